@@ -1,0 +1,123 @@
+"""Prompts, candidate answers, and the pairs of them that wait for a judgment."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.models.base import Base, now, string_enum
+
+
+class Split(StrEnum):
+    TRAIN = "train"
+    EVAL = "eval"
+
+
+class Prompt(Base):
+    """The conversation before the answer. `split` follows from `content_hash` and never changes."""
+
+    __tablename__ = "prompts"
+    __table_args__ = (UniqueConstraint("project_id", "content_hash"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    content_hash: Mapped[str] = mapped_column(String(64))
+    messages: Mapped[list[Any]]
+    split: Mapped[Split] = mapped_column(string_enum(Split, "split"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class SourceKind(StrEnum):
+    MODEL = "model"
+    CHECKPOINT = "checkpoint"
+    FILE = "file"
+    PERSON = "person"
+
+
+class Response(Base):
+    """One candidate answer and where it came from; never shown to an evaluator with its source."""
+
+    __tablename__ = "responses"
+    __table_args__ = (UniqueConstraint("prompt_id", "content_hash"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"))
+    content_hash: Mapped[str] = mapped_column(String(64))
+    text: Mapped[str] = mapped_column(Text)
+    source_kind: Mapped[SourceKind] = mapped_column(string_enum(SourceKind, "source_kind"), default=SourceKind.FILE)
+    source_name: Mapped[str] = mapped_column(String(255), default="")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Choice(StrEnum):
+    FIRST = "first"
+    SECOND = "second"
+    TIE = "tie"
+    BOTH_BAD = "both_bad"
+    SKIP = "skip"
+
+
+class Comparison(Base):
+    """Two different answers to one prompt. `pair_hash` is the same whichever comes first."""
+
+    __tablename__ = "comparisons"
+    __table_args__ = (
+        UniqueConstraint("project_id", "pair_hash"),
+        CheckConstraint("first_response_id <> second_response_id", name="two_answers"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"), index=True)
+    first_response_id: Mapped[int] = mapped_column(ForeignKey("responses.id"))
+    second_response_id: Mapped[int] = mapped_column(ForeignKey("responses.id"))
+    pair_hash: Mapped[str] = mapped_column(String(64))
+    priority: Mapped[int] = mapped_column(default=0)
+    gold_choice: Mapped[Choice | None] = mapped_column(string_enum(Choice, "gold_choice"))
+    external_id: Mapped[str | None] = mapped_column(String(255))
+    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    prompt: Mapped[Prompt] = relationship(lazy="raise")
+    first: Mapped[Response] = relationship(foreign_keys=first_response_id, lazy="raise")
+    second: Mapped[Response] = relationship(foreign_keys=second_response_id, lazy="raise")
+
+
+class SlotState(StrEnum):
+    OPEN = "open"
+    LEASED = "leased"
+    DONE = "done"
+
+
+class Side(StrEnum):
+    LEFT = "left"
+    RIGHT = "right"
+
+
+class Slot(Base):
+    """One wanted judgment of one comparison. `project_id` and `priority` repeat the comparison's, so that
+    the next slot is one index lookup. Unique (comparison, holder): nobody gets two slots of one comparison."""
+
+    __tablename__ = "slots"
+    __table_args__ = (
+        UniqueConstraint("comparison_id", "ordinal"),
+        UniqueConstraint("comparison_id", "holder_id"),
+        Index("ix_slots_next", "project_id", "state", "priority", "id"),
+        CheckConstraint("state = 'open' OR holder_id IS NOT NULL", name="held"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
+    ordinal: Mapped[int]
+    priority: Mapped[int] = mapped_column(default=0)
+    state: Mapped[SlotState] = mapped_column(string_enum(SlotState, "state"), default=SlotState.OPEN)
+    holder_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
+    lease_token: Mapped[str | None] = mapped_column(String(64), unique=True)
+    leased_at: Mapped[datetime | None]
+    leased_until: Mapped[datetime | None]
+    first_side: Mapped[Side | None] = mapped_column(string_enum(Side, "first_side"))
+
+    comparison: Mapped[Comparison] = relationship(lazy="raise")

@@ -1,0 +1,52 @@
+"""Judgments are append-only: an edit is a new row that supersedes the old."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.models.base import Base, now, string_enum
+from app.models.comparison import Choice, Comparison, Side
+from app.models.user import User
+
+
+class JudgmentSource(StrEnum):
+    WEB = "web"
+    API = "api"
+    IMPORT = "import"
+
+
+class Judgment(Base):
+    """One person's verdict on one comparison. `lease_token` makes submitting idempotent; `late` marks one that
+    came after its lease had passed to somebody else; `superseded` is set by the transaction that adds the newer row."""
+
+    __tablename__ = "judgments"
+    __table_args__ = (
+        CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="strength"),
+        Index("ix_judgments_current", "comparison_id", "superseded"),
+        Index("ix_judgments_user", "project_id", "user_id", "submitted_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
+    slot_id: Mapped[int | None] = mapped_column(ForeignKey("slots.id"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    choice: Mapped[Choice] = mapped_column(string_enum(Choice, "choice"))
+    strength: Mapped[int | None]
+    rationale: Mapped[str] = mapped_column(Text, default="")
+    flags: Mapped[list[Any]] = mapped_column(default=list)
+    first_side: Mapped[Side | None] = mapped_column(string_enum(Side, "first_side"))
+    shown_at: Mapped[datetime | None]
+    submitted_at: Mapped[datetime] = mapped_column(default=now)
+    guideline_version: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[str | None] = mapped_column(String(64), unique=True)
+    source: Mapped[JudgmentSource] = mapped_column(string_enum(JudgmentSource, "source"), default=JudgmentSource.WEB)
+    late: Mapped[bool] = mapped_column(default=False)
+    superseded: Mapped[bool] = mapped_column(default=False)
+    supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("judgments.id"), unique=True)
+
+    comparison: Mapped[Comparison] = relationship(lazy="raise")
+    user: Mapped[User] = relationship(lazy="raise")
