@@ -1,0 +1,169 @@
+"""Fixtures: both databases, an empty migrated one for each test, a storage folder, a factory of rows, a client."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+from starlette.testclient import TestClient
+
+from app.config import Settings, get_settings
+from app.db import make_engine, write_session
+from app.models import Base, User
+from tests.factory import Factory
+from tests.services_for_tests import postgresql, redis_server
+
+ROOT = Path(__file__).parent.parent
+HH_FILE = ROOT.parent / "shared" / "data" / "hh-harmless-1.jsonl.gz"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session")
+def hh_file() -> Path:
+    """Real preference pairs; they live beside the checkout because their text is offensive."""
+    if not HH_FILE.exists():
+        pytest.fail(f"The real pairs are missing: put hh-harmless-1.jsonl.gz (half of anthropics/hh-rlhf, harmless-base test) at {HH_FILE}")
+    return HH_FILE
+
+
+def migrate(url: str) -> None:
+    config = Config(ROOT / "alembic.ini")
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    with postgresql() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _migrated_postgres(postgres_server: str) -> str:
+    migrate(postgres_server)
+    return postgres_server
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with redis_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty migrated database. `@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)` picks one."""
+    if request.param == "sqlite":
+        path = tmp_path / "data" / "prefloop.db"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(request.getfixturevalue("_migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+        return
+    url = request.getfixturevalue("_migrated_postgres")
+    yield url
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        names = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+    engine.dispose()
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Settings of this test, also in the environment for the processes that it starts."""
+    for name in [name for name in os.environ if name.startswith("PREFLOOP_") and "TEST" not in name]:
+        monkeypatch.delenv(name)
+    for name, value in {"DATA_DIR": str(tmp_path / "data"), "DATABASE_URL": database_url, "SECRET_KEY": "test-" * 10,
+                        "PUBLIC_URL": "http://testserver"}.items():
+        monkeypatch.setenv(f"PREFLOOP_{name}", value)
+    get_settings.cache_clear()
+    yield get_settings()
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    from app.db import _engine_for, get_engine
+
+    yield get_engine(settings)
+    _engine_for(settings.database).dispose()
+    _engine_for.cache_clear()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    """One unit of work; on SQLite it holds the write lock, so tests of races use `engine`."""
+    with write_session(engine) as session:
+        yield session
+
+
+@pytest.fixture
+def storage(settings: Settings) -> object:
+    from app.storage import get_storage
+
+    return get_storage(settings)
+
+
+@pytest.fixture
+def factory(engine: Engine, settings: Settings) -> Factory:
+    return Factory(engine, settings)
+
+
+@pytest.fixture
+def client(settings: Settings, engine: Engine) -> Iterator[TestClient]:
+    from app.main import create_app
+
+    with TestClient(create_app(settings), follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def sign_in(client: TestClient, engine: Engine, settings: Settings) -> Callable[[User], TestClient]:
+    """Signs a user in by a link, as people are."""
+    from app.services import links
+
+    def by_link(user: User) -> TestClient:
+        with write_session(engine) as session:
+            token = links.create_sign_in(session, user=session.merge(user))
+        client.cookies.clear()
+        reply = client.get(f"/link/{token}", headers={"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"})
+        assert reply.status_code == 303, reply.text
+        return client
+
+    return by_link
+
+
+@pytest.fixture
+def api(client: TestClient, engine: Engine) -> Callable[[User], dict[str, str]]:
+    """The Authorization header of a fresh API token of a user."""
+    from app.services import tokens
+
+    def header(user: User) -> dict[str, str]:
+        with write_session(engine) as session:
+            _, token = tokens.create(session, user=session.merge(user), name="test")
+        return {"Authorization": f"Bearer {token}"}
+
+    return header
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack

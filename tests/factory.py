@@ -1,0 +1,77 @@
+"""Rows for tests, made through the services as the product makes them."""
+
+from sqlalchemy import Engine
+
+from app.config import Settings
+from app.db import write_session
+from app.models import Comparison, Judgment, Project, Role, Snapshot, User
+from app.services import comparisons, judgments, projects, snapshots, users
+
+
+class Factory:
+    """Each method commits and returns a detached row."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self._counter = 0
+
+    def _next(self) -> int:
+        self._counter += 1
+        return self._counter
+
+    def user(self, role: Role = Role.EVALUATOR, username: str | None = None, password: str | None = None) -> User:
+        username = username or f"{role.value}-{self._next()}"
+        with write_session(self.engine) as session:
+            return users.create(session, username=username, display_name=username.title(), role=role, password=password)
+
+    def admin(self) -> User:
+        return self.user(Role.ADMIN)
+
+    def engineer(self) -> User:
+        return self.user(Role.ENGINEER)
+
+    def project(self, *, by: User | None = None, slug: str | None = None, **rules: object) -> Project:
+        by = by or self.user(Role.ADMIN)
+        with write_session(self.engine) as session:
+            slug = slug or f"project-{self._next()}"
+            return projects.create(session, slug=slug, name=slug.replace("-", " ").title(), by=by,
+                                   guidelines="Pick the shorter answer.", **rules)
+
+    def comparison(self, project: Project, *, prompt: str | None = None, answers: tuple[str, str] | None = None,
+                   **more: object) -> Comparison:
+        number = self._next()
+        with write_session(self.engine) as session:
+            row, added = comparisons.add(
+                session, project=session.merge(project), prompt=[{"role": "user", "content": prompt or f"Question {number}?"}],
+                responses=answers or (f"Answer one to {number}.", f"A second, longer answer to {number}."), **more)
+            assert added
+            return row
+
+    def comparisons(self, project: Project, count: int) -> list[Comparison]:
+        return [self.comparison(project) for _ in range(count)]
+
+    def judge(self, project: Project, user: User, choice: str = "left", **more: object) -> Judgment | None:
+        """Takes the user's next pair and judges it; None when nothing waits."""
+        with write_session(self.engine) as session:
+            project, user = session.merge(project), session.merge(user)
+            lease = comparisons.lease_next(session, project=project, user=user)
+            if lease is None:
+                return None
+            return judgments.record(session, token=lease.token, user=user, choice=choice, **more)
+
+    def judged(self, count: int = 8, **rules: object) -> Project:
+        """A project with `count` comparisons, each judged once by one evaluator."""
+        project = self.project(**rules)
+        self.comparisons(project, count)
+        evaluator = self.user()
+        for number in range(count):
+            assert self.judge(project, evaluator, "left" if number % 2 else "right")
+        return project
+
+    def snapshot(self, project: Project | None = None) -> Snapshot:
+        from app.storage import get_storage
+
+        project = project or self.judged()
+        with write_session(self.engine) as session:
+            return snapshots.freeze(session, project=session.merge(project), by=None, storage=get_storage(self.settings))
