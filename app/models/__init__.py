@@ -3,7 +3,7 @@
 from app.models.audit import AuditEntry
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint, CheckpointFile, Stage
-from app.models.comparison import Choice, Comparison, Prompt, Response, Side, Slot, SlotState, SourceKind, Split
+from app.models.comparison import Choice, Comparison, Prompt, Response, Showing, Side, Slot, SlotState, SourceKind, Split
 from app.models.importing import Import, ImportState
 from app.models.job import FINISHED, TRANSITIONS, Job, JobEvent, JobState, Worker
 from app.models.judgment import Judgment, JudgmentSource
@@ -14,6 +14,6 @@ from app.models.user import ApiToken, Link, LinkKind, LoginAttempt, Role, User, 
 __all__ = [
     "FINISHED", "TRANSITIONS", "ApiToken", "AuditEntry", "Base", "Checkpoint", "CheckpointFile", "Choice", "Comparison",
     "Guideline", "Import", "ImportState", "Job", "JobEvent", "JobState", "Judgment", "JudgmentSource", "Link", "LinkKind",
-    "LoginAttempt", "Project", "Prompt", "Response", "Role", "Side", "Slot", "SlotState", "Snapshot", "SourceKind",
+    "LoginAttempt", "Project", "Prompt", "Response", "Role", "Showing", "Side", "Slot", "SlotState", "Snapshot", "SourceKind",
     "Split", "Stage", "User", "UserSession", "Worker",
 ]

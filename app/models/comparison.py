@@ -37,7 +37,8 @@ class SourceKind(StrEnum):
 
 
 class Response(Base):
-    """One candidate answer and where it came from; never shown to an evaluator with its source."""
+    """One candidate answer and where it came from; never shown to an evaluator with its source.
+    `characters` and `words` are counted once, so that statistics never read the text."""
 
     __tablename__ = "responses"
     __table_args__ = (UniqueConstraint("prompt_id", "content_hash"),)
@@ -46,6 +47,8 @@ class Response(Base):
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"))
     content_hash: Mapped[str] = mapped_column(String(64))
     text: Mapped[str] = mapped_column(Text)
+    characters: Mapped[int]
+    words: Mapped[int]
     source_kind: Mapped[SourceKind] = mapped_column(string_enum(SourceKind, "source_kind"), default=SourceKind.FILE)
     source_name: Mapped[str] = mapped_column(String(255), default="")
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -97,14 +100,15 @@ class Side(StrEnum):
 
 
 class Slot(Base):
-    """One wanted judgment of one comparison. `project_id` and `priority` repeat the comparison's, so that
-    the next slot is one index lookup. Unique (comparison, holder): nobody gets two slots of one comparison."""
+    """One wanted judgment of one comparison. `project_id` and `rank` (minus the priority: the smallest is
+    next) repeat the comparison's, so that the next slot is one index lookup. Unique (comparison, holder): nobody gets two slots of one comparison.
+    `lease_token` names the Showing that the holder answers."""
 
     __tablename__ = "slots"
     __table_args__ = (
         UniqueConstraint("comparison_id", "ordinal"),
         UniqueConstraint("comparison_id", "holder_id"),
-        Index("ix_slots_next", "project_id", "state", "priority", "id"),
+        Index("ix_slots_next", "project_id", "state", "rank", "ordinal", "id"),
         CheckConstraint("state = 'open' OR holder_id IS NOT NULL", name="held"),
     )
 
@@ -112,12 +116,27 @@ class Slot(Base):
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
     ordinal: Mapped[int]
-    priority: Mapped[int] = mapped_column(default=0)
+    rank: Mapped[int] = mapped_column(default=0)
     state: Mapped[SlotState] = mapped_column(string_enum(SlotState, "state"), default=SlotState.OPEN)
     holder_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
     lease_token: Mapped[str | None] = mapped_column(String(64), unique=True)
     leased_at: Mapped[datetime | None]
     leased_until: Mapped[datetime | None]
-    first_side: Mapped[Side | None] = mapped_column(string_enum(Side, "first_side"))
 
     comparison: Mapped[Comparison] = relationship(lazy="raise")
+
+
+class Showing(Base):
+    """One pair as it was put before one person: which side each answer was on, and since when. It outlives the
+    slot's lease, so that a judgment that comes late is still understood. `edits_id` is the judgment to be replaced."""
+
+    __tablename__ = "showings"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    first_side: Mapped[Side] = mapped_column(string_enum(Side, "first_side"))
+    shown_at: Mapped[datetime]
+    guideline_version: Mapped[int] = mapped_column(default=0)
+    edits_id: Mapped[int | None] = mapped_column(ForeignKey("judgments.id"), index=True)

@@ -34,4 +34,5 @@ class Import(Base):
     rejections: Mapped[list[Any]] = mapped_column(default=list)
     error: Mapped[str] = mapped_column(Text, default="")
     started_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]

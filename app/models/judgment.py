@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
@@ -19,20 +19,22 @@ class JudgmentSource(StrEnum):
 
 
 class Judgment(Base):
-    """One person's verdict on one comparison. `lease_token` makes submitting idempotent; `late` marks one that
+    """One person's verdict on one comparison; a person has at most one that is not superseded. `lease_token` makes submitting idempotent; `late` marks one that
     came after its lease had passed to somebody else; `superseded` is set by the transaction that adds the newer row."""
 
     __tablename__ = "judgments"
     __table_args__ = (
         CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="strength"),
-        Index("ix_judgments_current", "comparison_id", "superseded"),
+        Index("ix_judgments_comparison_user", "comparison_id", "user_id"),
+        Index("uq_judgments_current", "comparison_id", "user_id", unique=True,
+              sqlite_where=text("NOT superseded"), postgresql_where=text("NOT superseded")),
         Index("ix_judgments_user", "project_id", "user_id", "submitted_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
-    slot_id: Mapped[int | None] = mapped_column(ForeignKey("slots.id"))
+    slot_id: Mapped[int | None] = mapped_column(ForeignKey("slots.id", ondelete="SET NULL"))
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     choice: Mapped[Choice] = mapped_column(string_enum(Choice, "choice"))
     strength: Mapped[int | None]

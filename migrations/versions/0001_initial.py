@@ -181,6 +181,7 @@ def upgrade() -> None:
         sa.Column("rejections", Json, nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
         sa.Column("started_at", UTCDateTime(), nullable=False),
+        sa.Column("updated_at", UTCDateTime(), nullable=False),
         sa.Column("finished_at", UTCDateTime(), nullable=True),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_imports_project_id")),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_imports_user_id")),
@@ -279,6 +280,8 @@ def upgrade() -> None:
         sa.Column("prompt_id", sa.Integer(), nullable=False),
         sa.Column("content_hash", sa.String(length=64), nullable=False),
         sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("characters", sa.Integer(), nullable=False),
+        sa.Column("words", sa.Integer(), nullable=False),
         sa.Column(
             "source_kind",
             sa.Enum(
@@ -413,7 +416,7 @@ def upgrade() -> None:
         sa.Column("project_id", sa.Integer(), nullable=False),
         sa.Column("comparison_id", sa.Integer(), nullable=False),
         sa.Column("ordinal", sa.Integer(), nullable=False),
-        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column(
             "state",
             sa.Enum("open", "leased", "done", name="state", native_enum=False, create_constraint=True, length=24),
@@ -423,11 +426,6 @@ def upgrade() -> None:
         sa.Column("lease_token", sa.String(length=64), nullable=True),
         sa.Column("leased_at", UTCDateTime(), nullable=True),
         sa.Column("leased_until", UTCDateTime(), nullable=True),
-        sa.Column(
-            "first_side",
-            sa.Enum("left", "right", name="first_side", native_enum=False, create_constraint=True, length=24),
-            nullable=True,
-        ),
         sa.CheckConstraint("state = 'open' OR holder_id IS NOT NULL", name=op.f("ck_slots_held")),
         sa.ForeignKeyConstraint(["comparison_id"], ["comparisons.id"], name=op.f("fk_slots_comparison_id")),
         sa.ForeignKeyConstraint(["holder_id"], ["users.id"], name=op.f("fk_slots_holder_id")),
@@ -439,7 +437,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("slots", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_slots_holder_id"), ["holder_id"], unique=False)
-        batch_op.create_index("ix_slots_next", ["project_id", "state", "priority", "id"], unique=False)
+        batch_op.create_index("ix_slots_next", ["project_id", "state", "rank", "ordinal", "id"], unique=False)
 
     op.create_table(
         "judgments",
@@ -486,7 +484,7 @@ def upgrade() -> None:
         sa.CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name=op.f("ck_judgments_strength")),
         sa.ForeignKeyConstraint(["comparison_id"], ["comparisons.id"], name=op.f("fk_judgments_comparison_id")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_judgments_project_id")),
-        sa.ForeignKeyConstraint(["slot_id"], ["slots.id"], name=op.f("fk_judgments_slot_id")),
+        sa.ForeignKeyConstraint(["slot_id"], ["slots.id"], name=op.f("fk_judgments_slot_id"), ondelete="SET NULL"),
         sa.ForeignKeyConstraint(["supersedes_id"], ["judgments.id"], name=op.f("fk_judgments_supersedes_id")),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_judgments_user_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_judgments")),
@@ -494,17 +492,54 @@ def upgrade() -> None:
         sa.UniqueConstraint("supersedes_id", name=op.f("uq_judgments_supersedes_id")),
     )
     with op.batch_alter_table("judgments", schema=None) as batch_op:
-        batch_op.create_index("ix_judgments_current", ["comparison_id", "superseded"], unique=False)
+        batch_op.create_index("ix_judgments_comparison_user", ["comparison_id", "user_id"], unique=False)
         batch_op.create_index("ix_judgments_user", ["project_id", "user_id", "submitted_at"], unique=False)
+        batch_op.create_index(
+            "uq_judgments_current",
+            ["comparison_id", "user_id"],
+            unique=True,
+            sqlite_where=sa.text("NOT superseded"),
+            postgresql_where=sa.text("NOT superseded"),
+        )
+
+    op.create_table(
+        "showings",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("token", sa.String(length=64), nullable=False),
+        sa.Column("comparison_id", sa.Integer(), nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column(
+            "first_side",
+            sa.Enum("left", "right", name="first_side", native_enum=False, create_constraint=True, length=24),
+            nullable=False,
+        ),
+        sa.Column("shown_at", UTCDateTime(), nullable=False),
+        sa.Column("guideline_version", sa.Integer(), nullable=False),
+        sa.Column("edits_id", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["comparison_id"], ["comparisons.id"], name=op.f("fk_showings_comparison_id")),
+        sa.ForeignKeyConstraint(["edits_id"], ["judgments.id"], name=op.f("fk_showings_edits_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_showings_user_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_showings")),
+        sa.UniqueConstraint("token", name=op.f("uq_showings_token")),
+    )
+    with op.batch_alter_table("showings", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_showings_edits_id"), ["edits_id"], unique=False)
 
     # ### end Alembic commands ###
 
 
 def downgrade() -> None:
     # ### commands auto generated by Alembic - please adjust! ###
+    with op.batch_alter_table("showings", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_showings_edits_id"))
+
+    op.drop_table("showings")
     with op.batch_alter_table("judgments", schema=None) as batch_op:
+        batch_op.drop_index(
+            "uq_judgments_current", sqlite_where=sa.text("NOT superseded"), postgresql_where=sa.text("NOT superseded")
+        )
         batch_op.drop_index("ix_judgments_user")
-        batch_op.drop_index("ix_judgments_current")
+        batch_op.drop_index("ix_judgments_comparison_user")
 
     op.drop_table("judgments")
     with op.batch_alter_table("slots", schema=None) as batch_op:
