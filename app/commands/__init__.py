@@ -1,0 +1,1 @@
+"""The commands of `prefloop`, a file a subject."""

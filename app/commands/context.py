@@ -1,0 +1,44 @@
+"""What several commands need: a console, the acting user, tables, JSON for scripts."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.errors import NotFound
+from app.models import Role, User
+from app.services import users
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def acting_user(session: Session, username: str | None) -> User:
+    """The account that a command acts as: the named one, else the first active admin."""
+    if username:
+        return users.get(session, username)
+    admin = session.scalar(select(User).where(User.role == Role.ADMIN, User.active).order_by(User.id).limit(1))
+    if admin is None:
+        raise NotFound("There is no admin account yet.", "Make one: prefloop user add NAME --role admin")
+    return admin
+
+
+def show(rows: Iterable[dict[str, Any]], *, as_json: bool, empty: str) -> None:
+    """A table of dictionaries, or one JSON object a line for scripts."""
+    rows = list(rows)
+    if as_json:
+        for row in rows:
+            print(orjson.dumps(row, default=str).decode())
+        return
+    if not rows:
+        console.print(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table)

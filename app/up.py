@@ -1,0 +1,198 @@
+"""`prefloop up`: migrations, web server and worker under one parent that ends them all."""
+
+import ctypes
+import fcntl
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from rich.console import Console
+
+from app.config import Settings
+from app.errors import PrefloopError
+
+RESTARTS_ALLOWED = 5
+RESTART_WINDOW_SECONDS = 120
+READY_SECONDS = 60
+STOP_SECONDS = 40  # a training process saves its state first
+
+
+class CannotStart(PrefloopError):
+    status = 503
+    code = "cannot_start"
+
+
+@dataclass
+class Child:
+    """One process of the product, its log file and when it was started."""
+
+    name: str
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    starts: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.starts.append(time.monotonic())
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            start_new_session=True, preexec_fn=_die_with_parent)
+
+    def ended(self) -> int | None:
+        return self.process.poll() if self.process else None
+
+    def restarts_too_often(self) -> bool:
+        recent = [at for at in self.starts if time.monotonic() - at < RESTART_WINDOW_SECONDS]
+        return len(recent) > RESTARTS_ALLOWED
+
+    def tail(self, lines: int = 15) -> str:
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+
+def _die_with_parent() -> None:
+    """Linux: SIGTERM to this child when its parent is gone, however it went."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def check_port(settings: Settings) -> None:
+    """CannotStart if somebody listens where the web server should."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except PermissionError as error:
+            raise CannotStart(f"Port {settings.port} needs more rights than this account has.",
+                              "Choose one above 1023: PREFLOOP_PORT=8000.") from error
+        except OSError as error:
+            raise CannotStart(f"Port {settings.port} on {settings.host} is taken ({error.strerror}).",
+                              f"Stop the program that uses it, or choose another: PREFLOOP_PORT={settings.port + 1}.") from error
+
+
+def lock_data(settings: Settings) -> IO[str]:
+    """Holds the data folder for this process; CannotStart if another `prefloop up` has it."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        handle = (settings.data_dir / "up.lock").open("a+")
+    except OSError as error:
+        raise CannotStart(f"Cannot write in the data folder {settings.data_dir} ({error.strerror}).",
+                          "Free space or fix its owner, or choose another with PREFLOOP_DATA_DIR.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.seek(0)
+        pid = handle.read().strip() or "unknown"
+        raise CannotStart(f"Prefloop already runs on the data folder {settings.data_dir} (process {pid}).",
+                          f"Open {settings.base_url}, or stop that process first.") from error
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+def wait_until_ready(settings: Settings, web: Child, stopping: Callable[[], bool]) -> None:
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - compared, not bound
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and not stopping():
+        if web.ended() is not None:
+            raise CannotStart(f"The web server ended while starting. Its last lines:\n{web.tail()}\n", f"Whole log: {web.log}")
+        if _answers(host, settings.port):
+            return
+        time.sleep(0.1)
+    if not stopping():
+        raise CannotStart(f"The web server did not answer within {READY_SECONDS} seconds.", f"See {web.log}")
+
+
+def _answers(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=2)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def run(settings: Settings, console: Console, *, prepare: Callable[[], None], welcome: Callable[[], None]) -> int:
+    """Prepares, starts web server and worker, keeps them alive, ends them on SIGINT or SIGTERM.
+
+    Returns the exit status: 0 after an asked-for stop, 1 when a process could not be kept alive.
+    """
+    check_port(settings)
+    lock = lock_data(settings)
+    stop = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stop
+        if not stop:
+            stop = True
+            console.print("\nStopping …")
+
+    prepare()
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    logs = settings.data_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    prefloop = [sys.executable, "-m", "app.cli"]
+    children = [Child("web server", [*prefloop, "serve"], logs / "web.log"), Child("worker", [*prefloop, "worker"], logs / "worker.log")]
+    code = 0
+    try:
+        for child in children:
+            child.start()
+        wait_until_ready(settings, children[0], lambda: stop)
+        if not stop:
+            welcome()
+        code = _watch(children, console, lambda: stop)
+    finally:
+        _end(children, console)
+        lock.close()
+    if code == 0:
+        console.print("Stopped. Everything is kept in " + str(settings.data_dir))
+    return code
+
+
+def _watch(children: list[Child], console: Console, stopping: Callable[[], bool]) -> int:
+    """Restarts what dies; 1 when something dies again and again."""
+    while not stopping():
+        for child in children:
+            status = child.ended()
+            if status is None:
+                continue
+            if child.restarts_too_often():
+                console.print(f"[red]The {child.name} keeps ending (last status {status}).[/red] Its last lines:\n{child.tail()}",
+                              highlight=False)
+                return 1
+            console.print(f"[yellow]The {child.name} ended with status {status}; starting it again.[/yellow] Log: {child.log}")
+            child.start()
+        time.sleep(0.3)
+    return 0
+
+
+def _end(children: list[Child], console: Console) -> None:
+    """SIGTERM to all, then a wait, then SIGKILL to the process groups that are left."""
+    alive = [child.process for child in children if child.process and child.process.poll() is None]
+    for process in alive:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in alive:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            console.print(f"Process {process.pid} did not end in {STOP_SECONDS} s: killed.")
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,6 @@
+"""`python -m worker`: one training worker."""
+
+from app.config import get_settings
+from worker.main import run
+
+run(get_settings())
