@@ -58,81 +58,81 @@ class Options:
     reward_mean: float = 0.0
 
 
-def sigmoid(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def sigmoid(win: Completion, lose: Completion, o: Options) -> Tensor:
     """DPO: -log σ(Δ), Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7.
 
     With label_smoothing ε it is conservative DPO: -(1 - ε)·log σ(Δ) - ε·log σ(-Δ), Mitchell 2023, "A note on DPO with
     noisy preferences & relationship to IPO": ε is the probability that a label is wrong.
     """
-    return _smoothed(o.beta * (w.log_ratio - l.log_ratio), o.label_smoothing)
+    return _smoothed(o.beta * (win.log_ratio - lose.log_ratio), o.label_smoothing)
 
 
-def sigmoid_norm(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def sigmoid_norm(win: Completion, lose: Completion, o: Options) -> Tensor:
     """Length-normalised DPO: -log σ(β·(r_w/|y_w| - r_l/|y_l|)), Lambert et al. 2024 (Tülu 3, arXiv 2411.15124)."""
-    return -F.logsigmoid(o.beta * (w.mean_log_ratio - l.mean_log_ratio))
+    return -F.logsigmoid(o.beta * (win.mean_log_ratio - lose.mean_log_ratio))
 
 
-def robust(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def robust(win: Completion, lose: Completion, o: Options) -> Tensor:
     """Robust DPO: [-(1 - ε)·log σ(Δ) + ε·log σ(-Δ)] / (1 - 2ε), Chowdhury et al. 2024 (arXiv 2403.00409).
 
     Unbiased for the clean loss where each label was flipped with probability ε < 1/2. Can be negative.
     """
-    delta, eps = o.beta * (w.log_ratio - l.log_ratio), o.label_smoothing
+    delta, eps = o.beta * (win.log_ratio - lose.log_ratio), o.label_smoothing
     return (-(1 - eps) * F.logsigmoid(delta) + eps * F.logsigmoid(-delta)) / (1 - 2 * eps)
 
 
-def hinge(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def hinge(win: Completion, lose: Completion, o: Options) -> Tensor:
     """max(0, 1 - Δ): SLiC's hinge (Zhao et al. 2023, arXiv 2305.10425) on DPO's log-ratios (RSO, arXiv 2309.06657)."""
-    return torch.relu(1 - o.beta * (w.log_ratio - l.log_ratio))
+    return torch.relu(1 - o.beta * (win.log_ratio - lose.log_ratio))
 
 
-def ipo(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def ipo(win: Completion, lose: Completion, o: Options) -> Tensor:
     """IPO on per-token means: (r_w/|y_w| - r_l/|y_l| - 1/(2β))², the variant that TRL has; β is the paper's τ.
 
     Azar et al. 2023 (arXiv 2310.12036), Eq. 17. The paper writes sums (`ipo_sum`); its authors told TRL that their
     results used means.
     """
-    return (w.mean_log_ratio - l.mean_log_ratio - 1 / (2 * o.beta)) ** 2
+    return (win.mean_log_ratio - lose.mean_log_ratio - 1 / (2 * o.beta)) ** 2
 
 
-def ipo_sum(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def ipo_sum(win: Completion, lose: Completion, o: Options) -> Tensor:
     """IPO as printed: (r_w - r_l - 1/(2β))², Azar et al. 2023 (arXiv 2310.12036), Eq. 17; β is the paper's τ."""
-    return (w.log_ratio - l.log_ratio - 1 / (2 * o.beta)) ** 2
+    return (win.log_ratio - lose.log_ratio - 1 / (2 * o.beta)) ** 2
 
 
-def apo_zero(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def apo_zero(win: Completion, lose: Completion, o: Options) -> Tensor:
     """APO-zero: (1 - σ(β·r_w)) + σ(β·r_l), D'Oosterlinck et al. 2024 (arXiv 2408.06266), Eq. 7.
 
     For data whose chosen answers are better than the model's own: they become likelier, the rejected less likely.
     """
-    return (1 - torch.sigmoid(o.beta * w.log_ratio)) + torch.sigmoid(o.beta * l.log_ratio)
+    return (1 - torch.sigmoid(o.beta * win.log_ratio)) + torch.sigmoid(o.beta * lose.log_ratio)
 
 
-def apo_down(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def apo_down(win: Completion, lose: Completion, o: Options) -> Tensor:
     """APO-down: σ(β·r_w) + (1 - σ(Δ)), D'Oosterlinck et al. 2024 (arXiv 2408.06266), Eq. 8.
 
     For data whose chosen answers are worse than the model's own: both become less likely, the rejected more so.
     """
-    return torch.sigmoid(o.beta * w.log_ratio) + (1 - torch.sigmoid(o.beta * (w.log_ratio - l.log_ratio)))
+    return torch.sigmoid(o.beta * win.log_ratio) + (1 - torch.sigmoid(o.beta * (win.log_ratio - lose.log_ratio)))
 
 
-def sppo_hard(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def sppo_hard(win: Completion, lose: Completion, o: Options) -> Tensor:
     """SPPO with hard labels: (r_w - 1/(2β))² + (r_l + 1/(2β))², Wu et al. 2024 (arXiv 2405.00675), Eq. 4.7, η = 1/β."""
-    return (w.log_ratio - 0.5 / o.beta) ** 2 + (l.log_ratio + 0.5 / o.beta) ** 2
+    return (win.log_ratio - 0.5 / o.beta) ** 2 + (lose.log_ratio + 0.5 / o.beta) ** 2
 
 
-def nca_pair(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def nca_pair(win: Completion, lose: Completion, o: Options) -> Tensor:
     """NCA on pairs: -log σ(β·r_w) - ½·log σ(-β·r_w) - ½·log σ(-β·r_l), Chen et al. 2024 (arXiv 2402.05369)."""
-    reward_w, reward_l = o.beta * w.log_ratio, o.beta * l.log_ratio
+    reward_w, reward_l = o.beta * win.log_ratio, o.beta * lose.log_ratio
     return -F.logsigmoid(reward_w) - 0.5 * F.logsigmoid(-reward_w) - 0.5 * F.logsigmoid(-reward_l)
 
 
-def exo_pair(w: Completion, l: Completion, o: Options, p_chosen: Tensor) -> Tensor:  # noqa: E741
+def exo_pair(win: Completion, lose: Completion, o: Options, p_chosen: Tensor) -> Tensor:
     """EXO on pairs: KL(q ‖ p), q = (σ(Δ), σ(-Δ)), p = (1 - ε, ε), Ji et al. 2024 (arXiv 2402.00856), Eq. 16.
 
     With soft labels p is (s, 1 - s) where s = p_chosen·(1 - ε) + (1 - p_chosen)·ε.
     """
-    delta, eps = o.beta * (w.log_ratio - l.log_ratio), o.label_smoothing
+    delta, eps = o.beta * (win.log_ratio - lose.log_ratio), o.label_smoothing
     human = p_chosen * (1 - eps) + (1 - p_chosen) * eps
     log_q_w, log_q_l = F.logsigmoid(delta), F.logsigmoid(-delta)
     # 1 - human loses ε to rounding in float32 where ε is small; this doesn't.
@@ -140,42 +140,42 @@ def exo_pair(w: Completion, l: Completion, o: Options, p_chosen: Tensor) -> Tens
     return log_q_w.exp() * (log_q_w - human.log()) + log_q_l.exp() * (log_q_l - other.log())
 
 
-def bco_pair(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def bco_pair(win: Completion, lose: Completion, o: Options) -> Tensor:
     """BCO on pairs without its reward shift, as in TRL: -log σ(β·r_w) - log σ(-β·r_l), Jung et al. 2024 (arXiv
     2404.04656)."""
-    return -F.logsigmoid(o.beta * w.log_ratio) - F.logsigmoid(-o.beta * l.log_ratio)
+    return -F.logsigmoid(o.beta * win.log_ratio) - F.logsigmoid(-o.beta * lose.log_ratio)
 
 
-def bco_pair_shifted(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def bco_pair_shifted(win: Completion, lose: Completion, o: Options) -> Tensor:
     """BCO on pairs as in its paper: -log σ(β·r_w - δ) - log σ(-(β·r_l - δ)), Jung et al. 2024 (arXiv 2404.04656).
 
-    δ is the running mean of all rewards so far (`RewardMean`), chosen and rejected alike; 0 before the first step, where
-    policy and reference are equal.
+    δ is the running mean of all rewards so far (`RewardMean`), chosen and rejected alike; 0 before the first step,
+    where policy and reference are equal.
     """
-    return -F.logsigmoid(o.beta * w.log_ratio - o.reward_mean) - F.logsigmoid(o.reward_mean - o.beta * l.log_ratio)
+    return -F.logsigmoid(o.beta * win.log_ratio - o.reward_mean) - F.logsigmoid(o.reward_mean - o.beta * lose.log_ratio)
 
 
-def simpo(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def simpo(win: Completion, lose: Completion, o: Options) -> Tensor:
     """SimPO: -log σ(β·(log π(y_w)/|y_w| - log π(y_l)/|y_l|) - γ), Meng et al. 2024 (arXiv 2405.14734), Eq. 6.
 
     No reference model. label_smoothing as in `sigmoid`.
     """
-    return _smoothed(o.beta * (w.mean_logp - l.mean_logp) - o.gamma, o.label_smoothing)
+    return _smoothed(o.beta * (win.mean_logp - lose.mean_logp) - o.gamma, o.label_smoothing)
 
 
-def orpo(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def orpo(win: Completion, lose: Completion, o: Options) -> Tensor:
     """ORPO: -log π(y_w)/|y_w| - β·log σ(log odds(y_w) - log odds(y_l)), Hong et al. 2024 (arXiv 2403.07691), Eqs. 6-7.
 
     odds(y) = P/(1 - P) with P = exp(log π(y)/|y|); β is the paper's λ. No reference model. The first term covers the
     completion only (TRL's covers the prompt as well).
     """
-    return sft(w, l, o) - o.beta * F.logsigmoid(_log_odds(w.mean_logp) - _log_odds(l.mean_logp))
+    return sft(win, lose, o) - o.beta * F.logsigmoid(_log_odds(win.mean_logp) - _log_odds(lose.mean_logp))
 
 
-def sft(w: Completion, l: Completion, o: Options) -> Tensor:  # noqa: E741
+def sft(win: Completion, lose: Completion, o: Options) -> Tensor:
     """Negative log-likelihood of the chosen answer per token: -log π(y_w)/|y_w|, Pang et al. 2024 (arXiv 2404.19733),
     Eq. 1. Each pair counts the same; TRL's mean over a micro-batch's tokens depends on what shares the micro-batch."""
-    return -w.mean_logp
+    return -win.mean_logp
 
 
 def _smoothed(delta: Tensor, eps: float) -> Tensor:
@@ -326,7 +326,7 @@ def _spec(name: str) -> LossSpec:
 
 
 def _components(loss_type: LossType, loss_weights: Sequence[float] | None) -> list[tuple[str, float]]:
-    items = [loss_type] if isinstance(loss_type, str) else list(loss_type)
+    items: list[Any] = [loss_type] if isinstance(loss_type, str) else list(loss_type)
     if not items:
         raise LossOptionError("loss_type is an empty list: name at least one loss.")
     if loss_weights is not None:
@@ -408,14 +408,14 @@ def pair_losses(
     1. The reference's may be None where `loss.uses_reference` is false. The rewards are β·r, or β·log π(y)/|y| for
     losses without a reference. `components` holds each term's mean per pair, unweighted, when there are several.
     """
-    w = Completion(logps_chosen, ref_logps_chosen, len_chosen)
-    l = Completion(logps_rejected, ref_logps_rejected, len_rejected)  # noqa: E741
+    win = Completion(logps_chosen, ref_logps_chosen, len_chosen)
+    lose = Completion(logps_rejected, ref_logps_rejected, len_rejected)
     p = torch.ones_like(logps_chosen) if p_chosen is None else p_chosen.to(logps_chosen.dtype)
     options = Options(loss.beta, loss.label_smoothing, loss.gamma, reward_mean)
     terms = [*loss.components, *([("sft", loss.sft_weight)] if loss.sft_weight else [])]
-    values = {name: _expected(LOSS_TYPES[name], w, l, options, p) for name, _ in terms}
+    values = {name: _expected(LOSS_TYPES[name], win, lose, options, p) for name, _ in terms}
     total = sum((weight_ * values[name] for name, weight_ in terms), start=torch.zeros_like(logps_chosen))
-    rewards = [loss.beta * (c.log_ratio if loss.uses_reference else c.mean_logp).detach() for c in (w, l)]
+    rewards = [loss.beta * (c.log_ratio if loss.uses_reference else c.mean_logp).detach() for c in (win, lose)]
     return PairLosses(
         loss=total if weight is None else total * weight.to(total.dtype),
         rewards_chosen=rewards[0],
@@ -424,10 +424,10 @@ def pair_losses(
     )
 
 
-def _expected(spec: LossSpec, w: Completion, l: Completion, options: Options, p: Tensor) -> Tensor:  # noqa: E741
-    """The loss averaged over which of the two answers an evaluator prefers: `w` with probability p."""
+def _expected(spec: LossSpec, win: Completion, lose: Completion, options: Options, p: Tensor) -> Tensor:
+    """The loss averaged over which of the two answers an evaluator prefers: `win` with probability p."""
     if spec.soft_target:
-        return spec.function(w, l, options, p)
+        return spec.function(win, lose, options, p)
     if bool((p == 1).all()):
-        return spec.function(w, l, options)
-    return p * spec.function(w, l, options) + (1 - p) * spec.function(l, w, options)
+        return spec.function(win, lose, options)
+    return p * spec.function(win, lose, options) + (1 - p) * spec.function(lose, win, options)

@@ -142,7 +142,10 @@ def test_weighted_sum_of_losses_agrees_with_trl():
         ours = batch.ours(config)
         agree(ours.loss.mean(), theirs)
         assert set(ours.components) == {"sigmoid", "bco_pair"}
-        agree(batch.gradient(batch.ours(config).loss.mean()), batch.gradient(batch.trl(["sigmoid", "bco_pair"], [0.8, 0.2])[0]))
+        agree(
+            batch.gradient(batch.ours(config).loss.mean()),
+            batch.gradient(batch.trl(["sigmoid", "bco_pair"], [0.8, 0.2])[0]),
+        )
 
 
 def test_sft_term_agrees_with_trl_where_pairs_do_not_share_a_micro_batch():
@@ -366,7 +369,10 @@ def test_a_loss_that_needs_the_reference_says_so_when_it_is_missing():
 finite = st.floats(-400, 0, width=32)
 
 
-@given(st.lists(st.tuples(finite, finite, finite, finite, st.integers(0, 4000), st.integers(0, 4000)), min_size=1), st.floats(0, 1))
+@given(
+    st.lists(st.tuples(finite, finite, finite, finite, st.integers(0, 4000), st.integers(0, 4000)), min_size=1),
+    st.floats(0, 1),
+)
 def test_every_loss_and_its_gradient_stay_finite(rows, p):
     columns = [torch.tensor(column, dtype=torch.float32) for column in zip(*rows, strict=True)]
     for name in sorted(set(LOSS_TYPES) - {"sft"}):
