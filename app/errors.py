@@ -24,6 +24,11 @@ class SignInNeeded(PrefloopError):
     code = "sign_in_needed"
 
 
+class WrongCredentials(PrefloopError):
+    status = 401
+    code = "wrong_credentials"
+
+
 class NotAllowed(PrefloopError):
     status = 403
     code = "not_allowed"
