@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
 
 PLACEHOLDER_SECRETS = {"change-me", "changeme", "secret", "placeholder", "replace-me", "password"}
 
@@ -68,6 +69,8 @@ class Settings(BaseSettings):
                 "PREFLOOP_SECRET_KEY is a placeholder or shorter than 32 characters. Make one with: "
                 "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
             )
+        if self.database_url and (make_url(self.database_url).password or "").lower() in PLACEHOLDER_SECRETS:
+            raise ValueError("PREFLOOP_DATABASE_URL has a placeholder password. Set a real one: openssl rand -hex 32")
         return self
 
     @property
