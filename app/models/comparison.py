@@ -100,9 +100,9 @@ class Side(StrEnum):
 
 
 class Slot(Base):
-    """One wanted judgment of one comparison. `project_id` and `rank` (minus the priority: the smallest is
-    next) repeat the comparison's, so that the next slot is one index lookup. Unique (comparison, holder): nobody gets two slots of one comparison.
-    `lease_token` names the Showing that the holder answers."""
+    """One wanted judgment of one comparison. `project_id` and `rank` (minus the priority: the smallest is next)
+    repeat the comparison's, so that the next slot is one index lookup. Unique (comparison, holder): nobody gets
+    two slots of one comparison. `lease_token` names the Showing that the holder answers."""
 
     __tablename__ = "slots"
     __table_args__ = (
