@@ -1,0 +1,169 @@
+"""An answer's Markdown to safe HTML.
+
+Three walls, since answers come from models and files: raw HTML is text to the parser, the renderer below makes no
+image, style or handler, and nh3 lets through only what is listed here. The page's CSP is a fourth.
+"""
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+from markupsafe import Markup
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+
+# Past these an answer is shown as plain text, or cut: time to parse grows faster than length on hostile input.
+MARKDOWN_LIMIT = 60_000
+SHOWN_LIMIT = 400_000
+LINE_LIMIT = 10_000
+NESTING_LIMIT = 20
+HIGHLIGHT_LIMIT = 10_000
+CODE_LINE_LIMIT = 1_000
+CODE_LINES_LIMIT = 500
+LANGUAGES = frozenset(
+    "bash c c# c++ cmake cpp csharp css diff docker dockerfile go graphql html http ini java javascript js json jsx kotlin "
+    "lua nginx perl php powershell py python r ruby rust scala sh shell sql swift toml "
+    "ts tsx typescript xml yaml yml zsh".split())
+
+LINK = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
+MARKS = re.compile(r"[\[\]*_~`<>!()\\]+")
+# What neither shows nor separates words, and the marks that reorder text so that code reads other than it runs.
+INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
+HEADING_SHIFT = 2  # the page has its own h1 and h2
+
+TAGS = {"p", "br", "hr", "h3", "h4", "h5", "h6", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li",
+        "table", "thead", "tbody", "tr", "th", "td", "a", "span", "div"}
+ATTRIBUTES = {"a": {"href", "target"}, "ol": {"start"}, "span": {"class"}, "code": {"class"}, "pre": {"tabindex"},
+              "th": {"class"}, "td": {"class"}, "div": {"class"}}
+SCHEMES = {"http", "https", "mailto"}
+CLASS = re.compile(r"(language-)?[\w+#.-]{1,40}")
+
+_formatter = HtmlFormatter(nowrap=True)
+
+
+def markdown(text: str) -> Markup:
+    """Safe HTML of `text`. Never raises; what is too long or too dense to parse is shown as it was written."""
+    text = INVISIBLE.sub("\ufffd", text)
+    if len(text) > MARKDOWN_LIMIT or _is_hostile(text):
+        return _plain(text)
+    tokens = _parser.parse(text)
+    if any(token.level >= NESTING_LIMIT for token in tokens):  # the parser leaves out what lies deeper
+        return _plain(text)
+    return Markup(nh3.clean(_parser.renderer.render(tokens, _parser.options, {}), tags=TAGS, attributes=ATTRIBUTES,
+                            attribute_filter=_keep, url_schemes=SCHEMES, link_rel="noopener nofollow noreferrer"))
+
+
+def plain_excerpt(text: str, length: int = 160) -> str:
+    """The first `length` characters on one line, for lists."""
+    line = " ".join(INVISIBLE.sub("", text[: 4 * length]).split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+def _plain(text: str) -> Markup:
+    cut = len(text) - SHOWN_LIMIT
+    note = f'<p class="cut-note">{cut:,} more characters are not shown.</p>' if cut > 0 else ""
+    return Markup(f'<div class="plain">{html.escape(text[:SHOWN_LIMIT])}</div>{note}')
+
+
+def _is_hostile(text: str) -> bool:
+    """Long runs of marks or of one line cost the parser quadratic time and are no one's prose."""
+    return any(len(run.group()) > 500 for run in MARKS.finditer(text)) or any(len(line) > LINE_LIMIT for line in text.split("\n"))
+
+
+def _keep(tag: str, attribute: str, value: str) -> str | None:
+    if attribute == "class":
+        return " ".join(word for word in value.split() if CLASS.fullmatch(word)) or None
+    if attribute == "href":
+        return value if LINK.match(value) else None
+    if attribute == "target":
+        return "_blank"
+    return value
+
+
+class _Renderer(RendererHTML):
+    def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        """An image would call its server when shown: its description and address stand in for it."""
+        token = tokens[idx]
+        words = self.renderInlineAsText(token.children, options, env) if token.children else ""
+        address = str(token.attrGet("src") or "")
+        shown = address if len(address) <= 200 else address[:200] + "…"
+        return f'<span class="image-text">[image: {html.escape(words) or "no description"} · {html.escape(shown)}]</span>'
+
+    def fence(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        token = tokens[idx]
+        language = token.info.split(maxsplit=1)[0] if token.info.strip() else ""
+        return _code_block(token.content, language)
+
+    def code_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return _code_block(tokens[idx].content, "")
+
+    def heading_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return f"<{_heading(tokens[idx])}>"
+
+    def heading_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return f"</{_heading(tokens[idx])}>\n"
+
+    def table_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return '<div class="table-scroll"><table>\n'
+
+    def table_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return "</table></div>\n"
+
+    def th_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return _cell(tokens[idx])
+
+    def td_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return _cell(tokens[idx])
+
+    def link_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        """Only whole addresses lead somewhere: a relative one would be a page of this server."""
+        href = str(tokens[idx].attrGet("href") or "")
+        return f'<a href="{html.escape(href)}" target="_blank">' if LINK.match(href) else '<span class="dead-link">'
+
+    def link_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        depth = 0
+        for token in reversed(tokens[:idx]):
+            depth += {"link_close": 1, "link_open": -1}.get(token.type, 0)
+            if depth < 0:
+                return "</a>" if LINK.match(str(token.attrGet("href") or "")) else "</span>"
+        return ""
+
+
+def _heading(token: Token) -> str:
+    return f"h{min(6, int(token.tag[1:]) + HEADING_SHIFT)}"
+
+
+def _cell(token: Token) -> str:
+    side = re.search(r"text-align:(\w+)", str(token.attrGet("style") or ""))
+    return f'<{token.tag} class="align-{side.group(1)}">' if side else f"<{token.tag}>"
+
+
+def _code_block(code: str, language: str) -> str:
+    name = language.lower() if re.fullmatch(r"[\w+#.-]{1,40}", language) else ""
+    attribute = f' class="language-{name}"' if name else ""
+    return f'<pre tabindex="0"><code{attribute}>{_highlighted(code, name)}</code></pre>\n'
+
+
+def _highlighted(code: str, language: str) -> str:
+    lines = code.split("\n")
+    long = len(code) > HIGHLIGHT_LIMIT or len(lines) > CODE_LINES_LIMIT or max(map(len, lines)) > CODE_LINE_LIMIT
+    if long or language not in LANGUAGES:
+        return html.escape(code)
+    return str(highlight(code, get_lexer_by_name(language, stripnl=False, ensurenl=False), _formatter))
+
+
+def _make_parser() -> MarkdownIt:
+    options: dict[str, Any] = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT, "breaks": True}
+    parser = MarkdownIt("commonmark", options, renderer_cls=_Renderer)
+    # No reference definitions: they show nothing, and what a model is trained on should have been seen.
+    return parser.enable(["table", "strikethrough"]).disable("reference")
+
+
+_parser = _make_parser()

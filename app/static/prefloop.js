@@ -1,0 +1,96 @@
+// Small comforts for every page. Each page works without this file.
+(() => {
+  "use strict";
+
+  document.addEventListener("click", async (event) => {
+    const copy = event.target.closest("[data-copy]");
+    if (copy) {
+      try {
+        await navigator.clipboard.writeText(copy.dataset.copy);
+        say("Copied.");
+        copy.classList.add("copied");
+        setTimeout(() => copy.classList.remove("copied"), 1200);
+      } catch {
+        say("The browser does not let this page copy; select the text instead.");
+      }
+    }
+    event.target.closest("[data-dismiss]")?.closest("[data-flash]")?.remove();
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      if (!menu.contains(event.target)) menu.open = false;
+    }
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.dataset.confirm && !confirm(form.dataset.confirm)) {
+      event.preventDefault();
+      return;
+    }
+    if (form.matches("[data-theme-form]")) {
+      event.preventDefault();
+      setTheme(form, event.submitter?.value ?? "auto");
+    } else if (form.method === "post" && !event.defaultPrevented && !form.dataset.hx) {
+      once(form, event);
+    }
+  });
+
+  // A second click on a form that is on its way does nothing; coming back to the page by "Back" frees it again.
+  function once(form, event) {
+    if (form.matches("[hx-post]")) return;
+    if (form.dataset.sent) event.preventDefault();
+    form.dataset.sent = "yes";
+  }
+  window.addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  });
+
+  function setTheme(form, theme) {
+    document.documentElement.dataset.theme = theme;
+    for (const button of form.querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.value === theme));
+    fetch(form.action, { method: "POST", body: new URLSearchParams({ theme, next: location.pathname }), redirect: "manual" });
+  }
+
+  // One polite voice for what has no other place on the page.
+  let voice;
+  function say(text) {
+    voice ??= document.body.appendChild(Object.assign(document.createElement("div"), { className: "visually-hidden" }));
+    voice.setAttribute("role", "status");
+    voice.textContent = text;
+  }
+
+  // What an answer of 400 and above says is for people, not for the part of the page that asked.
+  document.addEventListener("htmx:response:error", (event) => {
+    if (event.defaultPrevented) return;
+    const { status } = event.detail.ctx.response;
+    if (status === 401) location.href = "/sign-in?" + new URLSearchParams({ next: location.pathname + location.search });
+    else flash(`The server answered ${status}. Reload the page to see where things stand.`);
+  });
+  document.addEventListener("htmx:error", (event) => {
+    if (!event.defaultPrevented) flash("The server can't be reached. Check the connection, then try again.");
+  });
+
+  function flash(text) {
+    const box = Object.assign(document.createElement("div"), { className: "flash bad" });
+    box.dataset.flash = "";
+    const words = Object.assign(document.createElement("span"), { textContent: text });
+    const close = Object.assign(document.createElement("button"), { type: "button", className: "button quiet", textContent: "Dismiss" });
+    close.dataset.dismiss = "";
+    box.append(words, close);
+    document.getElementById("flashes").replaceChildren(box);
+  }
+
+  const formatter = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  function localTimes(root) {
+    for (const time of root.querySelectorAll("time[data-ago]")) time.title = formatter.format(new Date(time.dateTime));
+  }
+  localTimes(document);
+  document.addEventListener("htmx:after:swap", () => localTimes(document));
+})();
