@@ -121,6 +121,27 @@ def encode_prompt(tokenizer: Tokenizer, messages: list[dict], tools: list | None
     return _render(tokenizer, messages, tools, prompt=True)
 
 
+def end_token_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end an answer: the tokenizer's EOS and the template's end of turn."""
+    ids = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    if tokenizer.chat_template:
+        ids |= _turn_ends(tokenizer)
+    if not ids:
+        raise NoEndToken("The tokenizer has no EOS token, so an answer could never end: set eos_token in its files.")
+    return frozenset(ids)
+
+
+def _turn_ends(tokenizer: Tokenizer) -> set[int]:
+    prompt, answer = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
+    try:
+        _, (ids, _), _ = _encode_messages(tokenizer, prompt, (answer, answer), None)
+    except CannotEncode:
+        return set()
+    ended, added = _ended_once(tokenizer, ids)
+    last = next((index for index in reversed(ended) if index in _special_ids(tokenizer)), None)
+    return set() if added or last is None else {last}
+
+
 def _encode_messages(
     tokenizer: Tokenizer, prompt: list[dict], answers: Sequence[list[dict]], tools: list | None
 ) -> tuple[list[int], list[list[int]], set[str]]:

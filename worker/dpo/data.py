@@ -57,6 +57,39 @@ def read_pairs(path: str | Path, *, on_problem: Callable[[Problem], None]) -> It
             on_problem(Problem(number, bad.reason, str(bad), dropped=True))
 
 
+def read_prompts(
+    path: str | Path, *, on_problem: Callable[[Problem], None], limit: int | None = None
+) -> Iterator[tuple[int, list[dict]]]:
+    """(line, messages) of the prompts of a file: of preference pairs, or of lines with only a `prompt`.
+
+    Problems as in `read_pairs`, though what is wrong with a line's answers only matters where they hold the prompt.
+    """
+    found = 0
+    for number, raw in _lines(Path(path)):
+        if found == limit:
+            return
+        try:
+            row = _row(raw)
+            if row is None:
+                continue
+            yield number, _prompt_of(row, number)
+            found += 1
+        except BadLine as bad:
+            on_problem(Problem(number, bad.reason, str(bad), dropped=True))
+
+
+def _prompt_of(row: dict[str, Any], line: int) -> list[dict]:
+    if row.get("prompt") is None:
+        return parse_pair(row, line=line).prompt
+    messages = _messages(row["prompt"], PLAIN_TEXT, "prompt")
+    is_chat = any(isinstance(row.get(side), list) for side in ("chosen", "rejected"))
+    if is_chat and isinstance(row["prompt"], str):
+        messages = _messages(row["prompt"], "user", "prompt")
+    if not messages:
+        raise BadLine("empty_prompt", "The prompt has no message.")
+    return messages
+
+
 def load_dataset(
     path: str | Path,
     tokenizer: Tokenizer,

@@ -1,0 +1,140 @@
+"""The model card and `prefloop.json` of a checkpoint: what it is and where it comes from.
+
+Names and texts in the facts come from people and files, so none of them can break out of its place: YAML is written by
+a YAML writer, Markdown is escaped, and code holds Python literals.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+|~!-])")
+METRICS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected", "logps/chosen")
+FORMAT = 1
+
+
+def write_card(out: str | Path, facts: Mapping[str, Any]) -> None:
+    """Write README.md and prefloop.json into the folder `out`.
+
+    facts, all optional: `title`, `base_model` (hub id or name), `base_sha256`, `method` ("lora" or "full"), `loss`,
+    `project`, `started_by`, `created` (ISO 8601), `license`, `chat_template`, `seed`; the mappings `data` (such as
+    file, pairs, sha256, snapshot), `config` and `versions`; and `metrics` with mappings `before` and `after`, under
+    TRL's names. `prefloop.json` holds all facts as given, others too.
+    """
+    out = Path(out)
+    record = {"format": FORMAT, **facts}
+    text = json.dumps(_json_safe(record), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=str)
+    (out / "prefloop.json").write_text(text + "\n", encoding="utf-8")
+    (out / "README.md").write_text(card(facts), encoding="utf-8")
+
+
+def card(facts: Mapping[str, Any]) -> str:
+    """The model card's text."""
+    parts = [_front_matter(facts), f"# {_escape(facts.get('title') or 'Preference-tuned model')}", _summary(facts)]
+    parts += ["## Load it", _snippet(facts)]
+    for heading, section in (
+        ("Results on the evaluation pairs", _metrics(facts.get("metrics"))),
+        ("Where it comes from", _table(_provenance(facts))),
+        ("Data", _table(facts.get("data"))),
+        ("Configuration", _table(facts.get("config"))),
+        ("Versions", _table(facts.get("versions"))),
+    ):
+        if section:
+            parts += [f"## {heading}", section]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(facts: Mapping[str, Any]) -> str:
+    base = str(facts.get("base_model") or "")
+    fields: dict[str, Any] = {"library_name": "peft" if _is_lora(facts) else "transformers"}
+    # A local folder's name means nothing to a hub, which refuses it here.
+    if HUB_ID.fullmatch(base):
+        fields["base_model"] = base
+    if facts.get("license"):
+        fields["license"] = str(facts["license"])
+    fields |= {"pipeline_tag": "text-generation", "tags": ["dpo", "preference", "prefloop"]}
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=False)}---"
+
+
+def _is_lora(facts: Mapping[str, Any]) -> bool:
+    return str(facts.get("method", "lora")).lower() == "lora"
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    what = "A LoRA adapter for" if _is_lora(facts) else "A fine-tuned version of"
+    base = _escape(facts.get("base_model") or "its base model")
+    loss = f" with the loss {_escape(facts['loss'])}" if facts.get("loss") else ""
+    return f"{what} {base}, trained on human preferences{loss} by Prefloop."
+
+
+def _snippet(facts: Mapping[str, Any]) -> str:
+    base = ascii(str(facts.get("base_model") or "BASE_MODEL"))
+    if _is_lora(facts):
+        body = f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+base = AutoModelForCausalLM.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")"""
+    else:
+        body = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")"""
+    return f"```python\n{body}\n```"
+
+
+def _metrics(metrics: Mapping[str, Any] | None) -> str:
+    before, after = (metrics or {}).get("before") or {}, (metrics or {}).get("after") or {}
+    names = [name for name in METRICS if f"eval_{name}" in {*before, *after} or name in {*before, *after}]
+    if not names:
+        return ""
+    rows = [
+        f"| {_escape(name)} | {_number(_metric(before, name))} | {_number(_metric(after, name))} |" for name in names
+    ]
+    return "\n".join(["| metric | before | after |", "|---|---|---|", *rows])
+
+
+def _metric(values: Mapping[str, Any], name: str) -> Any:
+    return values.get(f"eval_{name}", values.get(name))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else _escape("" if value is None else value)
+
+
+def _provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("project", "base_model", "base_sha256", "method", "loss", "seed", "chat_template", "started_by", "created")
+    return {name.replace("_", " "): facts[name] for name in names if facts.get(name) is not None}
+
+
+def _table(values: Mapping[str, Any] | None) -> str:
+    if not values:
+        return ""
+    rows = [f"| {_escape(name)} | {_escape(_plain(value))} |" for name, value in values.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, default=str) if isinstance(value, Mapping | list | tuple) else str(value)
+
+
+def _escape(value: Any) -> str:
+    """One line of Markdown that shows the value as it is and does nothing else."""
+    return MARKDOWN.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_safe(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
