@@ -20,11 +20,11 @@ def test_imports_go_in_the_drawn_directions() -> None:
 
 
 def test_every_setting_is_in_the_readme_with_its_default() -> None:
-    table = dict(re.findall(r"^\| `(PREFLOOP_[A-Z_]+)` \| (.*?) \|", README.read_text(), re.MULTILINE))
+    table = dict(re.findall(r"^\| `(PREFLOOP_[A-Z_]+)` \|(.*?)\|", README.read_text(), re.MULTILINE))
     for name, field in Settings.model_fields.items():
         variable = f"PREFLOOP_{name.upper()}"
         assert variable in table, f"README's table of settings lacks {variable}: {field.description}"
-        shown = table.pop(variable).strip("`")
+        shown = table.pop(variable).strip(" `")
         assert shown == ("" if field.default in ("", None) else str(field.default).lower() if isinstance(field.default, bool) else str(field.default))
     assert not table, f"README names settings that do not exist: {sorted(table)}"
 
