@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
@@ -58,6 +58,7 @@ class Job(Base):
     error_code: Mapped[str] = mapped_column(String(48), default="")
     attempts: Mapped[int] = mapped_column(default=0)
     worker: Mapped[str] = mapped_column(String(120), default="")
+    output_bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # of the engine's output, already kept as events
     lease_token: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]

@@ -255,6 +255,7 @@ def upgrade() -> None:
         sa.Column("error_code", sa.String(length=48), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("worker", sa.String(length=120), nullable=False),
+        sa.Column("output_bytes", sa.BigInteger(), nullable=False),
         sa.Column("lease_token", sa.String(length=64), nullable=True),
         sa.Column("lease_until", UTCDateTime(), nullable=True),
         sa.Column("cancel_requested_at", UTCDateTime(), nullable=True),

@@ -1,0 +1,151 @@
+"""The artifact store: snapshots' and checkpoints' files in a folder or in any bucket that fsspec knows (S3 …).
+
+A file appears under its key only when it is whole: written under a temporary key, hashed on the way, then published.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from app.config import Settings
+from app.errors import NotFound, Unavailable
+
+CHUNK = 1024 * 1024
+KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*(/[A-Za-z0-9_][A-Za-z0-9._+@=-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was stored: its key, its size in bytes and the SHA-256 of its content in hex."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+class Storage:
+    """Files by key. Keys are relative paths of plain characters; no part of one starts with a dot."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs: AbstractFileSystem
+        self._fs, root = url_to_fs(url)
+        self._root = root.rstrip("/")
+        self._local = isinstance(self._fs, LocalFileSystem)
+        if self._local:
+            self._fs.auto_mkdir = True
+
+    def put_file(self, key: str, path: Path) -> Stored:
+        """Store a file. An existing key is replaced at once by the whole new file."""
+        with path.open("rb") as source:
+            return self._put(key, source)
+
+    def put_bytes(self, key: str, data: bytes) -> Stored:
+        return self._put(key, BytesIO(data))
+
+    def open(self, key: str, start: int = 0) -> BinaryIO:
+        """Open a file for reading from byte `start` on. Raises NotFound."""
+        with self._explained(key):
+            file = self._fs.open(self._path(key), "rb")
+            if start:
+                file.seek(start)
+            return cast(BinaryIO, file)
+
+    def read_bytes(self, key: str) -> bytes:
+        with self.open(key) as file:
+            return file.read()
+
+    def size(self, key: str) -> int:
+        with self._explained(key):
+            return int(self._fs.size(self._path(key)))
+
+    def exists(self, key: str) -> bool:
+        with self._explained(key):
+            return bool(self._fs.exists(self._path(key)))
+
+    def delete(self, key: str) -> None:
+        """Remove a file; one that isn't there is no error."""
+        with self._explained(key), suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(key))
+
+    def check(self) -> None:
+        """Write, read and delete a probe. Raises Unavailable with the reason."""
+        key = f"probe-{secrets.token_hex(8)}"
+        stored = self.put_bytes(key, b"prefloop")
+        try:
+            if self.read_bytes(key) != b"prefloop" or stored.size != self.size(key):
+                raise Unavailable(
+                    f"The artifact store {self.url} returns other bytes than were written.", "Check the store."
+                )
+        finally:
+            self.delete(key)
+
+    def _put(self, key: str, source: BinaryIO) -> Stored:
+        path, temporary = self._path(key), self._path(f"tmp/{secrets.token_hex(16)}")
+        digest, size = hashlib.sha256(), 0
+        with self._explained(key):
+            try:
+                with self._fs.open(temporary, "wb") as target:
+                    while chunk := source.read(CHUNK):
+                        digest.update(chunk)
+                        size += target.write(chunk)
+                    if self._local:
+                        target.flush()
+                        os.fsync(target.fileno())
+                if int(self._fs.size(temporary)) != size:
+                    raise OSError(f"{size} bytes were written, {self._fs.size(temporary)} arrived")
+                self._publish(temporary, path)
+            except BaseException:
+                self._discard(temporary)
+                raise
+        return Stored(key, size, digest.hexdigest())
+
+    def _publish(self, temporary: str, path: str) -> None:
+        if self._local:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(temporary, path)
+        else:
+            self._fs.mv(temporary, path)
+
+    def _discard(self, temporary: str) -> None:
+        with suppress(Exception):  # the error that brought us here is the one to tell
+            self._fs.rm_file(temporary)
+
+    def _path(self, key: str) -> str:
+        if not KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no key of the artifact store")
+        return f"{self._root}/{key}"
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NotFound(f"The artifact store has no file {key}.", "It may have been deleted by hand.") from error
+        except OSError as error:
+            raise Unavailable(
+                f"The artifact store {self.url} failed: {error}.",
+                "Check its address, its rights and the space that is left.",
+            ) from error
+
+
+@lru_cache
+def _storage_at(url: str) -> Storage:
+    return Storage(url)
+
+
+def get_storage(settings: Settings) -> Storage:
+    """The configured store."""
+    return _storage_at(settings.storage)
