@@ -1,0 +1,8 @@
+"""`python -m worker.dpo train|score|generate|merge|estimate`: the engine as a program of its own."""
+
+import sys
+
+from worker.dpo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

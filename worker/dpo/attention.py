@@ -1,0 +1,134 @@
+"""Attention over shared rows: a prompt attends to itself, each completion to the prompt and itself.
+
+Registered with transformers' `AttentionInterface`, so that it serves every model that dispatches its attention
+there. Transformers makes no mask for an implementation that it doesn't know, so sliding windows are applied here,
+from positions. No mask over the whole row is ever made and no product between two pairs is ever computed.
+"""
+
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+
+from worker.dpo.rows import Layout
+
+NAME = "prefloop_shared_prefix"
+# Each mixes tokens only through an attention that this file replaces whole.
+SHAREABLE_LAYERS = frozenset({"full_attention", "sliding_attention", "attention"})
+SHAREABLE_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
+
+
+class NotShareable(ValueError):
+    """A model in which a prompt can't be computed once for both completions. The text says why."""
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    prefix_layout: Layout | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attention of one packed row. query: (1, heads, tokens, dim); key, value: (1, kv heads, tokens, dim).
+
+    Returns (1, tokens, heads, dim). Dropout on attention weights is off in DPO, so `dropout` is ignored. Raises
+    NotShareable for what it doesn't know (attention sinks, position biases, a missing layout).
+    """
+    if prefix_layout is None or attention_mask is not None:
+        raise NotShareable("the model lost the row's layout on the way to its attention")
+    unknown = [name for name, value_ in kwargs.items() if isinstance(value_, Tensor) and name not in PASSED_ALONG]
+    if unknown:
+        raise NotShareable(f"its attention takes {', '.join(sorted(unknown))}")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    sizes = [size for part in prefix_layout.segments for size in (part.prompt + part.chosen, part.rejected)]
+    # split, not slices: its backward is one concatenation, not a zero-filled row for every slice.
+    queries, keys, values = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
+    outputs = []
+    for number, part in enumerate(prefix_layout.segments):
+        first, second = 2 * number, 2 * number + 1
+        mask = None
+        if sliding_window is not None and sizes[first] > sliding_window:
+            mask = _causal_mask(prefix_layout, sizes[first], sizes[first], sliding_window, query)
+        outputs.append(_attend(queries[first], keys[first], values[first], mask, scaling, softcap))
+        if part.rejected == 0:
+            continue
+        seen_keys = torch.cat([keys[first][:, :, : part.prompt], keys[second]], dim=2)
+        seen_values = torch.cat([values[first][:, :, : part.prompt], values[second]], dim=2)
+        mask = _causal_mask(prefix_layout, part.rejected, part.prompt + part.rejected, sliding_window, query)
+        outputs.append(_attend(queries[second], seen_keys, seen_values, mask, scaling, softcap))
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+PASSED_ALONG = frozenset({"position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k"})
+AttentionInterface.register(NAME, shared_prefix_attention)
+
+
+def _causal_mask(layout: Layout, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
+    """(queries, keys) additive mask of the last `queries` of `keys` tokens in order, within `window` tokens."""
+    identity = (queries, keys, window, like.dtype, like.device)
+    if identity not in layout.masks:
+        query_position = torch.arange(keys - queries, keys, device=like.device)[:, None]
+        key_position = torch.arange(keys, device=like.device)[None, :]
+        seen = key_position <= query_position
+        if window is not None:
+            seen &= query_position - key_position < window
+        layout.masks[identity] = torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, -torch.inf)
+    return layout.masks[identity]
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling)
+    scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    scores = softcap * torch.tanh(scores / softcap)
+    length = query.shape[2]
+    hidden = (
+        torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+        if mask is None
+        else mask == -torch.inf
+    )
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return weights.to(value.dtype) @ value
+
+
+def require_shareable(model: PreTrainedModel) -> None:
+    """Raise NotShareable, saying why, when the model's configuration rules out shared rows."""
+    config: PretrainedConfig = model.config.get_text_config()
+    if not getattr(model, "_supports_attention_backend", False):
+        raise NotShareable(f"{type(model).__name__} doesn't take its attention from outside")
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if not layers <= SHAREABLE_LAYERS:
+        raise NotShareable(f"it has layers that mix tokens in order: {', '.join(sorted(layers - SHAREABLE_LAYERS))}")
+    if getattr(config, "alibi", False):
+        raise NotShareable("its positions are an attention bias (ALiBi)")
+    for rope in _rope_types(config):
+        if rope not in SHAREABLE_ROPE:
+            raise NotShareable(f"its rotary positions change with the length of the row ({rope})")
+
+
+def _rope_types(config: PretrainedConfig) -> set[str]:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [entry for entry in parameters.values() if isinstance(entry, dict)]
+    return {entry.get("rope_type", "default") for entry in (nested or [parameters])}
+
+
+@contextmanager
+def attention_implementation(model: PreTrainedModel, name: str):
+    """The model with another attention inside the block."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -1,0 +1,85 @@
+"""The check at the start: shared rows and our own head against the model as transformers runs it.
+
+A few pairs of the run's own data are scored both ways, log-probabilities and gradients. Where they differ by more
+than rounding, or the model rules sharing out, the run goes on with plain rows and says so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from worker.dpo.attention import NotShareable, require_shareable
+from worker.dpo.config import TrainConfig
+from worker.dpo.pairs import TokenPair
+from worker.dpo.scorer import PairScorer
+
+PAIRS = 2
+LONGEST = 256
+# Largest relative difference that rounding explains. A wrong mask or position is off by far more.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+
+def choose_scorer(
+    policy: nn.Module, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
+) -> PairScorer:
+    """The fastest scorer that agrees with plain rows on this model and data."""
+    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
+    options = {"chunk_bytes": int(config.head_chunk_mb * 2**20), "autocast": autocast}
+    oracle = PairScorer(policy, shared=False, own_head=False, **options)
+    sample = _sample(pairs)
+    expected = _score(oracle, sample)
+    tolerance = TOLERANCE[autocast or getattr(torch, config.dtype)]
+    for shared in (True, False):
+        scorer = PairScorer(policy, shared=shared, **options)
+        try:
+            if shared and config.share_prefix == "off":
+                raise NotShareable("share_prefix is off")
+            if shared:
+                require_shareable(scorer.causal_lm)
+            compare(expected, _score(scorer, sample), tolerance)
+        except NotShareable as reason:
+            log(f"{'Prompts are not shared' if shared else 'The model computes its own logits'}: {reason}.")
+            continue
+        log(
+            "Prefix-shared rows: each prompt is computed once."
+            if shared
+            else "Plain rows: each prompt is computed twice."
+        )
+        return scorer
+    return oracle
+
+
+def compare(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], tolerance: float) -> None:
+    """Raise NotShareable when log-probabilities or gradients differ by more than `tolerance` of their norm."""
+    for what, left, right in zip(("log-probabilities", "gradients"), expected, found, strict=True):
+        difference = ((left - right).norm() / left.norm().clamp_min(1e-30)).item()
+        if not difference <= tolerance:
+            raise NotShareable(
+                f"its {what} would differ from plain rows by {difference:.1e} (rounding explains {tolerance:.0e})"
+            )
+
+
+def _sample(pairs: Sequence[TokenPair]) -> list[TokenPair]:
+    """The first pairs, their prompts cut from the left to keep the check short."""
+    return [replace(pair, prompt_ids=pair.prompt_ids[-LONGEST:]) for pair in pairs[:PAIRS]]
+
+
+def _score(scorer: PairScorer, pairs: Sequence[TokenPair]) -> tuple[Tensor, Tensor]:
+    """(log-probabilities, gradients of a margin by all trainable weights), without touching `.grad` or any dropout."""
+    training = scorer.training
+    scorer.eval()
+    try:
+        logps = scorer(scorer.rows(pairs))
+        # Not 1 : -1, whose gradients cancel where the two answers are alike.
+        margin = (logps[0] - 0.5 * logps[1]).sum()
+        weights = [weight for weight in scorer.parameters() if weight.requires_grad]
+        if not weights:
+            return logps.detach().double(), torch.zeros(1, dtype=torch.float64)
+        gradients = torch.autograd.grad(margin, weights, allow_unused=True)
+        return logps.detach().double(), torch.cat(
+            [gradient.flatten().double() for gradient in gradients if gradient is not None]
+        )
+    finally:
+        scorer.train(training)

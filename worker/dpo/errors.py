@@ -1,0 +1,50 @@
+"""How a run can end, and the exit code of each end. `docs/engine.md` lists the same codes."""
+
+DONE = 0
+UNEXPECTED = 1
+BAD_SETTING = 2
+BAD_DATA = 3
+OUT_OF_MEMORY = 4
+NOT_FINITE = 5
+DISK_FULL = 6
+TERMINATED = 143
+
+EXIT_CODES = {
+    DONE: "done: the output is published",
+    UNEXPECTED: "an error that nobody foresaw; the trace is on standard error",
+    BAD_SETTING: "bad arguments, settings, model or adapter",
+    BAD_DATA: "no usable data",
+    OUT_OF_MEMORY: "out of memory, after every smaller token budget was tried",
+    NOT_FINITE: "the loss or the gradient became NaN or infinite",
+    DISK_FULL: "the disk is full; the last training state is whole",
+    TERMINATED: "stopped by SIGTERM or Ctrl-C; the training state was saved",
+}
+
+
+class RunError(Exception):
+    """An end with a reason that people can act on. `reason` is a stable code, the text says what to do next."""
+
+    exit_code = UNEXPECTED
+    reason = "unexpected"
+
+
+class BadData(RunError):
+    exit_code, reason = BAD_DATA, "bad_data"
+
+
+class OutOfMemory(RunError):
+    exit_code, reason = OUT_OF_MEMORY, "out_of_memory"
+
+
+class NotFinite(RunError):
+    exit_code, reason = NOT_FINITE, "not_finite"
+
+
+class DiskFull(RunError):
+    exit_code, reason = DISK_FULL, "disk_full"
+
+
+class Terminated(RunError):
+    """SIGTERM or Ctrl-C: the state was saved where there was something to save."""
+
+    exit_code, reason = TERMINATED, "terminated"

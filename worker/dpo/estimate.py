@@ -1,0 +1,39 @@
+"""`estimate`: the memory that a training run would need, before it is started."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from worker.dpo.memory import peak_memory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options: those of `train`, without --out."""
+    from worker.dpo.cli import add_train_arguments
+
+    parser.description = (
+        "Load the model, count what a training run would hold, and print it as one JSON object, in bytes."
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_train_arguments(parser, with_out=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the estimate. Returns the exit code. Raises what loading a run raises."""
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from worker.dpo.config import load_config
+    from worker.dpo.progress import EventWriter
+    from worker.dpo.session import RunRequest, open_session
+    from worker.dpo.stopping import Stop
+
+    config = load_config(args.config, args.settings)
+    request = RunRequest(args.model, args.data, Path(), config, eval_data=args.eval_data)
+    with EventWriter(sys.stderr, rich=False) as events:
+        session = open_session(request, events, Stop(), Accelerator(cpu=config.device == "cpu"))
+    plan = session.memory
+    print(json.dumps({**asdict(plan), "peak": plan.peak, "loading_peak": peak_memory(session.scorer.device)}))
+    return 0

@@ -1,0 +1,169 @@
+"""How much memory a run needs, measured on the model itself, and the token budget that fits the machine."""
+
+import os
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from worker.dpo.config import TrainConfig
+from worker.dpo.pairs import TokenPair
+from worker.dpo.scorer import PairScorer
+
+# Enough for matrix products to run at their full rate; more only takes memory.
+BUDGET_CPU, BUDGET_GPU = 1024, 16384
+HEADROOM = 0.8
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a run will hold at its peak, by part, and the token budget that they were counted for."""
+
+    token_budget: int
+    checkpointing: bool
+    resident: int
+    gradients: int
+    optimizer: int
+    activations: int
+    head: int
+    available: int
+
+    @property
+    def peak(self) -> int:
+        return self.resident + self.gradients + self.optimizer + self.activations + self.head
+
+
+def plan_memory(
+    scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
+) -> MemoryPlan:
+    """The token budget of a run and whether activations must be recomputed to fit, from the memory at hand.
+
+    Activations are counted by running one pair forward and adding up what autograd keeps.
+    """
+    device = scorer.device
+    available = memory_available(device)
+    trainable = [weight for weight in scorer.parameters() if weight.requires_grad]
+    gradients = sum(weight.numel() * weight.element_size() for weight in trainable)
+    masters = sum(weight.numel() * 4 for weight in trainable if weight.element_size() < 4)
+    optimizer = sum(2 * weight.numel() * max(4, weight.element_size()) for weight in trainable) + masters
+    longest = max(scorer.cost(pair) for pair in pairs)
+    wanted = config.token_budget or max(
+        longest, min(BUDGET_GPU if device.type == "cuda" else BUDGET_CPU, sum(map(scorer.cost, pairs)))
+    )
+    room = HEADROOM * available - gradients - optimizer - 2 * scorer.chunk_bytes
+    for checkpointing in _checkpointing_choices(config):
+        set_checkpointing(scorer, checkpointing)
+        per_token = activation_bytes(scorer, min(pairs, key=scorer.cost))
+        budget = config.token_budget or int(min(wanted, max(longest, room / per_token)))
+        if budget * per_token <= room:
+            break
+    if budget * per_token > room:
+        log(f"Memory is short: about {_gib(budget * per_token - room)} more would be needed for the longest pair.")
+    plan = MemoryPlan(
+        token_budget=budget,
+        checkpointing=checkpointing,
+        resident=memory_used(device),
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=int(budget * per_token),
+        head=scorer.chunk_bytes,
+        available=available,
+    )
+    log(
+        f"Memory: about {_gib(plan.peak)} at the peak ({_gib(plan.resident)} held now, {_gib(available)} free). "
+        f"{budget} tokens in one forward{', activations recomputed in the backward' if checkpointing else ''}."
+    )
+    return plan
+
+
+def _checkpointing_choices(config: TrainConfig) -> tuple[bool, ...]:
+    return {"on": (True,), "off": (False,), "auto": (False, True)}[config.gradient_checkpointing]
+
+
+def set_checkpointing(scorer: PairScorer, wanted: bool) -> None:
+    """Recompute activations in the backward, or keep them."""
+    model = scorer.causal_lm
+    if wanted:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    elif any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        model.gradient_checkpointing_disable()
+
+
+def activation_bytes(scorer: PairScorer, pair: TokenPair) -> float:
+    """Bytes that autograd keeps for the backward, per token of the budget; weights are not counted."""
+    weights = {weight.untyped_storage().data_ptr() for weight in scorer.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    training = scorer.training
+    scorer.train()
+    state = torch.get_rng_state()
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        output = scorer(scorer.rows([pair]))
+    del output
+    torch.set_rng_state(state)
+    scorer.train(training)
+    return max(1.0, sum(kept.values()) / scorer.cost(pair))
+
+
+def memory_available(device: torch.device) -> int:
+    """Bytes that this process may still take: free on the GPU, or the machine's or the container's limit on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = [psutil.virtual_memory().available, *_cgroup_room()]
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if address_space != resource.RLIM_INFINITY:
+        limits.append(address_space - psutil.Process().memory_info().vms)
+    return max(0, min(limits))
+
+
+def _cgroup_room() -> list[int]:
+    """What a container's limit leaves, for control groups of version 2 and 1."""
+    found = []
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            text = Path(limit).read_text().strip()
+            if text != "max" and int(text) < 2**60:
+                found.append(int(text) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def memory_used(device: torch.device) -> int:
+    """Bytes held now: allocated on the GPU, or resident on a CPU."""
+    return (
+        torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process(os.getpid()).memory_info().rss
+    )
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most that this process ever held, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(problem, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(problem, RuntimeError) and (
+        "can't allocate memory" in str(problem) or "not enough memory" in str(problem)
+    )
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,88 @@
+"""`score`: log-probabilities and rewards of every pair of a file, one JSON object a line."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from worker.dpo import data, models
+from worker.dpo.check import choose_scorer
+from worker.dpo.config import from_mapping
+from worker.dpo.memory import BUDGET_CPU, BUDGET_GPU
+from worker.dpo.pairs import TokenPair
+from worker.dpo.scoring import score_pairs
+
+EXAMPLES = """examples:
+  python -m worker.dpo score --model models/base --data pairs.jsonl
+  python -m worker.dpo score --model models/base --adapter out --data pairs.jsonl --beta 0.1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.description = "Print log-probabilities and implicit rewards, one JSON object a pair; sums in nats."
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--model", required=True, help="folder or hub id of the base model, which is the reference")
+    parser.add_argument("--adapter", help="folder of a LoRA adapter, which makes the policy")
+    parser.add_argument("--policy", help="folder or hub id of a whole model that is the policy, instead of an adapter")
+    parser.add_argument("--data", required=True, type=Path, help="preference file (JSON Lines, gzip too)")
+    parser.add_argument("--max-length", type=int, help="tokens of prompt and one completion (default: no limit)")
+    parser.add_argument("--beta", type=float, default=0.1, help="scale of the rewards (default 0.1)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "float64"])
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument("--token-budget", type=int, help="tokens in one forward")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the scores; lines that can't be used are named on standard error. Returns the exit code.
+
+    Raises data.DataFileError and models.ModelError.
+    """
+    if args.adapter and args.policy:
+        raise models.ModelError("Give --adapter or --policy, not both.")
+    device = models.choose_device(args.device)
+    tokenizer = models.load_tokenizer(args.model)
+    base = models.load_base(args.model, dtype=args.dtype, device=device)
+    dataset = data.load_dataset(args.data, tokenizer, max_length=args.max_length)
+    for problem in dataset.problems:
+        print(f"line {problem.line}: {problem.message}", file=sys.stderr)
+    budget = args.token_budget or (BUDGET_GPU if device.startswith("cuda") else BUDGET_CPU)
+    reference = _scores(base, dataset.pairs, args.dtype, budget)
+    policy = None
+    if args.adapter:
+        policy = models.load_adapter(base, args.adapter)
+    elif args.policy:
+        policy = models.load_base(args.policy, dtype=args.dtype, device=device)
+    logps = reference if policy is None else _scores(policy, dataset.pairs, args.dtype, budget)
+    for record in records(dataset.pairs, logps, reference, args.beta):
+        print(json.dumps(record), flush=True)
+    return 0
+
+
+def _scores(model: nn.Module, pairs: Sequence[TokenPair], dtype: str, budget: int) -> Tensor:
+    model.requires_grad_(False)
+    scorer = choose_scorer(model, pairs, from_mapping({"dtype": dtype}), log=lambda text: print(text, file=sys.stderr))
+    return score_pairs(scorer.eval(), pairs, budget=budget)
+
+
+def records(
+    pairs: Sequence[TokenPair], logps: Tensor, reference: Tensor, beta: float
+) -> Iterator[dict[str, float | int]]:
+    """What `score` prints, per pair. logps, reference: (2, pairs), chosen first, in nats."""
+    rewards: Tensor = beta * (logps - reference)
+    for index, pair in enumerate(pairs):
+        yield {
+            "line": pair.line,
+            "logps_chosen": logps[0, index].item(),
+            "logps_rejected": logps[1, index].item(),
+            "ref_logps_chosen": reference[0, index].item(),
+            "ref_logps_rejected": reference[1, index].item(),
+            "reward_chosen": rewards[0, index].item(),
+            "reward_rejected": rewards[1, index].item(),
+            "tokens_chosen": len(pair.chosen_ids),
+            "tokens_rejected": len(pair.rejected_ids),
+        }

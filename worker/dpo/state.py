@@ -1,0 +1,103 @@
+"""Training states: everything that a killed run needs to go on as if nothing had happened.
+
+A state is a folder `OUT/state/step-N` with tensors in safetensors and the rest in JSON: nothing is pickled. It is
+written beside its final name, flushed to the disk and renamed, so a state is whole or absent, and the one before it
+is removed only when the new one is in place. The random generators need no place in it: `train.py` seeds them anew
+for each step, from the run's seed and the step's number.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FOLDER = "state"
+FORMAT = 1
+
+
+class StateError(ValueError):
+    """A training state that doesn't belong to this run or can't be read. The text says what to do."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands: `step` optimizer steps are done."""
+
+    step: int = 0
+    token_budget: int = 0
+    best_value: float | None = None
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    reward_mean: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    pairs_seen: int = 0
+
+
+def save(
+    out: Path, *, progress: Progress, fingerprint: str, tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> Path:
+    """Write the state of `progress.step`, then drop older ones. Raises OSError, leaving the older state whole."""
+    folder = out / FOLDER / f"step-{progress.step:08d}"
+    staging = folder.with_suffix(".part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            staging / "tensors.safetensors",
+        )
+        facts = {"format": FORMAT, "fingerprint": fingerprint, "progress": vars(progress), "numbers": numbers}
+        (staging / "state.json").write_text(json.dumps(facts), encoding="utf-8")
+        for path in (*staging.iterdir(), staging):
+            sync(path)
+    except BaseException as problem:
+        shutil.rmtree(staging, ignore_errors=True)
+        # safetensors reports a full disk as its own error.
+        if type(problem).__name__ == "SafetensorError" and "space" in str(problem).lower():
+            raise OSError(28, str(problem)) from problem
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+    sync(folder.parent)
+    for older in states(out)[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
+    return folder
+
+
+def states(out: Path) -> list[Path]:
+    """The whole states under `out`, oldest first."""
+    return sorted(path for path in (out / FOLDER).glob("step-*") if path.suffix != ".part")
+
+
+def load(out: Path, *, fingerprint: str) -> tuple[Progress, dict[str, Tensor], dict[str, Any]] | None:
+    """The newest state of this run, or None. Raises StateError when it is of another run."""
+    found = states(out)
+    if not found:
+        return None
+    try:
+        facts = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(found[-1] / "tensors.safetensors")
+    except (OSError, ValueError) as problem:
+        raise StateError(
+            f"The training state {found[-1]} can't be read: {problem}. Delete it to start again."
+        ) from problem
+    if facts["format"] != FORMAT or facts["fingerprint"] != fingerprint:
+        raise StateError(
+            f"{out} holds the training state of a run with another model, data or configuration. "
+            "Use another --out, or --fresh to drop that state and start again."
+        )
+    return Progress(**facts["progress"]), tensors, facts["numbers"]
+
+
+def sync(path: Path) -> None:
+    """Have the operating system put a file or folder on the disk now."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
