@@ -5,8 +5,6 @@ there. Transformers makes no mask for an implementation that it doesn't know, so
 from positions. No mask over the whole row is ever made and no product between two pairs is ever computed.
 """
 
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,14 +119,3 @@ def _rope_types(config: PretrainedConfig) -> set[str]:
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [entry for entry in parameters.values() if isinstance(entry, dict)]
     return {entry.get("rope_type", "default") for entry in (nested or [parameters])}
-
-
-@contextmanager
-def attention_implementation(model: PreTrainedModel, name: str):
-    """The model with another attention inside the block."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)

@@ -24,24 +24,24 @@ def emit_samples(session: Session, *, step: int, phase: str) -> None:
     ):
         if prompt not in seen and len(seen) < config.sample_prompts:
             seen.append(prompt)
-    with session.scorer.plain_attention():
-        for decoding, temperature in (("greedy", 0.0), ("sampled", TEMPERATURE)):
-            for prompt in seen:
-                session.stop.check()
-                (answer,) = generate(
-                    session.policy,
-                    session.tokenizer,
-                    [prompt],
-                    max_new_tokens=config.sample_tokens,
-                    temperature=temperature,
-                    seed=config.seed,
-                )
-                session.events.emit(
-                    "sample",
-                    step,
-                    phase=phase,
-                    decoding=decoding,
-                    temperature=temperature,
-                    prompt=prompt,
-                    completion=answer,
-                )
+    session.scorer.use_plain_attention()
+    for decoding, temperature in (("greedy", 0.0), ("sampled", TEMPERATURE)):
+        for prompt in seen:
+            session.stop.check()
+            (answer,) = generate(
+                session.policy,
+                session.tokenizer,
+                [prompt],
+                max_new_tokens=config.sample_tokens,
+                temperature=temperature,
+                seed=config.seed,
+            )
+            session.events.emit(
+                "sample",
+                step,
+                phase=phase,
+                decoding=decoding,
+                temperature=temperature,
+                prompt=prompt,
+                completion=answer,
+            )

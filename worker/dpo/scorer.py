@@ -39,7 +39,9 @@ class PairScorer(nn.Module):
         self.own_head = own_head
         self.chunk_bytes = chunk_bytes
         self.autocast = autocast
-        self._plain_attention = self.causal_lm.config._attn_implementation
+        # Kept on the model: a second scorer of it finds the first one's attention in place.
+        if not hasattr(self.causal_lm, "plain_attention"):
+            self.causal_lm.plain_attention = self.causal_lm.config._attn_implementation
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -64,7 +66,7 @@ class PairScorer(nn.Module):
     def forward(self, rows: Rows) -> Tensor:
         """(2, pairs) sums of completion log-probabilities in nats, chosen first."""
         model = self.causal_lm
-        wanted = NAME if rows.layout is not None else self._plain_attention
+        wanted = NAME if rows.layout is not None else model.plain_attention
         if model.config._attn_implementation != wanted:
             model.set_attn_implementation(wanted)
         device = rows.input_ids.device.type
@@ -98,20 +100,9 @@ class PairScorer(nn.Module):
             chunk_bytes=self.chunk_bytes,
         )
 
-    def plain_attention(self):
-        """The model as transformers knows it inside the block, for generating text."""
-        return _PlainAttention(self)
-
-
-class _PlainAttention:
-    def __init__(self, scorer: PairScorer) -> None:
-        self.scorer = scorer
-
-    def __enter__(self) -> None:
-        self.scorer.causal_lm.set_attn_implementation(self.scorer._plain_attention)
-
-    def __exit__(self, *exc: object) -> None:
-        return None
+    def use_plain_attention(self) -> None:
+        """Have the model attend as transformers does, to generate text; the next forward of rows switches back."""
+        self.causal_lm.set_attn_implementation(self.causal_lm.plain_attention)
 
 
 def _takes_positions(model: PreTrainedModel) -> bool:
