@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +27,20 @@ ENGINEERS = frozenset({Role.ENGINEER, Role.ADMIN})
 ADMINS = frozenset({Role.ADMIN})
 
 
+@dataclass(frozen=True)
+class Viewer:
+    """Who is signed in, for pages and logs: unlike the row it can still be read after a rollback."""
+
+    id: int
+    username: str
+    display_name: str
+    role: Role
+
+    @classmethod
+    def of(cls, user: User) -> "Viewer":
+        return cls(user.id, user.username, user.display_name, user.role)
+
+
 def _settings(request: Request) -> Settings:
     return request.app.state.settings
 
@@ -34,6 +49,8 @@ def _engine(request: Request) -> Engine:
     return request.app.state.engine
 
 
+# The largest id that both databases hold; a larger one in an address is an error of the caller's.
+RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 EngineDep = Annotated[Engine, Depends(_engine)]
 
@@ -80,7 +97,7 @@ def signed_in_user(request: Request, session: Session, settings: Settings) -> Us
     found = sessions.find(session, token=token, settings=settings) if token else None
     if found is None:
         return None
-    request.state.user, request.state.session_id = found.user, found.id
+    request.state.user, request.state.session_id = Viewer.of(found.user), found.id
     if sessions.is_stale(found):
         request.state.note_use = lambda later: sessions.touch(later, session_id=found.id, settings=settings)
     return found.user
@@ -99,7 +116,7 @@ def _api_user(request: Request, session: SessionDep, settings: SettingsDep, _: A
     if found is None:
         raise SignInNeeded("The API needs a valid token." if bearer is None else "This token is unknown, revoked or expired.",
                            "Send `Authorization: Bearer plf_…`; make one on the account page or with `prefloop token create`.")
-    request.state.user = found.user
+    request.state.user = Viewer.of(found.user)
     if tokens.is_stale(found):
         request.state.note_use = lambda later: tokens.touch(later, token_id=found.id)
     return found.user

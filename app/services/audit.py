@@ -9,7 +9,7 @@ from app.models import AuditEntry, User
 from app.services import paging
 
 
-def record(session: Session, *, by: User | None, action: str, target: str, **detail: object) -> AuditEntry:
+def record(session: Session, /, *, by: User | None, action: str, target: str, **detail: object) -> AuditEntry:
     """Writes one entry in the caller's transaction. `action` is `noun.verb`. The address is the request's, if any."""
     entry = AuditEntry(
         user_id=by.id if by else None, action=action, target=target[:120], detail=detail,

@@ -16,6 +16,16 @@ from app.services import audit, users
 ASK_AGAIN = "Ask an admin for a new one, or run `prefloop user link NAME` where Prefloop runs."
 
 
+class LinkUsed(Gone):
+    """`user_id`: who was signed in by it, None for an invitation."""
+
+    code = "link_used"
+
+    def __init__(self, user_id: int | None) -> None:
+        super().__init__("This link has been used; each works once.", ASK_AGAIN)
+        self.user_id = user_id
+
+
 def create_sign_in(session: Session, *, user: User, by: User | None = None, settings: Settings | None = None,
                    now: datetime | None = None) -> str:
     """The token of a link that signs `user` in once. It replaces earlier ones that weren't used."""
@@ -53,7 +63,7 @@ def find(session: Session, *, token: str, settings: Settings | None = None, now:
     if link is None:
         raise NotFound("This link isn't known here.", f"Check that all of it was copied. {ASK_AGAIN}")
     if link.used_at:
-        raise Gone("This link has been used; each works once.", ASK_AGAIN, user_id=link.user_id)
+        raise LinkUsed(link.user_id)
     if link.revoked_at:
         raise Gone("This link was replaced by a newer one, or withdrawn.", ASK_AGAIN)
     if link.expires_at <= now:
@@ -119,4 +129,4 @@ def _use_up(session: Session, link: Link, now: datetime) -> None:
         .values(used_at=now).returning(Link.id)
     ).first()
     if used is None:
-        raise Gone("This link has been used; each works once.", ASK_AGAIN, user_id=link.user_id)
+        raise LinkUsed(link.user_id)

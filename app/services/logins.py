@@ -39,13 +39,17 @@ def sign_in(engine: Engine, *, username: str, password: str, address: str, setti
         return fresh, token
 
 
-def confirm(engine: Engine, *, user: User, password: str, settings: Settings, now: datetime | None = None) -> None:
-    """Proves that a signed-in user knows their password, within the account's limit: a stolen session can't guess."""
-    attempts = _begin(engine, [f"user:{user.username}"], settings, now or clock())
-    if not security.verify_password(password, user.password_hash):
-        raise WrongCredentials("The current password is wrong.", "Try again.")
-    with write_session(engine) as session:
-        _forget(session, attempts)
+def confirm(session: Session, *, user: User, password: str, settings: Settings, now: datetime | None = None) -> bool:
+    """Whether a signed-in user knows their password, within the account's limit: a stolen session can't guess for long.
+    The caller commits either way, so that a failure counts. Raises TooMany."""
+    now = now or clock()
+    session.get(User, user.id, with_for_update=True)  # one guess at a time, so that each sees the failures before it
+    bucket = f"user:{user.username}"
+    _refuse_beyond_limit(session, [bucket], settings, now, allowed=settings.login_attempts - 1)
+    if security.verify_password(password, user.password_hash):
+        return True
+    session.add(LoginAttempt(bucket=bucket, at=now))
+    return False
 
 
 def _begin(engine: Engine, buckets: list[str], settings: Settings, now: datetime) -> list[int]:
@@ -58,18 +62,27 @@ def _begin(engine: Engine, buckets: list[str], settings: Settings, now: datetime
         session.add_all(rows)
         session.flush()
         ids = [row.id for row in rows]
-    with write_session(engine) as session:
-        counted = dict(session.execute(
-            select(LoginAttempt.bucket, func.count()).where(LoginAttempt.bucket.in_(buckets)).group_by(LoginAttempt.bucket)
-        ).tuples().all())
-        over = [bucket for bucket in buckets if counted.get(bucket, 0) > settings.login_attempts]
-        if not over:
-            return ids
-        _forget(session, ids)  # refused attempts don't count, or a limit would never end
-        first = session.scalar(select(func.min(LoginAttempt.at)).where(LoginAttempt.bucket.in_(over))) or now
-    wait = max(1, int((first + window - now).total_seconds()))
-    raise TooMany(f"Too many failed sign-ins: {settings.login_attempts} are allowed in {settings.login_window_minutes} minutes.",
-                  f"Wait {-(-wait // 60)} min, or use a sign-in link.", retry_after=wait)
+    try:
+        with read_session(engine) as session:
+            _refuse_beyond_limit(session, buckets, settings, now, allowed=settings.login_attempts)
+    except TooMany:
+        with write_session(engine) as session:
+            _forget(session, ids)  # refused attempts don't count, or a limit would never end
+        raise
+    return ids
+
+
+def _refuse_beyond_limit(session: Session, buckets: list[str], settings: Settings, now: datetime, *, allowed: int) -> None:
+    window = timedelta(minutes=settings.login_window_minutes)
+    over = session.execute(
+        select(func.min(LoginAttempt.at)).where(LoginAttempt.bucket.in_(buckets), LoginAttempt.at > now - window)
+        .group_by(LoginAttempt.bucket).having(func.count() > allowed)
+    ).scalars().all()
+    if over:
+        wait = max(1, int((max(over) + window - now).total_seconds()))
+        raise TooMany(
+            f"Too many failed sign-ins: {settings.login_attempts} are allowed in {settings.login_window_minutes} minutes.",
+            f"Wait {-(-wait // 60)} min, or use a sign-in link.", retry_after=wait)
 
 
 def _forget(session: Session, attempts: list[int]) -> None:

@@ -1,0 +1,66 @@
+"""The web application: create_app() puts settings, database, middleware and routes together."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import Response
+from starlette.types import Scope
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from app import logs
+from app.config import Settings, get_settings
+from app.db import get_engine
+from app.metrics import Metrics
+from app.middleware import Frame, Guard
+from app.routes import account, api, audit, failures, health, people, session
+from app.routes.api.problems import say_media_type
+from app.templating import STATIC_DIR
+
+PAGES: tuple[Any, ...] = (health, session, account, people, audit)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The app on `settings`, by default those of the environment."""
+    settings = settings or get_settings()
+    logs.configure(settings)
+    app = FastAPI(
+        title="Prefloop", summary="Compare answers, freeze datasets, train with DPO, download checkpoints.",
+        openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None,  # those pages load scripts from elsewhere
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.engine = get_engine(settings)
+    app.state.metrics = Metrics(settings, app.state.engine)
+    failures.install(app)
+    for page in PAGES:
+        app.include_router(page.router, include_in_schema=False)
+    app.include_router(api.router)
+    app.mount("/static", Assets(directory=STATIC_DIR), name="static")
+    # The last one added is the outermost.
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Frame, settings=settings, metrics=app.state.metrics)
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.forwarded_allow_ips)
+    _document(app)
+    return app
+
+
+class Assets(StaticFiles):
+    """Our CSS and JavaScript; an address with the content's hash may be kept for ever."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        named_by_content = scope["query_string"].startswith(b"v=")
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if named_by_content else "no-cache"
+        return response
+
+
+def _document(app: FastAPI) -> None:
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = say_media_type(plain())
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
