@@ -17,7 +17,7 @@ REASONS = {
     "bad_field": "A field has a value that it can't have.",
     "bad_message": "A message isn't an object with role and content.",
     "bad_roles": "Roles are unknown or in an order that can't be trained on.",
-    "contradicts_earlier": "The same pair was imported as judged the other way round.",
+    "contradicts_earlier": "The same pair was judged before with another result.",
     "differs_before_last_turn": "The two conversations differ before the last answer.",
     "empty_answer": "An answer is empty.",
     "empty_prompt": "The prompt is empty.",

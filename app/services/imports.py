@@ -15,7 +15,6 @@ from app.errors import NotFound
 from app.models import Choice, Import, ImportState, Judgment, JudgmentSource, Project, Slot, SlotState, User
 from app.models.base import now as utc_now
 from app.services import audit, comparisons
-from app.services.comparisons import Stored
 from app.services.conversations import Unfit
 from app.services.import_formats import Parsed, parse
 from app.services.import_lines import StreamBroken, read_lines
@@ -124,18 +123,20 @@ def _parse(lines: list[Line], outcome: Outcome, max_line: int) -> Iterator[Numbe
 
 
 def _store(session: Session, row: Import, project: Project, parsed: list[Numbered], outcome: Outcome) -> None:
-    assert row.user_id is not None
+    user = session.get_one(User, row.user_id)
+    comparisons.one_at_a_time(session, user)
     stored = comparisons.add_many(session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id)
     judged = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if one.judged}
     earlier = dict(session.execute(select(Judgment.comparison_id, Judgment.choice).where(
-        Judgment.comparison_id.in_(judged), Judgment.user_id == row.user_id, ~Judgment.superseded)).tuples().all())
+        Judgment.comparison_id.in_(judged), (Judgment.user_id == row.user_id) | (Judgment.source == JudgmentSource.IMPORT),
+        ~Judgment.superseded)).tuples().all())
     fresh: dict[int, Choice] = {}
     for at, (number, one) in zip(stored, parsed, strict=True):
         choice = Choice.SECOND if at.swapped else Choice.FIRST
         said = earlier.get(at.comparison_id) or fresh.get(at.comparison_id)
         if one.judged and said is not None and said is not choice:
-            outcome.reject(number, Unfit("contradicts_earlier", f"This pair has another judgment by the same person already "
-                                                                f"({_told(said, at)}); change that one instead."))
+            outcome.reject(number, Unfit("contradicts_earlier", "This pair was judged before, by an import or by you, and with "
+                                                                "another result. Change that judgment if it is wrong."))
             continue
         outcome.added += at.added
         outcome.duplicates += not at.added
@@ -143,12 +144,6 @@ def _store(session: Session, row: Import, project: Project, parsed: list[Numbere
             fresh[at.comparison_id] = choice
     _judge(session, row, project, fresh)
     outcome.judged += len(fresh)
-
-
-def _told(choice: Choice, at: Stored) -> str:
-    if choice in (Choice.FIRST, Choice.SECOND):
-        return "the chosen answer" if (choice is Choice.FIRST) != at.swapped else "the rejected answer won"
-    return choice.value.replace("_", " ")
 
 
 def _judge(session: Session, row: Import, project: Project, fresh: dict[int, Choice]) -> None:

@@ -31,14 +31,15 @@ class Pair:
 
 @dataclass
 class Collected:
-    """What the rule made of a project. `votes`: (comparison, person, choice) without skips; `left_picked` of
-    `sided` picks fell on the left answer; `names` are people's."""
+    """What the rule made of a project. `votes`: (comparison, person, choice) without skips and imported judgments,
+    of which there are `imported`; `left_picked` of `sided` picks fell on the left answer; `names` are people's."""
 
     comparisons: int = 0
     judgments: int = 0
     pairs: list[Pair] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     votes: list[tuple[int, int, str]] = field(default_factory=list)
+    imported: int = 0
     left_picked: int = 0
     sided: int = 0
     names: dict[int, str] = field(default_factory=dict)
@@ -88,8 +89,8 @@ def _people(found: Collected) -> dict[str, Any]:
     for user_id, count in made.most_common():
         same, pairs = agreed.by_rater.get(user_id, (0, 0))
         evaluators.append({"user_id": user_id, "name": found.names.get(user_id, ""), "judgments": count,
-                           "share": count / len(found.votes), "agreement": same / pairs if pairs else None, "overlap": pairs})
-    return {"evaluators": evaluators,
+                           "share": count / (len(found.votes) + found.imported), "agreement": same / pairs if pairs else None, "overlap": pairs})
+    return {"evaluators": evaluators, "imported": found.imported,
             "agreement": {"comparisons": agreed.units, "same": agreed.same, "alpha": agreed.alpha}}
 
 

@@ -149,9 +149,12 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
 
 def _count_people(found: Collected, comparison_id: int, votes: Sequence[Any]) -> None:
     for user_id, choice, _, _, _, first_side, source in votes:
+        if source is JudgmentSource.IMPORT:
+            found.imported += 1
+            continue
         if choice is not Choice.SKIP:
             found.votes.append((comparison_id, user_id, choice.value))
-        if choice in (Choice.FIRST, Choice.SECOND) and first_side is not None and source is not JudgmentSource.IMPORT:
+        if choice in (Choice.FIRST, Choice.SECOND) and first_side is not None:
             found.sided += 1
             found.left_picked += (choice is Choice.FIRST) == (first_side is Side.LEFT)
 
