@@ -1,5 +1,6 @@
 """Fixtures: both databases, an empty migrated one for each test, a storage folder, a factory of rows, a client."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,6 +31,16 @@ def hh_file() -> Path:
     if not HH_FILE.exists():
         pytest.fail(f"The real pairs are missing: put hh-harmless-1.jsonl.gz (half of anthropics/hh-rlhf, harmless-base test) at {HH_FILE}")
     return HH_FILE
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The demo's base model, prepared once for this version of the code that prepares it, and kept in build/."""
+    from app.services import models
+
+    code = b"".join(path.read_bytes() for path in sorted((ROOT / "worker").glob("*model*.py")))
+    folder = ROOT / "build" / f"models-{hashlib.sha256(code).hexdigest()[:12]}"
+    return models.add(Settings(models_dir=folder), models.DEMO_MODEL).path
 
 
 def migrate(url: str) -> None:

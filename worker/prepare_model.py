@@ -201,7 +201,6 @@ def from_folder(staging: Path, name: str, request: dict[str, str], report: Repor
 
 def from_hub(staging: Path, name: str, request: dict[str, str], report: Report) -> Origin:
     """Downloads the files that a model needs, and no others, at one commit of a hub repository."""
-    import httpx
     from huggingface_hub import HfApi, constants, hf_hub_download
     from huggingface_hub import errors as hub
 
@@ -231,14 +230,7 @@ def from_hub(staging: Path, name: str, request: dict[str, str], report: Report) 
             "Check the spelling (owner/name); for a private one set HF_TOKEN.",
             "not_found",
         ) from error
-    except (
-        hub.OfflineModeIsEnabled,
-        hub.HfHubHTTPError,
-        hub.LocalEntryNotFoundError,
-        httpx.HTTPError,
-        ConnectionError,
-        TimeoutError,
-    ) as error:
+    except (hub.HTTPError, hub.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise Refused(
             f"The model hub at {constants.ENDPOINT} can't be reached: {first_line(error)}.",
             "Check the network and run this again (it goes on where it stopped), or add the model from a folder.",
