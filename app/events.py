@@ -18,7 +18,7 @@ import orjson
 import redis
 import redis.asyncio
 import structlog
-from sqlalchemy import Engine, and_, or_, select
+from sqlalchemy import Engine, and_, event, or_, select
 from sqlalchemy.orm import Session
 
 from app.config import Settings
@@ -107,6 +107,11 @@ def message(data: str, *, id: int | None = None, event: str | None = None) -> by
     return f"{head}{body}\n".encode()
 
 
+def parse_id(text: str | None, *, default: int) -> int:
+    """The id of a Last-Event-ID header; one that isn't ours counts as none."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else default
+
+
 PING = b": ping\n\n"
 
 
@@ -134,6 +139,11 @@ def wake(settings: Settings, job_id: int) -> None:
     except redis.RedisError as error:
         _silent_until[url] = time.monotonic() + REDIS_PAUSE_SECONDS
         log.warning("redis.wake_failed", error=str(error), consequence="pages look for events by themselves")
+
+
+def wake_after_commit(session: Session, settings: Settings, *, job_id: int) -> None:
+    """Wake the pages that watch the job, once this unit of work is committed."""
+    event.listen(session, "after_commit", lambda _: wake(settings, job_id), once=True)
 
 
 @dataclass(eq=False)

@@ -2,8 +2,10 @@
 
 from fastapi import APIRouter
 
-from app.routes.api import people
+from app.routes.api import checkpoints, jobs, people
 from app.routes.api.problems import problems
 
 router = APIRouter(prefix="/api/v1", responses=problems(400, 401, 403, 413, 422, 503))
 router.include_router(people.router)
+router.include_router(jobs.router)
+router.include_router(checkpoints.router)

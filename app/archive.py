@@ -1,0 +1,69 @@
+"""What can be downloaded: a stored file, or a tar archive of several that is never written anywhere.
+
+The archive's bytes are a function of the files' names, sizes and contents, so any range of it can be served at any
+time, and a broken-off download goes on where it stopped.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+BLOCK = 512
+RECORD = 20 * BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A stored file and its path within the archive."""
+
+    path: str
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of bytes: literal ones, or those of a stored file."""
+
+    size: int
+    data: bytes = b""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Something to download: its parts in order, its length in bytes, and a hash that names the content."""
+
+    parts: tuple[Part, ...]
+    size: int
+    sha256: str
+    is_hash_of_bytes: bool = True
+
+
+def stored(key: str, *, size: int, sha256: str) -> Content:
+    """One file of the artifact store."""
+    return Content((Part(size, key=key),) if size else (), size, sha256)
+
+
+def tar(members: Sequence[Member], *, mtime: int) -> Content:
+    """An archive of the members in order, all with the same time (Unix seconds), owner and rights.
+
+    Its hash is over headers and file hashes: it names the content without reading it.
+    """
+    parts: list[Part] = []
+    digest = hashlib.sha256()
+    for member in members:
+        info = tarfile.TarInfo(member.path)
+        info.size, info.mtime, info.mode = member.size, mtime, 0o644
+        header = info.tobuf(tarfile.PAX_FORMAT)
+        parts += [Part(len(header), data=header), Part(member.size, key=member.key)]
+        if padding := -member.size % BLOCK:
+            parts.append(Part(padding, data=bytes(padding)))
+        digest.update(header + member.sha256.encode())
+    end = 2 * BLOCK
+    end += -(sum(part.size for part in parts) + end) % RECORD
+    parts.append(Part(end, data=bytes(end)))
+    kept = tuple(part for part in parts if part.size)
+    return Content(kept, sum(part.size for part in kept), digest.hexdigest(), is_hash_of_bytes=False)
