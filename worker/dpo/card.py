@@ -57,9 +57,10 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
     if HUB_ID.fullmatch(base):
         fields["base_model"] = base
     if facts.get("license"):
-        fields["license"] = str(facts["license"])
+        fields["license"] = " ".join(str(facts["license"]).split())
     fields |= {"pipeline_tag": "text-generation", "tags": ["dpo", "preference", "prefloop"]}
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=False)}---"
+    # One line a field: a wrapped one could begin with the marker that ends the front matter.
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=False, width=math.inf)}---"
 
 
 def _is_lora(facts: Mapping[str, Any]) -> bool:

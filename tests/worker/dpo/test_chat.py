@@ -132,7 +132,9 @@ def test_a_generation_prompt_that_differs_from_a_finished_turn_takes_trl_s_bound
     row = toy_pairs(1)[0]
     ids, notes = chat.encode_with_notes(tokenizer, parse_pair(row, line=1))
     assert notes == ("generation_prompt_differs",)
-    assert [list(side) for side in (ids.prompt_ids, ids.chosen_ids, ids.rejected_ids)] == list(trl_ids(tokenizer, [row])[0])
+    assert [list(side) for side in (ids.prompt_ids, ids.chosen_ids, ids.rejected_ids)] == list(
+        trl_ids(tokenizer, [row])[0]
+    )
 
 
 def test_a_template_that_refuses_the_roles_says_so():

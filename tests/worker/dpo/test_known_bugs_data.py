@@ -88,7 +88,9 @@ def test_bug_3_an_answer_ends_with_an_end_token(template):
 )
 def test_bug_3_an_answer_ends_once_only(tokenizer, row):
     ids = encoded(tokenizer, row)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>" if tokenizer.chat_template == CHATML and "user" in str(row) else "</s>")
+    end = tokenizer.convert_tokens_to_ids(
+        "<|im_end|>" if tokenizer.chat_template == CHATML and "user" in str(row) else "</s>"
+    )
     assert end not in ids.prompt_ids[-1:]
     for side in (ids.chosen_ids, ids.rejected_ids):
         assert side.count(end) == 1
@@ -129,7 +131,9 @@ ids = st.lists(st.integers(3, 400), min_size=1, max_size=30)
 
 
 @given(prompt=ids, shared=st.lists(st.integers(3, 400), max_size=5), chosen=ids, rejected=ids, limit=st.integers(2, 60))
-def test_bugs_7_to_9_truncation_takes_from_the_prompt_only_and_bounds_both_sides(prompt, shared, chosen, rejected, limit):
+def test_bugs_7_to_9_truncation_takes_from_the_prompt_only_and_bounds_both_sides(
+    prompt, shared, chosen, rejected, limit
+):
     pair = TokenPair(1, tuple(prompt), (*shared, *chosen), (*shared, *rejected))
     fitted = fit(dataset_of([pair]), limit)
     longest = max(len(pair.chosen_ids), len(pair.rejected_ids))
@@ -186,7 +190,11 @@ def test_bug_24_label_smoothing_is_used_or_refused_never_ignored():
     from worker.dpo.losses import pair_losses
 
     def loss(smoothing: float) -> float:
-        sides = {f"{ref}logps_{side}": torch.tensor([value]) for ref in ("", "ref_") for side, value in (("chosen", -3.0), ("rejected", -9.0))}
+        sides = {
+            f"{ref}logps_{side}": torch.tensor([value])
+            for ref in ("", "ref_")
+            for side, value in (("chosen", -3.0), ("rejected", -9.0))
+        }
         sides["ref_logps_chosen"] = torch.tensor([-8.0])
         lengths = torch.tensor([4])
         config = configure("sigmoid", beta=0.1, label_smoothing=smoothing)

@@ -1,0 +1,107 @@
+"""Answers: greedy ones are the model's argmax, sampled ones follow their seed, and nothing else is disturbed."""
+
+import json
+
+import pytest
+import torch
+
+from tests.worker.dpo.tiny import save_tiny, tiny_llama, tiny_tokenizer, toy_pairs, write_pairs
+from worker.dpo import generate as command
+from worker.dpo.generate import generate
+
+PROMPTS = [pair["prompt"] for pair in toy_pairs(3)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llama(seed=3)
+
+
+def parsed(*argv: str):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def test_greedy_answers_are_the_argmax_of_plain_forward_passes(model):
+    tokenizer = tiny_tokenizer()
+    expected = []
+    for messages in PROMPTS:
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        answer: list[int] = []
+        while len(answer) < 12 and (not answer or answer[-1] != tokenizer.eos_token_id):
+            with torch.no_grad():
+                answer.append(int(model(torch.tensor([ids + answer])).logits[0, -1].argmax()))
+        expected.append(tokenizer.decode(answer, skip_special_tokens=True))
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=12) == expected
+
+
+def test_sampling_follows_its_seed_and_leaves_the_random_state_alone(model):
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = generate(model, tokenizer, PROMPTS, max_new_tokens=12, temperature=1.0, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=12, temperature=1.0, seed=1) == one
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=12, temperature=1.0, seed=2) != one
+    assert generate(model, tokenizer, PROMPTS[:1], max_new_tokens=12, temperature=1.0, seed=1) == one[:1]
+
+
+def test_the_model_s_own_generation_settings_do_not_change_an_answer():
+    plain, biased = tiny_llama(seed=3), tiny_llama(seed=3)
+    biased.generation_config.repetition_penalty = 5.0
+    biased.generation_config.do_sample = True
+    biased.generation_config.top_p = 0.1
+    tokenizer = tiny_tokenizer()
+    assert generate(biased, tokenizer, PROMPTS, max_new_tokens=8) == generate(
+        plain, tokenizer, PROMPTS, max_new_tokens=8
+    )
+
+
+def test_training_mode_is_as_it_was_and_dropout_is_off_meanwhile():
+    model = tiny_llama(seed=3, attention_dropout=0.5)
+    model.train()
+    tokenizer = tiny_tokenizer()
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=8) == generate(
+        model.eval(), tokenizer, PROMPTS, max_new_tokens=8
+    )
+    model.train()
+    generate(model, tokenizer, PROMPTS[:1], max_new_tokens=1)
+    assert model.training
+
+
+def test_an_answer_stops_at_the_end_of_its_turn():
+    tokenizer, model = tiny_tokenizer(eos="<|endoftext|>"), tiny_llama(seed=3)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.tie_weights = lambda: None
+    model.lm_head = torch.nn.Linear(32, 260, bias=True)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    with torch.no_grad():
+        model.lm_head.bias.copy_(torch.nn.functional.one_hot(torch.tensor(end), 260).float())
+    assert generate(model, tokenizer, PROMPTS[:1], max_new_tokens=200) == [""]
+
+
+def test_a_prompt_longer_than_the_context_loses_its_beginning():
+    model, tokenizer = tiny_llama(seed=3, max_position_embeddings=64), tiny_tokenizer()
+    long = [{"role": "user", "content": "x" * 500}]
+    short = [{"role": "user", "content": "x" * 100}]
+    assert generate(model, tokenizer, [long], max_new_tokens=8) == generate(model, tokenizer, [short], max_new_tokens=8)
+
+
+def test_the_command_prints_one_answer_a_line(tmp_path, capsys):
+    folder = save_tiny(tmp_path / "model", seed=3)
+    rows = [*toy_pairs(2), {"prompt": []}, {"prompt": "Plain text"}]
+    path = write_pairs(tmp_path / "prompts.jsonl", rows)
+    assert (
+        command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "5", "--device", "cpu"))
+        == 0
+    )
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [line["line"] for line in lines] == [1, 2, 4]
+    assert lines[0]["prompt"] == rows[0]["prompt"]
+    expected = generate(tiny_llama(seed=3), tiny_tokenizer(), [rows[0]["prompt"]], max_new_tokens=5)
+    assert lines[0]["completion"] == expected[0]
+    assert "line 3" in printed.err
