@@ -102,10 +102,9 @@ def test_a_card_can_be_made_of_nothing():
 
 
 def everywhere(value: str) -> dict:
-    named = {
-        name: value
-        for name in ("title", "base_model", "loss", "project", "started_by", "license", "created", "chat_template")
-    }
+    named = dict.fromkeys(
+        ("title", "base_model", "loss", "project", "started_by", "license", "created", "chat_template"), value
+    )
     tables = {name: {value: value} for name in ("data", "config", "versions")}
     return named | tables | {"metrics": {"before": {"loss": value}, "after": {"loss": 0.5}}}
 

@@ -165,13 +165,14 @@ def test_the_fallback_uses_eos_and_bos_where_im_end_is_not_a_token():
 
 
 def test_a_tokenizer_that_can_end_nothing_is_refused():
-    for template in (None, NO_END):
-        tokenizer = trained_tokenizer(template=template, eos=None)
-        if template is None:
-            tokenizer.get_vocab = lambda: {}
-        with pytest.raises(chat.NoEndToken):
-            chat.ensure_template(tokenizer)
-            encoded(tokenizer, toy_pairs(1)[0])
+    without_template = trained_tokenizer(template=None, eos=None)
+    without_template.get_vocab = lambda: {}
+    with pytest.raises(chat.NoEndToken, match="no chat template"):
+        chat.ensure_template(without_template)
+    with pytest.raises(chat.NoEndToken, match="ends no turn"):
+        encoded(trained_tokenizer(template=NO_END, eos=None), toy_pairs(1)[0])
+    with pytest.raises(chat.NoEndToken, match="plain-text"):
+        encoded(trained_tokenizer(eos=None), {"prompt": "a", "chosen": "b", "rejected": "c"})
 
 
 def test_a_plain_prompt_without_a_token_is_refused():

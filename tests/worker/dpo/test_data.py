@@ -156,10 +156,7 @@ def test_each_bad_line_is_reported_by_number_and_reason_and_the_good_ones_stay(t
     pairs, problems = read(path)
     assert [(p.line, p.reason) for p in problems] == [(2 * i + 1, reason) for i, (_, reason) in enumerate(BAD_LINES)]
     assert [pair.line for pair in pairs] == [2 * i + 2 for i in range(len(BAD_LINES))]
-    assert all(
-        p.dropped and p.message.endswith((".", ")")) or p.reason in ("bad_json", "bad_encoding", "bad_field")
-        for p in problems
-    )
+    assert all(p.dropped and p.message for p in problems)
 
 
 def test_gzip_is_known_by_its_content_and_blank_lines_and_a_byte_order_mark_do_no_harm(tmp_path):
