@@ -142,8 +142,11 @@ def _page(request: Request, fact: PrefloopError, headers: dict[str, str]) -> HTM
     errors = fact.details.get("errors", [])
     context = FailurePage(fact.status, HTTPStatus(fact.status).phrase, fact.what, fact.next_step, request_id(request),
                           errors if isinstance(errors, list) else [])
-    block = "failure" if is_fragment(request) else None  # prefloop.js shows its text above the page
-    page = render(request, "errors/error.html", context, block=block, status=fact.status)
+    if is_fragment(request):  # shown at the top of the page, not in the part of it that was to be swapped
+        headers |= {"HX-Retarget": "#flashes", "HX-Reswap": "innerHTML"}
+        page = render(request, "errors/flash.html", context, status=fact.status)
+    else:
+        page = render(request, "errors/error.html", context, status=fact.status)
     for name, value in headers.items():
         page.headers[name] = value
     return page
