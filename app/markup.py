@@ -60,7 +60,7 @@ def markdown(text: str) -> Markup:
                             attribute_filter=_keep, url_schemes=SCHEMES, link_rel="noopener nofollow noreferrer"))
 
 
-def plain_excerpt(text: str, length: int = 160) -> str:
+def excerpt(text: str, length: int = 160) -> str:
     """The first `length` characters on one line, for lists."""
     line = " ".join(INVISIBLE.sub("", text[: 4 * length]).split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import quote, unquote, urlencode
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from jinja2_fragments import render_block
+from jinja2_fragments import render_blocks
 
-from app.markup import markdown
+from app.markup import excerpt, markdown
 
 ROOT = Path(__file__).resolve().parent
 STATIC_DIR = ROOT / "static"
@@ -35,15 +36,17 @@ SECTIONS = {
 class Context(Protocol):
     """Any dataclass: one per page, its fields are the template's names."""
 
-    __dataclass_fields__: Any
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-def render(request: Request, template: str, context: Context, *, block: str | None = None, status: int = 200) -> HTMLResponse:
-    """The page as HTML, or only its `block` for htmx. `context`'s fields, `request` and `user` are the template's names."""
+def render(request: Request, template: str, context: Context, *, block: str | Sequence[str] | None = None,
+           status: int = 200) -> HTMLResponse:
+    """The page as HTML, or only its `block` (one or several) for htmx. `context`'s fields, `request`, `user` and
+    `section` are the template's names."""
     names: dict[str, Any] = {field.name: getattr(context, field.name) for field in fields(context)}
     names |= {"request": request, "user": getattr(request.state, "user", None), "section": section_of(request.url.path)}
     if block:
-        return HTMLResponse(render_block(environment(), template, block, **names), status)
+        return HTMLResponse(render_blocks(environment(), template, [block] if isinstance(block, str) else list(block), **names), status)
     theme = request.cookies.get(THEME_COOKIE, "auto")
     names |= {"theme": theme if theme in THEMES else "auto", "flashes": _flashes(request)}
     response = HTMLResponse(environment().get_template(template).render(**names), status)
@@ -88,7 +91,7 @@ def environment() -> Environment:
                       trim_blocks=True, lstrip_blocks=True)
     env.globals |= {"static": static_url, "now": lambda: datetime.now(UTC), "query": query}
     env.filters |= {"ago": ago, "absolute": absolute, "bytes": file_size, "number": number, "percent": percent,
-                    "duration": duration, "short_hash": short_hash, "markdown": markdown}
+                    "duration": duration, "short_hash": short_hash, "markdown": markdown, "excerpt": excerpt}
     # Global, not imported by each template: a block rendered alone never runs its template's imports.
     env.globals |= {name: env.get_template(f"macros/{name}.html").module for name in ("ui", "forms")}
     return env

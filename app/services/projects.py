@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -32,6 +33,15 @@ class Overview:
     wanted: int
     done: int
     judgments: int
+
+
+@dataclass(frozen=True)
+class GuidelineVersion:
+    """A version of the guidelines without its text; `author` is a display name."""
+
+    version: int
+    author: str
+    created_at: datetime
 
 
 def slug_of(name: str) -> str:
@@ -125,6 +135,14 @@ def guideline(session: Session, *, project: Project, version: int | None = None)
     """One version of the guidelines, by default the current; None where none was written."""
     wanted = project.guideline_version if version is None else version
     return session.scalar(select(Guideline).where(Guideline.project_id == project.id, Guideline.version == wanted))
+
+
+def guideline_versions(session: Session, *, project: Project) -> list[GuidelineVersion]:
+    """All versions, the latest first."""
+    rows = session.execute(select(Guideline.version, User.display_name, Guideline.created_at)
+                           .outerjoin(User, User.id == Guideline.created_by_id)
+                           .where(Guideline.project_id == project.id).order_by(Guideline.version.desc()))
+    return [GuidelineVersion(version, author or "", created_at) for version, author, created_at in rows]
 
 
 def _check_name(name: str) -> None:

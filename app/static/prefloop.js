@@ -37,7 +37,7 @@
     if (form.matches("[data-theme-form]")) {
       event.preventDefault();
       setTheme(form, event.submitter?.value ?? "auto");
-    } else if (form.method === "post" && !event.defaultPrevented && !form.dataset.hx) {
+    } else if (form.method === "post" && !event.defaultPrevented) {
       once(form, event);
     }
   });
@@ -66,12 +66,13 @@
     voice.textContent = text;
   }
 
-  // What an answer of 400 and above says is for people, not for the part of the page that asked.
+  // An error is for people: the server sends it to the top of the page. What a proxy says goes nowhere else either.
   document.addEventListener("htmx:response:error", (event) => {
-    if (event.defaultPrevented) return;
-    const { status } = event.detail.ctx.response;
-    if (status === 401) location.href = "/sign-in?" + new URLSearchParams({ next: location.pathname + location.search });
-    else flash(`The server answered ${status}. Reload the page to see where things stand.`);
+    const { ctx } = event.detail;
+    const expected = ctx.sourceElement.getAttributeNames?.().some((name) => name.startsWith("hx-status"));
+    if (event.defaultPrevented || expected || ctx.hx.retarget || ctx.hx.redirect) return;
+    ctx.swap = "none";
+    flash(`The server answered ${ctx.response.status}. Reload the page to see where things stand.`);
   });
   document.addEventListener("htmx:error", (event) => {
     if (!event.defaultPrevented) flash("The server can't be reached. Check the connection, then try again.");
