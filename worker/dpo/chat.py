@@ -19,6 +19,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from worker.dpo.errors import BAD_SETTING, RunError
 from worker.dpo.pairs import PLAIN_TEXT, Pair, TokenPair
 
 FROM_TOKENIZER = "tokenizer"
@@ -52,8 +53,10 @@ class EmptyPrompt(CannotEncode):
     reason = "empty_prompt"
 
 
-class NoEndToken(ValueError):
+class NoEndToken(RunError):
     """The tokenizer has neither an EOS token nor `<|im_end|>`: an answer could never end."""
+
+    exit_code, reason = BAD_SETTING, "no_end_token"
 
 
 def ensure_template(tokenizer: Tokenizer) -> str:
@@ -157,14 +160,11 @@ def _encode_messages(
     if all(text.startswith(history) for text in texts):
         return *_at_common_prefix(prompt_ids, wholes), {"generation_prompt_differs"}
     raise NonPrefixTemplate(
-        "The chat template writes the prompt differently once an answer follows it, so prompt and answer can't be "
-        "told apart."
+        "The chat template writes the prompt differently once an answer follows it, so prompt and answer can't be told apart."
     )
 
 
-def _encode_text(
-    tokenizer: Tokenizer, prompt: str, answers: Sequence[str]
-) -> tuple[list[int], list[list[int]], set[str]]:
+def _encode_text(tokenizer: Tokenizer, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]], set[str]]:
     """Plain strings, as TRL has them: BOS as the tokenizer sets it, EOS after the answer, no template."""
     eos = tokenizer.eos_token
     if eos is None:
@@ -186,9 +186,7 @@ def _split(
     before every text).
     """
     alone = [
-        whole[len(prompt_ids) :]
-        if _is_prefix(prompt_ids, whole)
-        else tokenizer(answer, add_special_tokens=False)["input_ids"]
+        whole[len(prompt_ids) :] if _is_prefix(prompt_ids, whole) else tokenizer(answer, add_special_tokens=False)["input_ids"]
         for whole, answer in zip(wholes, answers, strict=True)
     ]
     rejoined = [_decode(tokenizer, prompt_ids + ids) for ids in alone]
@@ -236,9 +234,7 @@ def _render_text(tokenizer: Tokenizer, messages: list[dict], tools: list | None,
 
 def _apply(tokenizer: Tokenizer, messages: list[dict], tools: list | None, prompt: bool, tokenize: bool) -> Any:
     try:
-        return tokenizer.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=prompt, tokenize=tokenize, return_dict=tokenize
-        )
+        return tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=prompt, tokenize=tokenize, return_dict=tokenize)
     except (TemplateError, TypeError, KeyError) as error:
         # Templates fail as their authors wrote them: raise_exception, or a field that these messages don't have.
         raise TemplateRefused(f"The chat template refuses these messages: {error}") from error

@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from worker.dpo import tokens
+from worker.dpo import chat, tokens
 from worker.dpo.pairs import PLAIN_TEXT, Dataset, Pair, Problem, TokenPair
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -58,11 +58,16 @@ def read_pairs(path: str | Path, *, on_problem: Callable[[Problem], None]) -> It
 
 
 def read_prompts(
-    path: str | Path, *, on_problem: Callable[[Problem], None], limit: int | None = None
+    path: str | Path,
+    *,
+    on_problem: Callable[[Problem], None],
+    tokenizer: Tokenizer | None = None,
+    limit: int | None = None,
 ) -> Iterator[tuple[int, list[dict]]]:
     """(line, messages) of the prompts of a file: of preference pairs, or of lines with only a `prompt`.
 
     Problems as in `read_pairs`, though what is wrong with a line's answers only matters where they hold the prompt.
+    With a tokenizer, a prompt that its chat template refuses is a problem too (`template_refused`).
     """
     found = 0
     for number, raw in _lines(Path(path)):
@@ -72,10 +77,14 @@ def read_prompts(
             row = _row(raw)
             if row is None:
                 continue
-            yield number, _prompt_of(row, number)
-            found += 1
-        except BadLine as bad:
+            prompt = _prompt_of(row, number)
+            if tokenizer is not None:
+                chat.encode_prompt(tokenizer, prompt)
+        except (BadLine, chat.CannotEncode) as bad:
             on_problem(Problem(number, bad.reason, str(bad), dropped=True))
+        else:
+            found += 1
+            yield number, prompt
 
 
 def _prompt_of(row: dict[str, Any], line: int) -> list[dict]:
@@ -122,9 +131,7 @@ def load_dataset(
     return dataset
 
 
-def suggest_max_length(
-    pairs: list[TokenPair], *, model_limit: int | None = None, quantile: float = 0.99, multiple: int = 64
-) -> int:
+def suggest_max_length(pairs: list[TokenPair], *, model_limit: int | None = None, quantile: float = 0.99, multiple: int = 64) -> int:
     """A maximum length, in tokens, that keeps `quantile` of the pairs whole.
 
     The quantile of prompt plus longer completion, rounded up to `multiple`, but no more than the longest pair needs nor

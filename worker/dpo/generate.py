@@ -71,9 +71,7 @@ def _answers(
             inputs = torch.tensor([ids[-room:]], device=device)
             with torch.random.fork_rng(), torch.no_grad():
                 torch.manual_seed(seed + index)
-                whole = model.generate(
-                    inputs=inputs, attention_mask=torch.ones_like(inputs), generation_config=settings
-                )
+                whole = model.generate(inputs=inputs, attention_mask=torch.ones_like(inputs), generation_config=settings)
             yield tokenizer.decode(whole[0, inputs.shape[1] :], skip_special_tokens=True)
     finally:
         model.train(training)
@@ -104,13 +102,14 @@ def run(args: argparse.Namespace) -> int:
     def report(problem: Problem) -> None:
         print(f"line {problem.line}: {problem.message}", file=sys.stderr)
 
-    prompts = list(data.read_prompts(args.data, on_problem=report, limit=args.limit))
+    tokenizer = models.load_tokenizer(args.model)
+    chat.ensure_template(tokenizer)
+    prompts = list(data.read_prompts(args.data, on_problem=report, tokenizer=tokenizer, limit=args.limit))
     if not prompts:
         raise data.DataFileError(f"{args.data} has no prompt to answer.")
     model: Any = models.load_base(args.model, dtype=args.dtype, device=models.choose_device(args.device))
     if args.adapter:
         model = models.load_adapter(model, args.adapter)
-    tokenizer = models.load_tokenizer(args.model)
     messages = (prompt for _, prompt in prompts)
     answers = _answers(model, tokenizer, messages, args.max_new_tokens, args.temperature, args.seed)
     for (line, prompt), answer in zip(prompts, answers, strict=True):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.worker.dpo.tiny import save_tiny, tiny_llama, tiny_tokenizer, toy_pairs, write_pairs
+from tests.worker.dpo.tiny import CHATML, save_tiny, tiny_llama, tiny_tokenizer, toy_pairs, write_pairs
 from worker.dpo import generate as command
 from worker.dpo.generate import generate
 
@@ -55,18 +55,14 @@ def test_the_model_s_own_generation_settings_do_not_change_an_answer():
     biased.generation_config.do_sample = True
     biased.generation_config.top_p = 0.1
     tokenizer = tiny_tokenizer()
-    assert generate(biased, tokenizer, PROMPTS, max_new_tokens=8) == generate(
-        plain, tokenizer, PROMPTS, max_new_tokens=8
-    )
+    assert generate(biased, tokenizer, PROMPTS, max_new_tokens=8) == generate(plain, tokenizer, PROMPTS, max_new_tokens=8)
 
 
 def test_training_mode_is_as_it_was_and_dropout_is_off_meanwhile():
     model = tiny_llama(seed=3, attention_dropout=0.5)
     model.train()
     tokenizer = tiny_tokenizer()
-    assert generate(model, tokenizer, PROMPTS, max_new_tokens=8) == generate(
-        model.eval(), tokenizer, PROMPTS, max_new_tokens=8
-    )
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=8) == generate(model.eval(), tokenizer, PROMPTS, max_new_tokens=8)
     model.train()
     generate(model, tokenizer, PROMPTS[:1], max_new_tokens=1)
     assert model.training
@@ -94,10 +90,7 @@ def test_the_command_prints_one_answer_a_line(tmp_path, capsys):
     folder = save_tiny(tmp_path / "model", seed=3)
     rows = [*toy_pairs(2), {"prompt": []}, {"prompt": "Plain text"}]
     path = write_pairs(tmp_path / "prompts.jsonl", rows)
-    assert (
-        command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "5", "--device", "cpu"))
-        == 0
-    )
+    assert command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "5", "--device", "cpu")) == 0
     printed = capsys.readouterr()
     lines = [json.loads(line) for line in printed.out.splitlines()]
     assert [line["line"] for line in lines] == [1, 2, 4]
@@ -105,3 +98,15 @@ def test_the_command_prints_one_answer_a_line(tmp_path, capsys):
     expected = generate(tiny_llama(seed=3), tiny_tokenizer(), [rows[0]["prompt"]], max_new_tokens=5)
     assert lines[0]["completion"] == expected[0]
     assert "line 3" in printed.err
+
+
+def test_a_prompt_that_the_template_refuses_is_named_and_the_others_answered(tmp_path, capsys):
+    folder = save_tiny(tmp_path / "model", seed=3)
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHATML
+    tiny_tokenizer(chat_template=refuses).save_pretrained(folder)
+    rows = [{"prompt": [{"role": "system", "content": "Be brief."}, *PROMPTS[0]]}, {"prompt": PROMPTS[0]}]
+    path = write_pairs(tmp_path / "prompts.jsonl", rows)
+    assert command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "2", "--device", "cpu")) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["line"] for line in printed.out.splitlines()] == [2]
+    assert "line 1: The chat template refuses these messages: no system turn" in printed.err
