@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response, StreamingResponse
 
 from app.archive import Content, stored
-from app.services import checkpoints
+from app.services import checkpoints, snapshots
 from app.storage import Storage
 
 CHUNK = 512 * 1024
@@ -52,6 +52,20 @@ def send(
     stream = _bytes(storage, content, start, stop)
     first = next(stream, b"")
     return StreamingResponse(_after(first, stream), status_code=status, headers=headers, media_type=media_type)
+
+
+def send_snapshot_file(request: Request, session: Session, storage: Storage, *, snapshot_id: int, name: str) -> Response:
+    """One file of a snapshot, for the page and the API. Raises NotFound."""
+    snapshot = snapshots.get(session, snapshot_id)
+    file = snapshots.file(snapshot, name)
+    return send(
+        request,
+        storage,
+        stored(file["key"], size=file["size"], sha256=file["sha256"]),
+        filename=f"{snapshot.project.slug}-{snapshot.number}-{name}",
+        media_type="application/x-ndjson",
+        modified=snapshot.created_at,
+    )
 
 
 def send_checkpoint_file(

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import write_session
-from app.errors import NotFound
+from app.errors import NotFound, PrefloopError
 from app.models import Choice, Import, ImportState, Judgment, JudgmentSource, Project, Slot, SlotState, User
 from app.models.base import now as utc_now
 from app.services import audit, comparisons
@@ -64,10 +64,10 @@ def load(engine: Engine, *, project_id: int, user_id: int, stream: BinaryIO, fil
             row = _load_batch(engine, import_id, batch, settings)
             if progress:
                 progress(row)
-        return _finish(engine, import_id, broken)
+        return _finish(engine, import_id, broken or ("" if row.lines else "The file has no lines."))
     except BaseException as error:
-        _finish(engine, import_id, f"The import was interrupted ({type(error).__name__}). Run it again: what is here already "
-                                   "is counted as duplicates.")
+        why = error.what if isinstance(error, PrefloopError) else f"The import was interrupted ({type(error).__name__})."
+        _finish(engine, import_id, f"{why} Run it again: what is here already is counted as duplicates.")
         raise
 
 

@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter
 
-from app.routes.api import checkpoints, jobs, people
+from app.routes.api import checkpoints, imports, jobs, judgments, people, projects, snapshots
 from app.routes.api.problems import problems
 
 router = APIRouter(prefix="/api/v1", responses=problems(400, 401, 403, 413, 422, 503))
-router.include_router(people.router)
+for part in (people, projects, imports, judgments, snapshots):
+    router.include_router(part.router)
 router.include_router(jobs.router)
 router.include_router(checkpoints.router)
