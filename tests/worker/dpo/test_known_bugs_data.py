@@ -168,6 +168,9 @@ def test_bug_7_truncation_keeps_bos_in_front():
     pair = TokenPair(1, (0, *range(3, 23)), (5, 1), (6, 7, 1))
     (kept,) = fit(dataset_of([pair]), 10, bos_id=0).pairs
     assert kept.prompt_ids == (0, 17, 18, 19, 20, 21, 22)
+    # ChatML models have BOS at each turn's start, where it says nothing about the text's.
+    turns = TokenPair(1, (0, *range(3, 13), 0, *range(13, 23)), (5, 1), (6, 7, 1))
+    assert fit(dataset_of([turns]), 10, bos_id=0).pairs[0].prompt_ids == (16, 17, 18, 19, 20, 21, 22)
 
 
 def test_bug_8_one_answer_s_length_takes_nothing_from_the_other_and_both_see_one_prompt():
