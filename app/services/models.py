@@ -72,7 +72,7 @@ def get(settings: Settings, name: str) -> BaseModel:
     if NAME.fullmatch(name) and manifest.is_file():
         return _read(manifest)
     known = ", ".join(model.name for model in list_models(settings)) or "none yet"
-    hint = f"prefloop models add {name}" if name == DEMO_MODEL else "prefloop models add NAME --source FOLDER_OR_HUB_ID"
+    hint = f"prefloop models add {name}" if name == DEMO_MODEL else "prefloop models add NAME --from FOLDER_OR_HUB_ID"
     raise NotFound(
         f"There is no base model named {name!r} in {settings.models} (there: {known}).", f"Add it with: {hint}"
     )
