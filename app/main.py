@@ -13,11 +13,31 @@ from app.config import Settings, get_settings
 from app.db import get_engine
 from app.metrics import Metrics
 from app.middleware import Frame, Guard
-from app.routes import account, api, audit, compare, failures, health, history, home, people, projects, session
+from app.routes import (
+    account,
+    api,
+    audit,
+    checkpoints,
+    compare,
+    data,
+    failures,
+    health,
+    history,
+    home,
+    imports,
+    jobs,
+    new_run,
+    people,
+    projects,
+    session,
+    snapshots,
+    workers,
+)
 from app.routes.api.problems import say_media_type
 from app.templating import STATIC_DIR
 
-PAGES: tuple[Any, ...] = (health, session, account, people, audit, home, projects, compare, history)
+PAGES: tuple[Any, ...] = (health, session, account, people, audit, home, projects, compare, history, data,
+                          imports, snapshots, new_run, jobs, checkpoints, workers)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -8,7 +8,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from app import events, queue
 from app.errors import Conflict
-from app.models import Job, JobState, Project
+from app.models import FINISHED, Job, JobState, Project
 from app.routes import run_page, run_stream
 from app.routes.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep
 from app.services import jobs, projects, verdicts
@@ -35,7 +35,7 @@ def listing(slug: str, request: Request, session: SessionDep, user: EngineerDep,
     wanted = JobState(state) if state in set(JobState) else None
     found = jobs.listing(session, project=project, state=wanted, page=page, size=25)
     told = {job.id: verdicts.verdict(job.metrics) for job in found.items if job.state is JobState.SUCCEEDED}
-    active = any(not jobs.is_over(job) for job in found.items)
+    active = any(job.state not in FINISHED for job in found.items)
     return render(request, "jobs/list.html", RunsPage(project, found, wanted or "", active, told),
                   block="runs" if is_fragment(request) else None)
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.models import Checkpoint, Job, JobEvent, JobState, Project
+from app.models import FINISHED, Checkpoint, Job, JobEvent, JobState, Project
 from app.routes.training_form import default_text
 from app.services import checkpoints, jobs, run_history, training_config, verdicts, workers
 from app.services.verdicts import Verdict
@@ -147,7 +147,7 @@ def live(session: Session, *, job: Job, settings: Settings, kinds: set[str]) -> 
     alive = workers.alive(session, silent_after=settings.worker_lease_seconds)
     found = next(reversed(checkpoints.of_job(session, job=job)), None) if job.state is JobState.SUCCEEDED else None
     shown = Live(
-        project=job.project, job=job, over=jobs.is_over(job), status=status(session, job), outcome=outcome(session, job),
+        project=job.project, job=job, over=job.state in FINISHED, status=status(session, job), outcome=outcome(session, job),
         checkpoint=found, verdict=verdicts.verdict(found.metrics) if found else None, workers_alive=alive,
     )
     if "sample" in kinds:

@@ -112,12 +112,20 @@ def get(session: Session, job_id: int) -> Job:
 
 
 def listing(
-    session: Session, *, project: Project | None = None, state: JobState | None = None, page: int = 1, size: int = 50
+    session: Session,
+    *,
+    project: Project | None = None,
+    snapshot: Snapshot | None = None,
+    state: JobState | None = None,
+    page: int = 1,
+    size: int = 50,
 ) -> paging.Page[Job]:
     """Jobs, newest first, each with its project, snapshot and starter."""
     query = loaded().order_by(Job.id.desc())
     if project is not None:
         query = query.where(Job.project_id == project.id)
+    if snapshot is not None:
+        query = query.where(Job.snapshot_id == snapshot.id)
     if state is not None:
         query = query.where(Job.state == state)
     return paging.fetch(session, query, page=page, size=size)

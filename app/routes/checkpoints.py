@@ -1,0 +1,87 @@
+"""Checkpoints: the list, one checkpoint's page with its whole chain, and its files."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.models import Checkpoint, Project
+from app.routes import run_page
+from app.routes.deps import EngineerDep, RowId, SessionDep, SettingsDep, StorageDep
+from app.routes.downloads import send_checkpoint_archive, send_checkpoint_file
+from app.routes.run_page import Setting
+from app.services import checkpoints, load_snippets, projects, verdicts
+from app.services.paging import Page
+from app.services.verdicts import Verdict
+from app.templating import render
+
+router = APIRouter()
+
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+LARGEST_CARD = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointsPage:
+    project: Project
+    page: Page[Checkpoint]
+    verdicts: dict[int, Verdict]
+    sizes: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPage:
+    """`note`: what must be said of the base model's weights. `card`: the model card's Markdown without its head."""
+
+    project: Project
+    checkpoint: Checkpoint
+    chain: dict[str, Any]
+    verdict: Verdict
+    size: int
+    archive: str
+    snippet: str
+    is_adapter: bool
+    note: str
+    card: str
+    configuration: list[tuple[str, list[Setting]]]
+
+
+@router.get("/projects/{slug}/checkpoints")
+def listing(slug: str, request: Request, session: SessionDep, user: EngineerDep, page: int = 1) -> Response:
+    project = projects.get(session, slug)
+    found = checkpoints.listing(session, project=project, page=page, size=25)
+    return render(request, "checkpoints/list.html", CheckpointsPage(
+        project, found, {row.id: verdicts.verdict(row.metrics) for row in found.items}, {row.id: checkpoints.size(row) for row in found.items}))
+
+
+@router.get("/checkpoints/{checkpoint_id}")
+def show(checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep, storage: StorageDep) -> Response:
+    row = checkpoints.get(session, checkpoint_id)
+    base = row.provenance.get("base_model") or {}
+    folder = checkpoints.folder_name(row)
+    return render(request, "checkpoints/show.html", CheckpointPage(
+        project=row.job.project, checkpoint=row, chain=row.provenance, verdict=verdicts.verdict(row.metrics), size=checkpoints.size(row),
+        archive=f"{folder}.tar", snippet=load_snippets.snippet(row, folder=folder, settings=settings), is_adapter=load_snippets.is_adapter(row),
+        note=str(base.get("note") or ""), card=_card(row, storage), configuration=run_page.configuration(row.provenance.get("config") or {})))
+
+
+def _card(row: Checkpoint, storage: Any) -> str:
+    """The model card without the YAML that is for hubs; empty where it is missing or absurdly long."""
+    card = next((file for file in row.files if file.name == "README.md" and file.size <= LARGEST_CARD), None)
+    if card is None or not storage.exists(card.key):
+        return ""
+    return FRONT_MATTER.sub("", storage.read_bytes(card.key).decode("utf-8", "replace"))
+
+
+@router.head("/checkpoints/{checkpoint_id}/files/{name:path}")
+@router.get("/checkpoints/{checkpoint_id}/files/{name:path}")
+def download(checkpoint_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep) -> Response:
+    return send_checkpoint_file(request, session, storage, checkpoint_id=checkpoint_id, name=name)
+
+
+@router.head("/checkpoints/{checkpoint_id}/archive.tar")
+@router.get("/checkpoints/{checkpoint_id}/archive.tar")
+def archive(checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep) -> Response:
+    return send_checkpoint_archive(request, session, storage, checkpoint_id=checkpoint_id)
