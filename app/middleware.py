@@ -23,7 +23,7 @@ log = structlog.get_logger("app.requests")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 API = "/api/v1"
 IMPORT = re.compile(r"(/api/v1)?/projects/[^/]+/import")
-SECRET_PATH = re.compile(r"(/+(?:link|invitation)/)")
+SECRET_PATH = re.compile(r"(/+(?:link|invitation)/)", re.IGNORECASE)
 QUIET = ("/static/", "/healthz", "/readyz", "/metrics")
 
 
