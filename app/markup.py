@@ -34,8 +34,8 @@ LANGUAGES = frozenset(
 
 LINK = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 MARKS = re.compile(r"[\[\]*_~`<>!()\\]+")
-# What neither shows nor separates words, and the marks that reorder text so that code reads other than it runs.
-INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
+# What neither shows nor separates words, marks that reorder text so that code reads other than it runs, half characters.
+INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 HEADING_SHIFT = 2  # the page has its own h1 and h2
 
 TAGS = {"p", "br", "hr", "h3", "h4", "h5", "h6", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li",
@@ -160,7 +160,7 @@ def _highlighted(code: str, language: str) -> str:
 
 
 def _make_parser() -> MarkdownIt:
-    options: dict[str, Any] = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT, "breaks": True}
+    options: dict[str, Any] = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT + 5, "breaks": True}
     parser = MarkdownIt("commonmark", options, renderer_cls=_Renderer)
     # No reference definitions: they show nothing, and what a model is trained on should have been seen.
     return parser.enable(["table", "strikethrough"]).disable("reference")
