@@ -1,0 +1,62 @@
+"""What a figure was measured on, and the pairs that it was measured with."""
+
+import json
+import os
+import platform
+import random
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from worker.dpo import chat
+from worker.dpo.data import pair_length, read_pairs
+
+ROOT = Path(__file__).parent.parent
+HH_FILE = ROOT.parent / "shared" / "data" / "hh-harmless-1.jsonl.gz"
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl")
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, cores, memory and versions."""
+    cpu = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.exists() else []
+    )
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": gpus,
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def choose_pairs(data: Path, model: str, *, count: int, max_length: int, seed: int = 0) -> list[dict]:
+    """`count` rows of a preference file, drawn at random, whose prompt and longer answer fit in `max_length` tokens.
+
+    None of them needs truncation, so every trainer sees the same tokens. Raises SystemExit when there are too few.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    chat.ensure_template(tokenizer)
+    pairs = list(read_pairs(data, on_problem=lambda problem: None))
+    random.Random(seed).shuffle(pairs)
+    rows = []
+    for pair in pairs:
+        if len(rows) == count:
+            break
+        if pair_length(chat.encode(tokenizer, pair)) <= max_length:
+            rows.append({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected})
+    if len(rows) < count:
+        raise SystemExit(f"{data} has only {len(rows)} pairs of at most {max_length} tokens: ask for fewer, or longer ones.")
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    """The rows as JSON Lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
