@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from worker.dpo import fused
 from worker.dpo.attention import NotShareable, require_shareable
 from worker.dpo.config import TrainConfig
 from worker.dpo.pairs import TokenPair
@@ -21,34 +22,40 @@ LONGEST = 256
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
-def choose_scorer(
-    policy: nn.Module, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
-) -> PairScorer:
+def choose_scorer(policy: nn.Module, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]) -> PairScorer:
     """The fastest scorer that agrees with plain rows on this model and data."""
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
-    options = {"chunk_bytes": int(config.head_chunk_mb * 2**20), "autocast": autocast}
-    oracle = PairScorer(policy, shared=False, own_head=False, **options)
+    tolerance = TOLERANCE[autocast or getattr(torch, config.dtype)]
+
+    def scorer(*, shared: bool, own_head: bool) -> PairScorer:
+        chunk = int(config.head_chunk_mb * 2**20)
+        return PairScorer(policy, shared=shared, own_head=own_head, chunk_bytes=chunk, autocast=autocast)
+
+    oracle = scorer(shared=False, own_head=False)
     sample = _sample(pairs)
     expected = _score(oracle, sample)
-    tolerance = TOLERANCE[autocast or getattr(torch, config.dtype)]
-    for shared in (True, False):
-        scorer = PairScorer(policy, shared=shared, **options)
+    for shared, fast in ((True, True), (True, False), (False, False)):
+        candidate = scorer(shared=shared, own_head=True)
         try:
             if shared and config.share_prefix == "off":
                 raise NotShareable("share_prefix is off")
             if shared:
-                require_shareable(scorer.causal_lm)
-            compare(expected, _score(scorer, sample), tolerance)
+                require_shareable(candidate.causal_lm)
+            if fast:
+                fused.install(policy)
+            compare(expected, _score(candidate, sample), tolerance)
         except NotShareable as reason:
-            log(f"{'Prompts are not shared' if shared else 'The model computes its own logits'}: {reason}.")
+            fused.remove(policy)
+            log(f"{_name(shared, fast)} can't be used: {reason}.")
             continue
-        log(
-            "Prefix-shared rows: each prompt is computed once."
-            if shared
-            else "Plain rows: each prompt is computed twice."
-        )
-        return scorer
+        log(f"{_name(shared, fast)}: checked against the model's own forward.")
+        return candidate
     return oracle
+
+
+def _name(shared: bool, fast: bool) -> str:
+    rows = "Prefix-shared rows" if shared else "Plain rows"
+    return rows + (" with fused layers" if fast else "")
 
 
 def compare(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], tolerance: float) -> None:
@@ -56,9 +63,7 @@ def compare(expected: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], toler
     for what, left, right in zip(("log-probabilities", "gradients"), expected, found, strict=True):
         difference = ((left - right).norm() / left.norm().clamp_min(1e-30)).item()
         if not difference <= tolerance:
-            raise NotShareable(
-                f"its {what} would differ from plain rows by {difference:.1e} (rounding explains {tolerance:.0e})"
-            )
+            raise NotShareable(f"its {what} would differ from plain rows by {difference:.1e} (rounding explains {tolerance:.0e})")
 
 
 def _sample(pairs: Sequence[TokenPair]) -> list[TokenPair]:
@@ -78,8 +83,6 @@ def _score(scorer: PairScorer, pairs: Sequence[TokenPair]) -> tuple[Tensor, Tens
         if not weights:
             return logps.detach().double(), torch.zeros(1, dtype=torch.float64)
         gradients = torch.autograd.grad(margin, weights, allow_unused=True)
-        return logps.detach().double(), torch.cat(
-            [gradient.flatten().double() for gradient in gradients if gradient is not None]
-        )
+        return logps.detach().double(), torch.cat([gradient.flatten().double() for gradient in gradients if gradient is not None])
     finally:
         scorer.train(training)
