@@ -8,13 +8,17 @@ import structlog
 
 from app.config import Settings
 
-
 # Whose news are wanted at the configured level; of other libraries only warnings are.
 OURS = ("app", "worker", "celery", "uvicorn")
 
 
 class _Output(logging.StreamHandler[TextIO]):
     """Ours, so that configuring twice doesn't print twice."""
+
+
+def _without_colours(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    event.pop("color_message", None)  # uvicorn's second copy of its message
+    return event
 
 
 def configure(settings: Settings) -> None:
@@ -25,6 +29,7 @@ def configure(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_colours,
     ]
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
+from app.db import read_session
 from app.errors import CrossSite, PrefloopError, TooLarge
 from app.metrics import Metrics
 from app.routes.failures import respond
@@ -32,8 +33,14 @@ class WrongHost(PrefloopError):
     code = "wrong_host"
 
 
+class StreamOver(Exception):
+    """Ends a stream from our side."""
+
+
 class Frame:
     """Outermost: gives a request its number, its answer the headers, and an unexpected error a page; counts and logs."""
+
+    look_again_seconds = 60.0  # one small query a minute for each open stream
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
@@ -44,23 +51,30 @@ class Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began = looked = time.perf_counter()
         status = 0
         state = scope.setdefault("state", {})
         state["request_id"] = number = _request_id(Headers(scope=scope))
         state["user"] = None
 
         async def framed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, looked
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._complete(MutableHeaders(scope=message), number)
                 if _is_stream(message):
                     state["stream"] = self.metrics.stream_opened()
+            elif "stream" in state and time.perf_counter() - looked > self.look_again_seconds:
+                looked = time.perf_counter()
+                if not await run_in_threadpool(self._may_go_on, scope):
+                    await send({"type": "http.response.body", "body": b""})
+                    raise StreamOver
             await send(message)
 
         try:
             await self.app(scope, receive, framed)
+        except StreamOver:
+            pass
         except Exception as error:
             if status:  # half an answer is out: only breaking the connection tells the browser
                 raise
@@ -71,6 +85,14 @@ class Frame:
             if "stream" in state:
                 self.metrics.stream_closed()
             self._note(scope, status, time.perf_counter() - began)
+
+    def _may_go_on(self, scope: Scope) -> bool:
+        """Whether whoever opened a stream is still signed in: signing out or a lost role ends it too."""
+        still_in = scope["state"].get("still_in")
+        if still_in is None:
+            return True
+        with read_session(scope["app"].state.engine) as session:
+            return bool(still_in(session))
 
     def _complete(self, headers: MutableHeaders, number: str) -> None:
         for name, value in self.headers.items():

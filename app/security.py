@@ -11,7 +11,7 @@ from pwdlib import PasswordHash
 
 from app.config import Settings
 
-API_TOKEN_PREFIX = "plf_"  # so that secret scanners and people know one when they see one
+API_TOKEN_PREFIX = "plf_"  # noqa: S105 - so that secret scanners and people know one when they see one
 COOKIE_DAYS = 400  # as long as browsers keep one; when a session really ends is decided on the server
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

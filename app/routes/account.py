@@ -17,6 +17,11 @@ from app.templating import redirect, render
 
 router = APIRouter(prefix="/account")
 
+# In this order: most browsers name several others.
+BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
+SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "macOS"),
+           ("Linux", "Linux"))
+
 
 class PasswordForm(BaseModel):
     current: str = ""
@@ -39,12 +44,11 @@ class AccountPage:
 
     account: User
     session_id: int
-    sessions: Sequence[UserSession]
+    browsers: list[tuple[UserSession, str]]
     tokens: Sequence[ApiToken]
     new_token: str = ""
     password_problem: PrefloopError | None = None
     token_problem: PrefloopError | None = None
-
 
 @router.get("")
 def show(request: Request, session: SessionDep, user: UserDep) -> Response:
@@ -91,9 +95,17 @@ def revoke_token(token_id: RowId, session: SessionDep, user: UserDep) -> Respons
     return redirect("/account", "The token is revoked.")
 
 
+def browser_name(user_agent: str) -> str:
+    """“Firefox on Linux”; a program's own words where it isn't one of the known browsers."""
+    name = next((name for sign, name in BROWSERS if sign in user_agent), "")
+    system = next((name for sign, name in SYSTEMS if sign in user_agent), "")
+    return f"{name} on {system}" if name and system else user_agent[:60] or "unknown"
+
+
 def _page(request: Request, session: Session, user: User, *, new_token: str = "", password_problem: PrefloopError | None = None,
           token_problem: PrefloopError | None = None) -> Response:
-    page = AccountPage(user, request.state.session_id, sessions.listing(session, user=user), tokens.listing(session, user=user),
+    browsers = [(row, browser_name(row.user_agent)) for row in sessions.listing(session, user=user)]
+    page = AccountPage(user, request.state.session_id, browsers, tokens.listing(session, user=user),
                        new_token, password_problem, token_problem)
     problem = password_problem or token_problem
     return render(request, "account/show.html", page, status=problem.status if problem else 200)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import NotAllowed, SignInNeeded
-from app.models import Role, User
+from app.models import ApiToken, Role, User, UserSession
 from app.security import cookie_name
 from app.services import sessions, tokens
 from app.storage import Storage, get_storage
@@ -97,10 +97,17 @@ def signed_in_user(request: Request, session: Session, settings: Settings) -> Us
     found = sessions.find(session, token=token, settings=settings) if token else None
     if found is None:
         return None
-    request.state.user, request.state.session_id = Viewer.of(found.user), found.id
+    request.state.user = viewer = Viewer.of(found.user)
+    request.state.session_id = found.id
+    request.state.still_in = lambda later: _is_still(sessions.find(later, token=token or "", settings=settings), viewer)
     if sessions.is_stale(found):
         request.state.note_use = lambda later: sessions.touch(later, session_id=found.id, settings=settings)
     return found.user
+
+
+def _is_still(found: UserSession | ApiToken | None, viewer: Viewer) -> bool:
+    """Whether the session or token still lives with the same role: asked again while a long answer is sent."""
+    return found is not None and found.user.role == viewer.role
 
 
 def _maybe_user(request: Request, session: SessionDep, settings: SettingsDep, _: Annotated[None, Depends(_note_use)]) -> User | None:
@@ -116,7 +123,9 @@ def _api_user(request: Request, session: SessionDep, settings: SettingsDep, _: A
     if found is None:
         raise SignInNeeded("The API needs a valid token." if bearer is None else "This token is unknown, revoked or expired.",
                            "Send `Authorization: Bearer plf_…`; make one on the account page or with `prefloop token create`.")
-    request.state.user = Viewer.of(found.user)
+    request.state.user = viewer = Viewer.of(found.user)
+    token = bearer.credentials if bearer else ""
+    request.state.still_in = lambda later: _is_still(tokens.find(later, token=token, settings=settings), viewer)
     if tokens.is_stale(found):
         request.state.note_use = lambda later: tokens.touch(later, token_id=found.id)
     return found.user

@@ -116,7 +116,7 @@ def _fields(error: RequestValidationError) -> list[FieldProblem]:
 def _problem(request: Request, fact: PrefloopError, headers: dict[str, str]) -> JSONResponse:
     body = Problem(
         title=HTTPStatus(fact.status).phrase, status=fact.status, code=fact.code, detail=fact.what, next_step=fact.next_step,
-        request_id=request_id(request), **fact.details,  # type: ignore[arg-type]
+        request_id=request_id(request), **fact.details,
     )
     return JSONResponse(body.model_dump(mode="json"), fact.status, headers, MEDIA_TYPE)
 

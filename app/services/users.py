@@ -116,7 +116,7 @@ def set_password(session: Session, *, user: User, password: str, by: User | None
     audit.record(session, by=by, action="user.password", target=f"user {user.username}")
 
 
-def _admins() -> Select[tuple[User]]:
+def _admins() -> Select[User]:
     return select(User).where(User.role == Role.ADMIN, User.active).order_by(User.id)
 
 

@@ -5,13 +5,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from app.config import Settings
+from app.db import write_session
 from app.main import create_app
+from app.middleware import Frame
 from app.models import User
-from app.routes.deps import SessionDep
+from app.routes.deps import SessionDep, UserDep
+from app.services import sessions, users
 from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -204,3 +209,28 @@ def test_behind_a_proxy_the_visitors_address_counts_and_cannot_be_made_up(settin
     assert "203.0.113.5" in sign_in_from("10.0.0.1", "203.0.113.5")
     assert "203.0.113.66" not in sign_in_from("198.51.100.9", "203.0.113.66")
     assert "203.0.113.77" not in sign_in_from("10.0.0.1", "203.0.113.77, 203.0.113.6")
+
+
+def test_an_open_stream_ends_when_its_session_does(settings: Settings, engine: Engine, factory: Factory, sign_in: Callable[[User], TestClient],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Frame, "look_again_seconds", 0.0)
+    browser = sign_in(factory.user(username="ada"))
+    assert isinstance(browser.app, FastAPI)
+    sent: list[int] = []
+
+    def endless(user: UserDep) -> StreamingResponse:
+        def lines() -> Iterator[bytes]:
+            for number in range(1000):
+                sent.append(number)
+                if number == 3:
+                    with write_session(engine) as session:
+                        sessions.revoke_all(session, user=users.get(session, "ada"))
+                yield f"data: {number}\n\n".encode()
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    browser.app.add_api_route("/endless", endless)
+    reply = browser.get("/endless")
+    assert reply.text == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
+    assert len(sent) == 4
+    assert browser.app.state.metrics.streams._value.get() == 0
