@@ -46,6 +46,8 @@ def point(event: JobEvent, *, beta: float) -> dict[str, Any] | None:
     for side in ("chosen", "rejected"):
         reward = event.data.get(f"{prefix}rewards/{side}")
         values[f"log_ratios/{side}"] = reward / beta if isinstance(reward, int | float) else None
+    if not values["rewards/margins"]:
+        values["rewards/accuracies"] = None  # policy and reference are equal: no answer is preferred to be right or wrong about
     rounded = {key: float(f"{value:.6g}") for key, value in values.items() if isinstance(value, int | float)}
     return {"id": event.id, "kind": event.type, "step": event.step, **rounded}
 

@@ -68,8 +68,8 @@
           setCursor: [(u) => this.read(u.cursor.idx)],
           setSelect: [(u) => { if (u.select.width > 0) this.zoomed = true; }],
         },
-        scales: { x: { time: false, range: (_u, low, high) => [low ?? 0, Math.max(high ?? 1, (low ?? 0) + 1)] } },
-        axes: [{ ...axis, size: 26, gap: 4 }, { ...axis, size: 52, gap: 4, values: (_u, ticks) => ticks.map(shown) }],
+        scales: { x: { time: false, range: (u, low, high) => this.zoomed ? [low, high] : [0, Math.max(high ?? 1, 1)] } },
+        axes: [{ ...axis, size: 26, gap: 4 }, { ...axis, size: 56, gap: 4, space: 24, values: (_u, ticks) => ticks.map(shown) }],
         series: [{}, ...this.series.map((one) => ({
           stroke: () => css(one.color),
           width: 2,
