@@ -29,11 +29,7 @@ class Trackers:
         self._trackers = list(trackers)
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        numbers = {
-            name: float(value)
-            for name, value in metrics.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
+        numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
         if numbers:
             for tracker in self._trackers:
                 tracker.log(numbers, step)
@@ -79,7 +75,7 @@ def _module(name: str) -> ModuleType:
         importlib.import_module(name)
         return importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
-        raise TrackerError(f"report_to names {name}, which is not installed: pip install {name}.") from error
+        raise TrackerError(f"report_to names {name}, which can't be imported ({error}): pip install {name}.") from error
 
 
 class _TensorBoard:
