@@ -63,7 +63,7 @@ TRANSPORT_ALIASES[SCHEME] = "app.queue:Transport"
 @lru_cache
 def celery_app(broker: str, broker_dir: str) -> Celery:
     """The Celery app for a broker; the worker registers its task on the same one."""
-    app = Celery("prefloop", broker=f"{SCHEME}://" if broker.startswith("filesystem") else broker)
+    app = Celery("prefloop", broker=f"{SCHEME}://localhost//" if broker.startswith("filesystem") else broker)
     app.conf.update(
         task_default_queue=QUEUE,
         task_acks_late=True,

@@ -46,6 +46,7 @@ def parse(line: bytes) -> Printed:
         return "log", None, {"message": str(_storable(line.decode("utf-8", "replace"))).strip()}
     kind, step = record.pop("event"), record.pop("step", None)
     record.pop("state", None)  # a job's state is ours to tell
+    record.pop("path", None)  # this machine's folders are nobody's business
     return kind, step if isinstance(step, int) and not isinstance(step, bool) else None, _storable(record)
 
 
