@@ -6,13 +6,14 @@ import platform
 import random
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
 from worker.dpo import chat
-from worker.dpo.data import pair_length, read_pairs
+from worker.dpo.data import load_dataset, pair_length, read_pairs
 
 ROOT = Path(__file__).parent.parent
 HH_FILE = ROOT.parent / "shared" / "data" / "hh-harmless-1.jsonl.gz"
@@ -36,10 +37,10 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def choose_pairs(data: Path, model: str, *, count: int, max_length: int, seed: int = 0) -> list[dict]:
-    """`count` rows of a preference file, drawn at random, whose prompt and longer answer fit in `max_length` tokens.
+def choose_pairs(data: Path, model: str, *, count: int, max_length: int | None = None, seed: int = 0) -> list[dict]:
+    """`count` rows of a preference file, drawn at random; with `max_length`, of those that fit in so many tokens.
 
-    None of them needs truncation, so every trainer sees the same tokens. Raises SystemExit when there are too few.
+    Then none of them needs truncation, and every trainer sees the same tokens. Raises SystemExit when there are too few.
     """
     tokenizer = AutoTokenizer.from_pretrained(model)
     chat.ensure_template(tokenizer)
@@ -49,10 +50,10 @@ def choose_pairs(data: Path, model: str, *, count: int, max_length: int, seed: i
     for pair in pairs:
         if len(rows) == count:
             break
-        if pair_length(chat.encode(tokenizer, pair)) <= max_length:
+        if max_length is None or pair_length(chat.encode(tokenizer, pair)) <= max_length:
             rows.append({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected})
     if len(rows) < count:
-        raise SystemExit(f"{data} has only {len(rows)} pairs of at most {max_length} tokens: ask for fewer, or longer ones.")
+        raise SystemExit(f"{data} has only {len(rows)} such pairs, not {count}: ask for fewer, or allow longer ones.")
     return rows
 
 
@@ -60,3 +61,10 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     """The rows as JSON Lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def mean_tokens(path: Path, model: str) -> dict[str, float]:
+    """Mean lengths of a preference file's prompts and answers, in tokens."""
+    pairs = load_dataset(path, AutoTokenizer.from_pretrained(model), max_length=None).pairs
+    sides = {"prompt": "prompt_ids", "chosen": "chosen_ids", "rejected": "rejected_ids"}
+    return {name: round(fmean(len(getattr(pair, ids)) for pair in pairs), 1) for name, ids in sides.items()}

@@ -16,21 +16,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.machine import HH_FILE, choose_pairs, machine_facts, write_rows
+from bench.machine import HH_FILE, choose_pairs, machine_facts, mean_tokens, write_rows
 
 GROWS = ("reference", "training")
 
 
 def main() -> None:
     args = arguments()
-    rows = choose_pairs(args.data, args.model, count=args.pairs, max_length=args.max_length)
+    rows = choose_pairs(args.data, args.model, count=args.pairs)
     with tempfile.TemporaryDirectory() as folder:
         data = write_rows(Path(folder) / "train.jsonl", rows)
         events = train(args, data, Path(folder))
+        lengths = mean_tokens(data, args.model)
     result = measure(events, pairs=args.pairs, target=args.target) | {
         "model": Path(args.model).name,
         "data": args.data.name,
-        "max_length": args.max_length,
+        "mean_tokens": lengths,
         "settings": args.settings,
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
         "machine": machine_facts(),
@@ -47,7 +48,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=HH_FILE)
     parser.add_argument("--pairs", type=int, default=500, help="pairs that are really trained on")
     parser.add_argument("--target", type=int, default=5000, help="pairs to extrapolate to")
-    parser.add_argument("--max-length", type=int, default=768, help="longest pair taken, in tokens")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("bench/results/throughput_5000"))
     return parser.parse_args()
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
 
 def train(args: argparse.Namespace, data: Path, folder: Path) -> list[dict[str, Any]]:
     """The events of one run, its reference cache empty so that the reference pass counts."""
-    settings = [f"max_length={args.max_length}", f"reference_cache={folder / 'reference'}", "sample_prompts=0", *args.settings]
+    settings = [f"reference_cache={folder / 'reference'}", "sample_prompts=0", *args.settings]
     command = [sys.executable, "-m", "worker.dpo", "train", "--model", args.model, "--data", str(data), "--out", str(folder / "out")]
     for setting in settings:
         command += ["--set", setting]
@@ -88,10 +88,11 @@ def measure(events: list[dict[str, Any]], *, pairs: int, target: int) -> dict[st
 def report(result: dict[str, Any]) -> str:
     machine = result["machine"]
     stages = ", ".join(f"{stage} {seconds} s" for stage, seconds in result["stage_seconds"].items())
+    tokens = ", ".join(f"{name} {length}" for name, length in result["mean_tokens"].items()) + " tokens on average"
     return f"""## {result["target"]} pairs, from {result["pairs"]} measured
 
 {machine["processor"]}, {machine["cores"]} cores, {machine["memory_gb"]} GB; torch {machine["torch"]}; {result["model"]},
-{result["data"]}, pairs of at most {result["max_length"]} tokens; settings: {", ".join(result["settings"]) or "defaults"}
+{result["data"]}, {tokens}; settings: {", ".join(result["settings"]) or "defaults"}
 
 | | |
 |---|---|
