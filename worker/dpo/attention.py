@@ -83,19 +83,13 @@ def _causal_mask(layout: Layout, queries: int, keys: int, window: int | None, li
     return layout.masks[identity]
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
-) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None) -> Tensor:
     if softcap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling)
     scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     scores = softcap * torch.tanh(scores / softcap)
     length = query.shape[2]
-    hidden = (
-        torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-        if mask is None
-        else mask == -torch.inf
-    )
+    hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1) if mask is None else mask == -torch.inf
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return weights.to(value.dtype) @ value
 
@@ -110,9 +104,13 @@ def require_shareable(model: PreTrainedModel) -> None:
         raise NotShareable(f"it has layers that mix tokens in order: {', '.join(sorted(layers - SHAREABLE_LAYERS))}")
     if getattr(config, "alibi", False):
         raise NotShareable("its positions are an attention bias (ALiBi)")
-    for rope in _rope_types(config):
-        if rope not in SHAREABLE_ROPE:
-            raise NotShareable(f"its rotary positions change with the length of the row ({rope})")
+    if not has_fixed_positions(config):
+        raise NotShareable("its rotary positions change with the length of the row")
+
+
+def has_fixed_positions(config: PretrainedConfig) -> bool:
+    """Whether a token's rotary position is the same however long the row is (not so for dynamic and long RoPE)."""
+    return _rope_types(config) <= SHAREABLE_ROPE
 
 
 def _rope_types(config: PretrainedConfig) -> set[str]:

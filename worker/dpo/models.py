@@ -42,15 +42,11 @@ def load_base(model: str, *, dtype: str, device: str = "cpu", load_in_4bit: bool
 
 def _four_bit(device: str, compute: torch.dtype) -> dict:
     if not device.startswith("cuda"):
-        raise ModelError(
-            "4-bit training (QLoRA) needs a CUDA GPU with bitsandbytes. On this machine set load_in_4bit=false."
-        )
+        raise ModelError("4-bit training (QLoRA) needs a CUDA GPU with bitsandbytes. On this machine set load_in_4bit=false.")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as problem:
-        raise ModelError(
-            "4-bit training (QLoRA) needs bitsandbytes: pip install bitsandbytes, or set load_in_4bit=false."
-        ) from problem
+        raise ModelError("4-bit training (QLoRA) needs bitsandbytes: pip install bitsandbytes, or set load_in_4bit=false.") from problem
     from transformers import BitsAndBytesConfig
 
     quantization = BitsAndBytesConfig(
@@ -86,6 +82,8 @@ def prepare_policy(base: PreTrainedModel, config: TrainConfig) -> nn.Module:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
+        # Mamba's kernels read this layer's weight themselves, past any adapter; peft refuses it.
+        exclude_modules=["out_proj"] if "mamba" in base.config.model_type and targets == "all-linear" else None,
         target_modules=targets if targets == "all-linear" else ([targets] if isinstance(targets, str) else targets),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
@@ -152,11 +150,7 @@ def weights_hash(model: nn.Module, *, without_adapter: bool) -> str:
 def save_weights(policy: nn.Module, trained: dict[str, torch.Tensor], folder: Path) -> None:
     """Write a model or adapter folder with the weights `trained`, named as in the scorer (`model.…`)."""
     names = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
-    whole = (
-        {name: names.get(name, tensor) for name, tensor in policy.state_dict().items()}
-        if not isinstance(policy, PeftModel)
-        else names
-    )
+    whole = {name: names.get(name, tensor) for name, tensor in policy.state_dict().items()} if not isinstance(policy, PeftModel) else names
     policy.save_pretrained(folder, state_dict=whole)
 
 

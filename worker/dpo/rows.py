@@ -36,7 +36,8 @@ class Layout:
 class Rows:
     """The tensors of one forward over `pairs` pairs, whose sequences are numbered chosen 0…n−1, rejected n…2n−1.
 
-    input_ids, position_ids: (lines, length). attention_mask: (lines, length) or None in the shared layout.
+    input_ids, position_ids: (lines, length). Plain lines are padded on the right, where no real token looks, so they
+    need no mask. lengths: tokens of each plain line, None in the shared layout.
     source: (completion tokens,) flat index of the hidden state that predicts each completion token. The last
     prompt token predicts the first token of both completions, so it appears twice.
     target: (completion tokens,) the token ids predicted. owner: (completion tokens,) the sequence of each.
@@ -44,7 +45,7 @@ class Rows:
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor | None
+    lengths: tuple[int, ...] | None
     source: Tensor
     target: Tensor
     owner: Tensor
@@ -57,11 +58,8 @@ class Rows:
         return self.input_ids.numel()
 
     def to(self, device: torch.device | str) -> "Rows":
-        moved = {
-            name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source", "target", "owner")
-        }
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return Rows(**moved, attention_mask=mask, pairs=self.pairs, layout=self.layout)
+        moved = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source", "target", "owner")}
+        return Rows(**moved, lengths=self.lengths, pairs=self.pairs, layout=self.layout)
 
 
 def shared_length(pair: TokenPair) -> int:
@@ -98,7 +96,7 @@ def shared_rows(pairs: Sequence[TokenPair]) -> Rows:
     return Rows(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
-        attention_mask=None,
+        lengths=None,
         source=torch.tensor(source, dtype=torch.long),
         target=torch.tensor(target, dtype=torch.long),
         owner=torch.tensor(owner, dtype=torch.long),
@@ -111,19 +109,15 @@ def plain_rows(pairs: Sequence[TokenPair], *, pad_id: int) -> Rows:
     """One right-padded line for each completion with its prompt. The pad id is never a target, whatever it is."""
     for pair in pairs:
         _require_prompt(pair)
-    lines = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs] + [
-        (pair.prompt_ids, pair.rejected_ids) for pair in pairs
-    ]
+    lines = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs] + [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
     width = max(len(prompt) + len(completion) for prompt, completion in lines)
     input_ids = torch.full((len(lines), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(lines), width), dtype=torch.long)
     source: list[int] = []
     target: list[int] = []
     owner: list[int] = []
     for number, (prompt, completion) in enumerate(lines):
         length = len(prompt) + len(completion)
         input_ids[number, :length] = torch.tensor([*prompt, *completion])
-        mask[number, :length] = 1
         first = number * width + len(prompt) - 1
         source += range(first, first + len(completion))
         target += completion
@@ -131,7 +125,7 @@ def plain_rows(pairs: Sequence[TokenPair], *, pad_id: int) -> Rows:
     return Rows(
         input_ids=input_ids,
         position_ids=torch.arange(width).repeat(len(lines), 1),
-        attention_mask=mask,
+        lengths=tuple(len(prompt) + len(completion) for prompt, completion in lines),
         source=torch.tensor(source, dtype=torch.long),
         target=torch.tensor(target, dtype=torch.long),
         owner=torch.tensor(owner, dtype=torch.long),

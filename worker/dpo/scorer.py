@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from worker.dpo.attention import NAME
+from worker.dpo.attention import NAME, has_fixed_positions
 from worker.dpo.head import logit_shape, sequence_logps
 from worker.dpo.pairs import TokenPair
-from worker.dpo.rows import Rows, plain_length, plain_rows, shared_length, shared_rows
+from worker.dpo.rows import Layout, Rows, plain_length, plain_rows, shared_length, shared_rows
 
 
 class PairScorer(nn.Module):
@@ -39,6 +39,8 @@ class PairScorer(nn.Module):
         self.own_head = own_head
         self.chunk_bytes = chunk_bytes
         self.autocast = autocast
+        # Positions that depend on the longest line of a forward would make a score depend on its neighbours.
+        self.line_by_line = not has_fixed_positions(self.causal_lm.config.get_text_config())
         # Kept on the model: a second scorer of it finds the first one's attention in place.
         if not hasattr(self.causal_lm, "plain_attention"):
             self.causal_lm.plain_attention = self.causal_lm.config._attn_implementation
@@ -75,23 +77,13 @@ class PairScorer(nn.Module):
         return logps.view(2, rows.pairs)
 
     def _logps(self, model: PreTrainedModel, rows: Rows) -> Tensor:
-        inputs = {"input_ids": rows.input_ids, "position_ids": rows.position_ids, "use_cache": False}
-        if rows.layout is not None:
-            inputs["prefix_layout"] = rows.layout
-        else:
-            inputs["attention_mask"] = rows.attention_mask
-            if not _takes_positions(model):
-                del inputs["position_ids"]
         if not self.own_head:
-            logits = model(**inputs).logits.flatten(0, 1)[rows.source]
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            tokens = torch.log_softmax(logits, -1).gather(1, rows.target[:, None]).squeeze(1)
-            return torch.zeros(2 * rows.pairs, dtype=tokens.dtype, device=tokens.device).index_add(
-                0, rows.owner, tokens
-            )
-        hidden = model.base_model(**inputs)[0].flatten(0, 1)[rows.source]
+            logits = self._states(model, rows)
+            tokens = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+            tokens = tokens.gather(1, rows.target[:, None]).squeeze(1)
+            return torch.zeros(2 * rows.pairs, dtype=tokens.dtype, device=tokens.device).index_add(0, rows.owner, tokens)
         return sequence_logps(
-            hidden,
+            self._states(model.base_model, rows),
             model.get_output_embeddings(),
             rows.target,
             rows.owner,
@@ -100,10 +92,26 @@ class PairScorer(nn.Module):
             chunk_bytes=self.chunk_bytes,
         )
 
+    def _states(self, part: nn.Module, rows: Rows) -> Tensor:
+        """(completion tokens, width) what `part` (the decoder, or all of the model) gives where `rows.source` points."""
+        if rows.lengths is None or not self.line_by_line:
+            return self._call(part, rows.input_ids, rows.position_ids, rows.layout).flatten(0, 1)[rows.source]
+        width = rows.input_ids.shape[1]
+        found = []
+        for number, length in enumerate(rows.lengths):
+            line = slice(number, number + 1)
+            states = self._call(part, rows.input_ids[line, :length], rows.position_ids[line, :length], None)[0]
+            found.append(states[rows.source[(rows.source // width) == number] - number * width])
+        return torch.cat(found)
+
+    def _call(self, part: nn.Module, input_ids: Tensor, position_ids: Tensor, layout: Layout | None) -> Tensor:
+        inputs: dict = {"input_ids": input_ids, "use_cache": False}
+        if "position_ids" in inspect.signature(part.forward).parameters:
+            inputs["position_ids"] = position_ids
+        if layout is not None:
+            inputs["prefix_layout"] = layout
+        return part(**inputs)[0]
+
     def use_plain_attention(self) -> None:
         """Have the model attend as transformers does, to generate text; the next forward of rows switches back."""
         self.causal_lm.set_attn_implementation(self.causal_lm.plain_attention)
-
-
-def _takes_positions(model: PreTrainedModel) -> bool:
-    return "position_ids" in inspect.signature(model.base_model.forward).parameters
