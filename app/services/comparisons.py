@@ -4,8 +4,9 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from app.errors import Invalid, NotFound
@@ -125,12 +126,12 @@ def add_many(session: Session, *, project: Project, pairs: Sequence[NewPair], im
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
     hashes = [(prompt_hash(pair.prompt), (text_hash(pair.responses[0]), text_hash(pair.responses[1]))) for pair in pairs]
     prompts = _store_prompts(session, project, {key: pair.prompt for (key, _), pair in zip(hashes, pairs, strict=True)})
-    answers = {}
+    answers: dict[tuple[int, str], tuple[str, Source]] = {}
     for (prompt, keys), pair in zip(hashes, pairs, strict=True):
         for key, text, source in zip(keys, pair.responses, pair.sources, strict=True):
             answers.setdefault((prompts[prompt], key), (text, source))
     responses = _store_responses(session, answers)
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for (prompt, keys), pair in zip(hashes, pairs, strict=True):
         rows.setdefault(pair_hash(prompt, keys), {
             "project_id": project.id, "prompt_id": prompts[prompt], "priority": pair.priority, "gold_choice": pair.gold,
@@ -178,7 +179,7 @@ def _store_responses(session: Session, wanted: dict[tuple[int, str], tuple[str, 
     return ids
 
 
-def _store_comparisons(session: Session, project: Project, rows: dict[str, dict[str, object]]) -> tuple[
+def _store_comparisons(session: Session, project: Project, rows: dict[str, dict[str, Any]]) -> tuple[
         dict[str, tuple[int, int]], set[str]]:
     """({pair hash: (comparison id, its first response's id)}, hashes of the new ones)."""
     query = select(Comparison.pair_hash, Comparison.id, Comparison.first_response_id).where(
@@ -191,7 +192,7 @@ def _store_comparisons(session: Session, project: Project, rows: dict[str, dict[
             [{"pair_hash": key, **rows[key]} for key in missing])
         known.update({key: (comparison_id, first_id) for key, (comparison_id, first_id) in zip(missing, made, strict=True)})
         session.execute(insert(Slot), [
-            {"project_id": project.id, "comparison_id": known[key][0], "ordinal": ordinal, "rank": -rows[key]["priority"]}  # type: ignore[operator]
+            {"project_id": project.id, "comparison_id": known[key][0], "ordinal": ordinal, "rank": -rows[key]["priority"]}
             for key in missing for ordinal in range(1, project.judgments_per_comparison + 1)])
     return known, set(missing)
 
@@ -249,22 +250,24 @@ def _held(session: Session, project: Project, user: User, until: datetime) -> Sh
 
 
 def _take(session: Session, project: Project, user: User, now: datetime, until: datetime) -> Showing | None:
-    expired = (select(Slot.id).where(Slot.project_id == project.id, Slot.state == SlotState.LEASED, Slot.leased_until < now)
-               .with_for_update(skip_locked=True))
-    session.execute(update(Slot).where(Slot.id.in_(expired)).values(OPENED), execution_options={"synchronize_session": False})
+    """Leases a slot whose lease ran out, for those were next before, or else the first open one.
+
+    One conditional UPDATE of one row each: whoever asks at the same time passes over it to the next.
+    """
     token = new_token()
-    following = (select(Slot.id).where(Slot.project_id == project.id, Slot.state == SlotState.OPEN, ~_is_known_to(user))
-                 .order_by(Slot.rank, Slot.ordinal, Slot.id).limit(1).with_for_update(skip_locked=True))
-    comparison_id = session.scalar(
-        update(Slot).where(Slot.id == following.scalar_subquery())
-        .values(state=SlotState.LEASED, holder_id=user.id, lease_token=token, leased_at=now, leased_until=until)
-        .returning(Slot.comparison_id), execution_options={"synchronize_session": False})
-    if comparison_id is None:
-        return None
-    showing = Showing(token=token, comparison_id=comparison_id, user_id=user.id, shown_at=now,
-                      first_side=secrets.choice((Side.LEFT, Side.RIGHT)))
-    session.add(showing)
-    return showing
+    for free in (Slot.state == SlotState.LEASED) & (Slot.leased_until < now), Slot.state == SlotState.OPEN:
+        following = (select(Slot.id).where(Slot.project_id == project.id, free, ~_is_known_to(user))
+                     .order_by(Slot.rank, Slot.ordinal, Slot.id).limit(1).with_for_update(skip_locked=True))
+        comparison_id = session.scalar(
+            update(Slot).where(Slot.id == following.scalar_subquery())
+            .values(state=SlotState.LEASED, holder_id=user.id, lease_token=token, leased_at=now, leased_until=until)
+            .returning(Slot.comparison_id), execution_options={"synchronize_session": False})
+        if comparison_id is not None:
+            showing = Showing(token=token, comparison_id=comparison_id, user_id=user.id, shown_at=now,
+                              first_side=secrets.choice((Side.LEFT, Side.RIGHT)))
+            session.add(showing)
+            return showing
+    return None
 
 
 OPENED = {"state": SlotState.OPEN, "holder_id": None, "lease_token": None, "leased_at": None, "leased_until": None}
@@ -333,7 +336,7 @@ def listing(session: Session, *, project: Project, filters: Filters = Filters(),
     return Page(rows, found.number, found.size, found.total)
 
 
-def _filtered(project: Project, filters: Filters):  # type: ignore[no-untyped-def]  # Select's type names every column
+def _filtered(project: Project, filters: Filters) -> Select[Comparison]:
     first, second = aliased(Response), aliased(Response)
     query = (select(Comparison).where(Comparison.project_id == project.id).order_by(Comparison.id)
              .options(joinedload(Comparison.prompt), joinedload(Comparison.first), joinedload(Comparison.second)))

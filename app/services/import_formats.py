@@ -31,10 +31,11 @@ REASONS = {
     "too_long": "The line is too long.",
     "unknown_form": "The fields are those of no known form.",
 }
-FORMS = ("prompt and responses; prompt, response_a and response_b; prompt, chosen and rejected; chosen and rejected")
+FORMS = "prompt and responses; prompt, response_a and response_b; prompt, chosen and rejected; chosen and rejected"
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-GOLD = {"first": Choice.FIRST, "a": Choice.FIRST, "second": Choice.SECOND, "b": Choice.SECOND, "tie": Choice.TIE, "both_bad": Choice.BOTH_BAD}
+GOLD = {"first": Choice.FIRST, "a": Choice.FIRST, "second": Choice.SECOND, "b": Choice.SECOND, "tie": Choice.TIE,
+        "both_bad": Choice.BOTH_BAD}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def _waiting(row: dict[str, Any], answers: Any) -> NewPair:
         texts.append(answer)
         found.append(_source(source))
     first, second = answers_of(texts[0], texts[1], ("The first answer", "The second answer"))
-    return NewPair(prompt_of(_prompt_value(row["prompt"])), (first, second), (found[0], found[1]), _priority(row), _gold(row), _external_id(row))
+    return NewPair(prompt_of(_prompt_value(row["prompt"])), (first, second), (found[0], found[1]), _priority(row), _gold(row),
+                   _external_id(row))
 
 
 def _judged(row: dict[str, Any]) -> NewPair:
@@ -138,7 +140,8 @@ def _split_messages(chosen: list[Message], rejected: list[Message]) -> tuple[lis
     if chosen[:-1] != rejected[:-1]:
         turn = 1 + sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
         raise Unfit("differs_before_last_turn",
-                    f"The conversations differ from message {turn} on, before the last answer ({len(chosen)} and {len(rejected)} messages).")
+                    f"The conversations differ from message {turn} on, before the last answer "
+                    f"({len(chosen)} and {len(rejected)} messages).")
     return chosen[:-1], chosen[-1:], rejected[-1:]
 
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO
 
 CHUNK = 256 * 1024
@@ -24,20 +25,8 @@ def read_lines(stream: BinaryIO, *, max_line: int, max_total: int) -> Iterator[t
     stream is damaged, cut off, too large or of another format.
     """
     number, pending, skipping = 0, b"", False
-    chunks = _limited(_plain(stream), max_total)
-    while True:
-        broken = None
-        try:
-            chunk = next(chunks, None)
-        except StreamBroken as error:
-            broken, chunk = error, None
-        if chunk is None:
-            # A last line without its end is whole only if the stream says that it ended.
-            if broken is not None:
-                raise broken
-            if skipping or pending.strip():
-                yield number + 1, None if skipping or len(pending) > max_line else pending
-            return
+    # The end of the stream ends its last line; a stream that breaks never gets there, and half a line is no line.
+    for chunk in chain(_limited(_plain(stream), max_total), (b"\n",)):
         *whole, pending = (pending + chunk).split(b"\n")
         for line in whole:
             number += 1
@@ -55,7 +44,8 @@ def _limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
     for chunk in chunks:
         total += len(chunk)
         if total > most:
-            raise StreamBroken(f"The file holds more than {most:,} bytes after decompression. Split it, or raise PREFLOOP_MAX_IMPORT_BYTES.")
+            raise StreamBroken(f"The file holds more than {most:,} bytes after decompression. Split it, or raise "
+                               "PREFLOOP_MAX_IMPORT_BYTES.")
         yield chunk
 
 

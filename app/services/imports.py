@@ -60,8 +60,8 @@ def load(engine: Engine, *, project_id: int, user_id: int, stream: BinaryIO, fil
     try:
         lines = read_lines(stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes)
         broken = ""
-        for batch, broken in _batches(lines):
-            row = _load_batch(engine, import_id, batch, settings)
+        for batch, why in _batches(lines):
+            row, broken = _load_batch(engine, import_id, batch, settings), why
             if progress:
                 progress(row)
         return _finish(engine, import_id, broken or ("" if row.lines else "The file has no lines."))

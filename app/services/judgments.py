@@ -136,12 +136,12 @@ def _settle_slot(session: Session, showing: Showing, user: User, token: str, now
                 setattr(slot, key, value)
         return None
     free = [slot for slot in slots if slot.state is SlotState.OPEN
-            or slot.state is SlotState.LEASED and slot.leased_until is not None and slot.leased_until < now]
-    slot = next(iter(mine + sorted(free, key=lambda slot: slot.ordinal)), None)
-    if slot is not None:
-        slot.state, slot.holder_id, slot.lease_token, slot.leased_until = SlotState.DONE, user.id, token, None
+            or (slot.state is SlotState.LEASED and slot.leased_until is not None and slot.leased_until < now)]
+    filled = next(iter(mine + sorted(free, key=lambda slot: slot.ordinal)), None)
+    if filled is not None:
+        filled.state, filled.holder_id, filled.lease_token, filled.leased_until = SlotState.DONE, user.id, token, None
         session.flush()
-    return slot
+    return filled
 
 
 def reopen(session: Session, *, judgment: Judgment, user: User, now: datetime | None = None) -> Lease:

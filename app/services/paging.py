@@ -28,7 +28,7 @@ class Page(Generic[Item]):
         return self.number < self.pages
 
 
-def fetch(session: Session, query: Select[Any], *, page: int = 1, size: int = 50) -> Page[Any]:
+def fetch(session: Session, query: Select[*tuple[Any, ...]], *, page: int = 1, size: int = 50) -> Page[Any]:
     """The rows of one page; single-column queries give scalars. A page beyond the last is empty, not an error."""
     # Bounded: OFFSET is a 64-bit number in both databases, and a page number comes from an address bar.
     page, size = min(max(page, 1), 1_000_000), min(max(size, 1), LARGEST)

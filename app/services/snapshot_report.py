@@ -86,10 +86,11 @@ def _people(found: Collected) -> dict[str, Any]:
     made = Counter(user_id for _, user_id, _ in found.votes)
     agreed = agreement(found.votes)
     evaluators = []
+    total = len(found.votes) + found.imported
     for user_id, count in made.most_common():
         same, pairs = agreed.by_rater.get(user_id, (0, 0))
-        evaluators.append({"user_id": user_id, "name": found.names.get(user_id, ""), "judgments": count,
-                           "share": count / (len(found.votes) + found.imported), "agreement": same / pairs if pairs else None, "overlap": pairs})
+        evaluators.append({"user_id": user_id, "name": found.names.get(user_id, ""), "judgments": count, "share": count / total,
+                           "agreement": same / pairs if pairs else None, "overlap": pairs})
     return {"evaluators": evaluators, "imported": found.imported,
             "agreement": {"comparisons": agreed.units, "same": agreed.same, "alpha": agreed.alpha}}
 

@@ -161,7 +161,7 @@ def _count_people(found: Collected, comparison_id: int, votes: Sequence[Any]) ->
 
 def _write(session: Session, pairs: Sequence[Pair], folder: Path) -> list[dict[str, Any]]:
     """Writes both files a page of pairs at a time: {name, size, sha256, pairs} of each, by name."""
-    files = {split: {"name": name, "size": 0, "sha256": "", "pairs": 0} for name, split in FILES.items()}
+    files: dict[Split, dict[str, Any]] = {split: {"name": name, "size": 0, "sha256": "", "pairs": 0} for name, split in FILES.items()}
     digests = {split: hashlib.sha256() for split in files}
     with ExitStack() as stack:
         handles = {split: stack.enter_context((folder / file["name"]).open("wb")) for split, file in files.items()}

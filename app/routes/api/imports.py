@@ -2,7 +2,7 @@
 
 import io
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from anyio import from_thread
 from fastapi import APIRouter, Query, Request
@@ -90,7 +90,8 @@ def import_pairs(slug: Slug, request: Request, session: SessionDep, user: ApiEng
         raise Invalid("The body is a form.", "Send the file itself as the body: curl --data-binary @FILE.")
     project_id, user_id = projects.get(session, slug).id, user.id
     session.commit()  # the import commits by batches in sessions of its own; SQLite has one writer at a time
-    row = imports.load(engine, project_id=project_id, user_id=user_id, stream=Body(request), filename=filename, settings=settings)
+    row = imports.load(engine, project_id=project_id, user_id=user_id, stream=cast(BinaryIO, Body(request)), filename=filename,
+                       settings=settings)
     told = ImportOut.model_validate(row)
     if row.state is ImportState.FAILED:
         raise ImportBroken(row.error, "", import_=told.model_dump(mode="json"))

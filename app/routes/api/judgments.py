@@ -1,13 +1,13 @@
 """Judging over the API: the next pair, a judgment of it, undo. Nothing here says who wrote an answer."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from app.models import JudgmentSource
 from app.models import Judgment as JudgmentRow
+from app.models import JudgmentSource
 from app.routes.api.problems import problems
 from app.routes.api.projects import Message, Slug
 from app.routes.deps import ApiUserDep, SessionDep
@@ -57,7 +57,7 @@ class PairOut(BaseModel):
 class JudgmentIn(BaseModel):
     token: str = TOKEN
     choice: SideChoice
-    strength: StrictInt | None = Field(None, ge=1, le=3, description="How much better: 1 slightly, 2 clearly, 3 far. Only with left and right.")
+    strength: StrictInt | None = Field(None, ge=1, le=3, description="How much better: 1 slightly, 2 clearly, 3 far; with left and right.")
     rationale: str = Field("", max_length=LONGEST_RATIONALE, description="Why, in one's own words.")
     flags: list[Flag] = Field([], max_length=8, description="What makes the pair itself unfit, if anything.")
 
@@ -91,7 +91,7 @@ class History(BaseModel):
     total: int
 
 
-NOTHING_WAITS = {204: {"description": "No pair waits for you."}}
+NOTHING_WAITS: dict[int | str, dict[str, Any]] = {204: {"description": "No pair waits for you."}}
 
 
 @router.post("/projects/{slug}/next", response_model=PairOut, responses={**NOTHING_WAITS, **problems(404)})

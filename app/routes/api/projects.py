@@ -159,7 +159,8 @@ def change_project(slug: Slug, body: ProjectChange, session: SessionDep, user: A
 
 
 @router.get("/projects/{slug}/guidelines", responses=problems(404))
-def read_guidelines(slug: Slug, session: SessionDep, user: ApiUserDep, version: int | None = Query(None, ge=0, le=2**31 - 1)) -> GuidelinesOut:
+def read_guidelines(slug: Slug, session: SessionDep, user: ApiUserDep,
+                    version: int | None = Query(None, ge=0, le=2**31 - 1)) -> GuidelinesOut:
     """The current guidelines, or an earlier version."""
     found = projects.guideline(session, project=projects.get(session, slug), version=version)
     return GuidelinesOut(version=found.version, text=found.text, created_at=found.created_at) if found else \

@@ -32,7 +32,8 @@ class RuleIn(BaseModel):
     include_late: StrictBool = Field(True, description="Count judgments that came after their pair had been given to somebody else.")
     include_flagged: StrictBool = Field(False, description="Keep pairs that an evaluator flagged as unfit.")
     soft_labels: StrictBool = Field(False, description="`p_chosen` is the chosen answer's share of the votes instead of 1.")
-    weights: Literal["equal", "strength"] = Field("equal", description="`strength`: slightly 0.5, clearly 1, far 1.5, averaged over the winning votes.")
+    weights: Literal["equal", "strength"] = Field(
+        "equal", description="`strength`: slightly 0.5, clearly 1, far 1.5, averaged over the winning votes.")
 
 
 class FreezeIn(BaseModel):
