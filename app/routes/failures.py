@@ -8,9 +8,11 @@ from urllib.parse import quote, urlsplit
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from app.db import read_session
 from app.errors import Conflict, Invalid, PrefloopError, SignInNeeded, Unavailable
@@ -58,6 +60,8 @@ def respond(request: Request, error: Exception) -> Response:
     if isinstance(fact, Unexpected):
         log.error("unexpected error", exc_info=error, extra={"request_id": request_id(request)})
     headers = dict(getattr(error, "headers", None) or {})
+    if fact.status == 405:
+        headers = {"Allow": ", ".join(_methods_of(request))}
     if "retry_after" in fact.details:
         headers["Retry-After"] = str(fact.details["retry_after"])
     if wants_json(request):
@@ -102,6 +106,13 @@ def wants_json(request: Request) -> bool:
     accept = request.headers.get("accept", "")
     return request.url.path.startswith("/api/") or "text/event-stream" in accept or (
         "application/json" in accept and "text/html" not in accept)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Every method of the request's path: each is a route of its own, and the router names only the first one's."""
+    matching = [route for route in iter_route_contexts(request.app.routes)
+                if isinstance(route.original_route, Route) and route.path_regex.match(request.url.path)]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def request_id(request: Request) -> str:

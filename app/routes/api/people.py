@@ -27,7 +27,7 @@ class Person(BaseModel):
 
 
 class NewPerson(BaseModel):
-    username: str = Field(max_length=64)
+    username: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$", description="Kept in lower case.")
     display_name: str = Field("", max_length=120)
     role: Role = Role.EVALUATOR
 
