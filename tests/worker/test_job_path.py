@@ -225,7 +225,9 @@ def test_many_doorbells_and_two_workers_run_each_job_once(
 def test_loss_that_is_not_a_number_ends_as_failed_with_advice(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:
-    job = queue_job(engine, snapshot, engineer, **ENDLESS | {"learning_rate": 1.0, "beta": 100, "lora_r": 0, "max_grad_norm": 0, "warmup_ratio": 0})
+    wild = {"lora_r": 0, "learning_rate": 1.0, "beta": 100, "weight_decay": 10, "max_grad_norm": 0, "warmup_ratio": 0,
+            "lr_scheduler_type": "constant", "batch_size": 8}
+    job = queue_job(engine, snapshot, engineer, **ENDLESS | wild)
     workers.start()
     failed = watcher.until_over(job.id)
     assert (failed.state, failed.error_code) == (JobState.FAILED, "not_finite")

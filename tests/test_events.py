@@ -1,0 +1,211 @@
+"""The stream of a job's events: complete, in order, cheap, and to its end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from app import events
+from app.config import Settings
+from app.db import write_session
+from app.events import Feed
+from app.models import Job, JobEvent
+from app.services import job_leases, jobs
+from tests.factory import Factory
+from tests.services_for_tests import free_port, redis_server
+
+
+@pytest.fixture
+def job(engine: Engine, factory: Factory) -> Job:
+    engineer = factory.engineer()
+    snapshot = factory.snapshot(factory.judged(4))
+    with write_session(engine) as session:
+        return jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer))
+
+
+def claim(engine: Engine) -> str:
+    with write_session(engine) as session:
+        return job_leases.claim(session, worker="w", lease_seconds=60).lease_token
+
+
+def add_steps(engine: Engine, job: Job, first: int, last: int) -> None:
+    with write_session(engine) as session:
+        events.append_all(session, job=job.id, events=[("step", step, {"loss": 1 / step}) for step in range(first, last + 1)])
+
+
+def succeed(engine: Engine, job: Job, token: str) -> None:
+    with write_session(engine) as session:
+        job_leases.succeed(session, job_id=job.id, token=token)
+
+
+async def collect(stream: AsyncIterator[list[JobEvent]], into: list[JobEvent]) -> list[JobEvent]:
+    async for rows in stream:
+        into.extend(rows)
+    return into
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def run(scenario: Callable[[], Awaitable[Any]]) -> Any:
+    async def limited() -> Any:
+        async with asyncio.timeout(60):
+            return await scenario()
+
+    return asyncio.run(limited())
+
+
+@pytest.fixture
+def feed(engine: Engine, settings: Settings) -> Feed:
+    return Feed(engine, settings.model_copy(update={"stream_poll_seconds": 0.02, "stream_ping_seconds": 0.1, "redis_url": ""}))
+
+
+def test_stream_tells_what_was_and_what_comes_and_ends_with_the_job(engine: Engine, job: Job, feed: Feed) -> None:
+    token = claim(engine)
+    add_steps(engine, job, 1, 1200)
+
+    async def scenario() -> list[JobEvent]:
+        seen: list[JobEvent] = []
+        watching = asyncio.create_task(collect(feed.watch(job.id), seen))
+        await until(lambda: len(seen) >= 1202)
+        for step in range(1201, 1211):
+            await asyncio.to_thread(add_steps, engine, job, step, step)
+        await asyncio.to_thread(succeed, engine, job, token)
+        return await watching
+
+    seen = run(scenario)
+    assert [row.step for row in seen if row.type == "step"] == list(range(1, 1211))
+    assert [row.id for row in seen] == sorted({row.id for row in seen})
+    assert events.is_end(seen[-1])
+
+
+def test_stream_goes_on_after_the_event_that_was_seen_last(engine: Engine, job: Job, feed: Feed) -> None:
+    token = claim(engine)
+    add_steps(engine, job, 1, 20)
+    succeed(engine, job, token)
+
+    async def scenario() -> list[list[int | None]]:
+        everything = await collect(feed.watch(job.id), [])
+        middle = everything[10].id
+        rest = await collect(feed.watch(job.id, middle), [])
+        nothing = await collect(feed.watch(job.id, everything[-1].id), [])
+        beyond = await collect(feed.watch(job.id, 10**9), [])  # from before the database was restored
+        assert [row.id for row in everything[11:]] == [row.id for row in rest]
+        return [nothing, beyond]
+
+    assert run(scenario) == [[], []]
+
+
+def test_late_and_early_watchers_of_one_job_see_the_same(engine: Engine, job: Job, feed: Feed) -> None:
+    token = claim(engine)
+
+    async def scenario() -> list[list[JobEvent]]:
+        watching: list[asyncio.Task[list[JobEvent]]] = []
+        for start in range(1, 200, 20):
+            watching.append(asyncio.create_task(collect(feed.watch(job.id), [])))
+            await asyncio.to_thread(add_steps, engine, job, start, start + 19)
+        await asyncio.to_thread(succeed, engine, job, token)
+        return await asyncio.gather(*watching)
+
+    first, *others = run(scenario)
+    assert [row.step for row in first if row.type == "step"] == list(range(1, 201))
+    for other in others:
+        assert [row.id for row in other] == [row.id for row in first]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_thousand_streams_cost_one_query_a_tick_and_hold_no_connection(engine: Engine, job: Job, feed: Feed) -> None:
+    token = claim(engine)
+    add_steps(engine, job, 1, 3)
+    statements = 0
+
+    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal statements
+        statements += statement.startswith("SELECT")
+
+    async def scenario() -> None:
+        nonlocal statements
+        counters = [[] for _ in range(1000)]
+        watching = [asyncio.create_task(collect(feed.watch(job.id), seen)) for seen in counters]
+        await until(lambda: all(len(seen) == 5 for seen in counters) and feed.queries > 3)
+        await until(lambda: engine.pool.checkedout() == 0)
+        event.listen(engine, "before_cursor_execute", count)
+        statements, ticks = 0, feed.queries
+        await until(lambda: feed.queries >= ticks + 10)
+        asked = feed.queries - ticks
+        assert statements <= asked + 1, f"{statements} queries in {asked} ticks"
+        event.remove(engine, "before_cursor_execute", count)
+        await asyncio.to_thread(add_steps, engine, job, 4, 4)
+        await until(lambda: all(len(seen) == 6 for seen in counters))
+        await asyncio.to_thread(succeed, engine, job, token)
+        await asyncio.gather(*watching)
+
+    run(scenario)
+
+
+def test_silence_is_broken_by_pings(engine: Engine, job: Job, feed: Feed) -> None:
+    async def scenario() -> list[bytes]:
+        chunks = []
+        async for chunk in events.stream(feed, job_id=job.id):
+            chunks.append(chunk)
+            if len(chunks) == 3:
+                return chunks
+        return chunks
+
+    first, *pings = run(scenario)
+    assert first.startswith(b"id: 1\nevent: state\ndata: {")
+    assert pings == [events.PING, events.PING]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_poller_ends_with_its_last_watcher(job: Job, feed: Feed) -> None:
+    async def scenario() -> None:
+        watching = asyncio.create_task(collect(feed.watch(job.id), []))
+        await until(lambda: feed.queries > 0)
+        watching.cancel()
+        await until(lambda: feed._poller is not None and feed._poller.done())
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_redis_wakes_the_stream_and_without_it_polling_goes_on(
+    engine: Engine, job: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two web processes' worth of feeds on one Redis that is killed half-way."""
+    monkeypatch.setattr(events, "REDIS_IDLE_SECONDS", 3600.0)  # so that only a wake-up can explain what arrives
+    port = free_port()
+    with_redis = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0", "stream_poll_seconds": 0.02})
+    feeds = [Feed(engine, with_redis), Feed(engine, with_redis)]
+    token = claim(engine)
+
+    async def scenario() -> None:
+        with redis_server(port):
+            seen: list[list[JobEvent]] = [[], []]
+            watching = [asyncio.create_task(collect(feed.watch(job.id), rows)) for feed, rows in zip(feeds, seen, strict=True)]
+            await until(lambda: all(feed._redis_awake for feed in feeds))
+            await asyncio.to_thread(add_steps, engine, job, 1, 1)
+            await asyncio.to_thread(events.wake, with_redis, job.id)
+            await until(lambda: all(rows and rows[-1].step == 1 for rows in seen))
+        await until(lambda: not any(feed._redis_awake for feed in feeds))
+        await asyncio.to_thread(add_steps, engine, job, 2, 2)
+        await asyncio.to_thread(events.wake, with_redis, job.id)  # says nothing, fails nothing
+        await until(lambda: all(rows[-1].step == 2 for rows in seen))
+        await asyncio.to_thread(succeed, engine, job, token)
+        await asyncio.gather(*watching)
+
+    run(scenario)
+
+
+def test_message_of_several_lines_stays_one_message() -> None:
+    assert events.message("a\nb\r\nc", id=7, event="log") == b"id: 7\nevent: log\ndata: a\ndata: b\ndata: c\n\n"
+
+
+@pytest.mark.parametrize(("text", "found"), [("12", 12), ("", 3), (None, 3), ("x", 3), ("-1", 3), ("9" * 40, 3), ("²", 3)])
+def test_last_event_id_of_a_stranger_counts_as_none(text: str | None, found: int) -> None:
+    assert events.parse_id(text, default=3) == found

@@ -1,0 +1,63 @@
+"""The artifact store: a file is whole or not there, in a folder and in a bucket."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from app.errors import NotFound, Unavailable
+from app.storage import Storage
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A folder, and fsspec's in-memory file system for the path that buckets take (copy, then delete)."""
+    return Storage(f"file://{tmp_path}/artifacts" if request.param == "folder" else f"memory://{tmp_path.name}")
+
+
+def test_file_comes_back_whole_and_from_any_place(store: Storage, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 9000
+    (tmp_path / "source").write_bytes(content)
+    stored = store.put_file("checkpoints/job-1/adapter_model.safetensors", tmp_path / "source")
+    assert (stored.size, stored.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert store.read_bytes(stored.key) == content
+    with store.open(stored.key, 1_000_003) as file:
+        assert file.read(10) == content[1_000_003:1_000_013]
+    assert store.size(stored.key) == len(content)
+
+
+def test_second_write_replaces_the_first(store: Storage) -> None:
+    store.put_bytes("a/b.json", b"first, longer")
+    store.put_bytes("a/b.json", b"second")
+    assert store.read_bytes("a/b.json") == b"second"
+
+
+def test_broken_off_write_leaves_neither_file_nor_rest(store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_publish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(Unavailable, match="No space left"):
+        store.put_bytes("a/b.json", b"data")
+    assert not store.exists("a/b.json")
+    assert not [name for name in store._fs.find(store._root) if "tmp/" in name]
+
+
+def test_deleting_twice_is_no_error_and_reading_then_is_not_found(store: Storage) -> None:
+    store.put_bytes("a.json", b"{}")
+    store.delete("a.json")
+    store.delete("a.json")
+    with pytest.raises(NotFound):
+        store.read_bytes("a.json")
+
+
+@pytest.mark.parametrize("key", ["../secret", "/etc/passwd", "a/../b", "a//b", "", ".hidden", "a/.b", "a\x00b", "a b"])
+def test_key_never_leaves_the_store(store: Storage, key: str) -> None:
+    with pytest.raises(ValueError, match="no key"):
+        store.open(key)
+    with pytest.raises(ValueError, match="no key"):
+        store.put_bytes(key, b"")
+
+
+def test_check_passes_on_a_good_store_and_explains_a_bad_one(store: Storage, tmp_path: Path) -> None:
+    store.check()
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(Unavailable, match="artifact store"):
+        Storage(f"file://{tmp_path}/file/inside").check()
