@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from worker.dpo import fused
 from worker.dpo.attention import NotShareable, require_shareable
 from worker.dpo.config import TrainConfig
+from worker.dpo.memory import is_out_of_memory
 from worker.dpo.pairs import TokenPair
 from worker.dpo.scorer import PairScorer
 
@@ -44,7 +45,9 @@ def choose_scorer(policy: nn.Module, pairs: Sequence[TokenPair], config: TrainCo
             if fast:
                 fused.install(policy)
             compare(expected, _score(candidate, sample), tolerance)
-        except NotShareable as reason:
+        except (NotShareable, RuntimeError, TypeError) as reason:
+            if is_out_of_memory(reason):
+                raise
             fused.remove(policy)
             log(f"{_name(shared, fast)} can't be used: {reason}.")
             continue

@@ -71,6 +71,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         wide = x.to(inverse.dtype)
         gain = weight.to(inverse.dtype) + ctx.offset if ctx.offset else weight
+        upstream = upstream.to(wide.dtype)
         g = upstream * gain
         along = torch.linalg.vecdot(g, wide)[..., None].mul_(inverse**3).div_(x.shape[-1])
         dx = (g * inverse).addcmul_(wide, along, value=-1).to(x.dtype)
