@@ -18,6 +18,7 @@ from app.config import Settings, get_settings
 from app.db import make_engine, write_session
 from app.models import Base, User
 from tests.factory import Factory
+from tests.live import live_server as live_server
 from tests.services_for_tests import postgresql, redis_server
 
 ROOT = Path(__file__).parent.parent
