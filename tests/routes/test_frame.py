@@ -1,6 +1,7 @@
 """What surrounds every answer: headers, numbers, logs, limits, and errors as pages or problems."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,6 +18,7 @@ from app.middleware import Frame
 from app.models import User
 from app.routes.deps import SessionDep, UserDep
 from app.services import sessions, users
+from app.templating import TEMPLATES_DIR
 from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -63,6 +65,12 @@ def test_every_answer_carries_the_headers(broken: TestClient, path: str) -> None
 def test_assets_named_by_their_content_are_kept_for_ever(client: TestClient) -> None:
     assert "immutable" in client.get("/static/prefloop.css?v=abc").headers["cache-control"]
     assert client.get("/static/prefloop.css").headers["cache-control"] == "no-cache"
+
+
+def test_no_template_holds_what_the_policy_forbids(database_url: str) -> None:
+    forbidden = re.compile(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\b(src=|type=\"application/json\"))|javascript:|(src|href)=\"(https?:)?//")
+    found = [f"{path.name}: {match[0]}" for path in TEMPLATES_DIR.rglob("*.html") for match in forbidden.finditer(path.read_text())]
+    assert found == []
 
 
 @pytest.mark.parametrize("path", ["/static/../main.py", "/static/%2e%2e/main.py", "/static/..%2fconfig.py", "/static//etc/passwd"])
