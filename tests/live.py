@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from time import sleep
 
@@ -36,7 +37,7 @@ class LiveServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings.port}"
 
-    @property
+    @cached_property  # one counter of names
     def factory(self) -> Factory:
         return Factory(get_engine(self.settings), self.settings)
 
