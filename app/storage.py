@@ -57,8 +57,9 @@ class Storage:
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
         """Open a file for reading from byte `start` on. Raises NotFound."""
+        path = self._path(key)
         with self._explained(key):
-            file = self._fs.open(self._path(key), "rb")
+            file = self._fs.open(path, "rb")
             if start:
                 file.seek(start)
             return cast(BinaryIO, file)
@@ -68,17 +69,20 @@ class Storage:
             return file.read()
 
     def size(self, key: str) -> int:
+        path = self._path(key)
         with self._explained(key):
-            return int(self._fs.size(self._path(key)))
+            return int(self._fs.size(path))
 
     def exists(self, key: str) -> bool:
+        path = self._path(key)
         with self._explained(key):
-            return bool(self._fs.exists(self._path(key)))
+            return bool(self._fs.exists(path))
 
     def delete(self, key: str) -> None:
         """Remove a file; one that isn't there is no error."""
+        path = self._path(key)
         with self._explained(key), suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(key))
+            self._fs.rm_file(path)
 
     def check(self) -> None:
         """Write, read and delete a probe. Raises Unavailable with the reason."""
@@ -86,16 +90,14 @@ class Storage:
         stored = self.put_bytes(key, b"prefloop")
         try:
             if self.read_bytes(key) != b"prefloop" or stored.size != self.size(key):
-                raise Unavailable(
-                    f"The artifact store {self.url} returns other bytes than were written.", "Check the store."
-                )
+                raise Unavailable(f"The artifact store {self.url} returns other bytes than were written.", "Check the store.")
         finally:
             self.delete(key)
 
     def _put(self, key: str, source: BinaryIO) -> Stored:
         path, temporary = self._path(key), self._path(f"tmp/{secrets.token_hex(16)}")
         digest, size = hashlib.sha256(), 0
-        with self._explained(key):
+        with self._explained(key, writing=True):
             try:
                 with self._fs.open(temporary, "wb") as target:
                     while chunk := source.read(CHUNK):
@@ -129,16 +131,23 @@ class Storage:
         return f"{self._root}/{key}"
 
     @contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
+    def _explained(self, key: str, *, writing: bool = False) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
+            if writing:  # the bucket or folder itself is missing
+                raise self._failed(error) from error
             raise NotFound(f"The artifact store has no file {key}.", "It may have been deleted by hand.") from error
         except OSError as error:
-            raise Unavailable(
-                f"The artifact store {self.url} failed: {error}.",
-                "Check its address, its rights and the space that is left.",
-            ) from error
+            raise self._failed(error) from error
+        except Exception as error:
+            if self._local:
+                raise
+            raise self._failed(error) from error  # a bucket's library has errors of its own
+
+    def _failed(self, error: Exception) -> Unavailable:
+        hint = "Check its address, its rights and the space that is left."
+        return Unavailable(f"The artifact store {self.url} failed: {error or type(error).__name__}.", hint)
 
 
 @lru_cache

@@ -1,18 +1,42 @@
 """The artifact store: a file is whole or not there, in a folder and in a bucket."""
 
 import hashlib
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from app.errors import NotFound, Unavailable
 from app.storage import Storage
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(scope="session")
+def buckets() -> Iterator[Callable[[str], str]]:
+    """Makes buckets on a server that speaks S3's protocol."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1",
+                            "ENDPOINT_URL": f"http://{host}:{port}"}.items():
+            patch.setenv(f"AWS_{name}", value)
+
+        def make(name: str) -> str:
+            boto3.client("s3").create_bucket(Bucket=name)
+            return f"s3://{name}/prefix"
+
+        yield make
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """A folder, and fsspec's in-memory file system for the path that buckets take (copy, then delete)."""
-    return Storage(f"file://{tmp_path}/artifacts" if request.param == "folder" else f"memory://{tmp_path.name}")
+    if request.param == "folder":
+        return Storage(f"file://{tmp_path}/artifacts")
+    return Storage(request.getfixturevalue("buckets")(f"bucket-{secrets.token_hex(8)}"))
 
 
 def test_file_comes_back_whole_and_from_any_place(store: Storage, tmp_path: Path) -> None:
@@ -56,8 +80,12 @@ def test_key_never_leaves_the_store(store: Storage, key: str) -> None:
         store.put_bytes(key, b"")
 
 
-def test_check_passes_on_a_good_store_and_explains_a_bad_one(store: Storage, tmp_path: Path) -> None:
+def test_check_passes_on_a_good_store(store: Storage) -> None:
     store.check()
+
+
+def test_missing_bucket_and_blocked_folder_are_explained(buckets: Callable[[str], str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(Unavailable, match="artifact store"):
-        Storage(f"file://{tmp_path}/file/inside").check()
+    for url in (f"file://{tmp_path}/file/inside", "s3://a-bucket-that-is-not-there"):
+        with pytest.raises(Unavailable, match="artifact store"):
+            Storage(url).check()
