@@ -46,17 +46,17 @@ def _card_facts(job: Job, facts: dict[str, Any], chain: dict[str, Any]) -> dict[
     snapshot = chain["snapshot"]
     return {
         "title": f"{job.project.name}, run {job.id}",
-        "method": "full" if facts.get("kind") == "full" else "lora",
+        "method": facts.get("method"),
         "base_sha256": chain["base_model"]["weights_sha256"],
         "project": job.project.name,
         "started_by": chain["started_by"],
-        "created": facts.get("finished"),
+        "created": facts.get("created"),
         "data": {
             "snapshot": snapshot["number"],
             "snapshot_sha256": snapshot["sha256"],
             "guideline_version": chain["project"]["guideline_version"],
-            "train_pairs": (facts.get("train") or {}).get("pairs"),
-            "eval_pairs": (facts.get("eval") or {}).get("pairs"),
+            "train_pairs": (facts.get("data") or {}).get("train_pairs"),
+            "eval_pairs": (facts.get("data") or {}).get("eval_pairs"),
         },
         "provenance": chain,
     }

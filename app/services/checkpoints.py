@@ -87,7 +87,7 @@ def provenance(session: Session, *, job: Job, facts: Mapping[str, Any], base: Ma
             "rule": snapshot.rule,
             "counts": snapshot.counts,
         },
-        "base_model": {"name": job.base_model, "weights_sha256": facts.get("base_weights_sha256"), **base},
+        "base_model": {"name": job.base_model, "weights_sha256": facts.get("base_sha256"), **base},
         "job": {
             "id": job.id,
             "worker": job.worker,

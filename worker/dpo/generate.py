@@ -49,16 +49,15 @@ def _answers(
 ) -> Iterator[str]:
     chat.ensure_template(tokenizer)
     ends = sorted(chat.end_token_ids(tokenizer))
-    # Every setting is given, or the model's own generation_config (a penalty, a top_p) would change the answers.
+    # The model's own generation_config (a penalty, a top_p) must not change the answers.
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
-        temperature=temperature if temperature > 0 else 1.0,
-        top_k=0,
-        top_p=1.0,
         repetition_penalty=1.0,
         eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+        **sampling,
     )
     context = getattr(model.config, "max_position_embeddings", None)
     device = next(model.parameters()).device

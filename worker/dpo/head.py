@@ -73,9 +73,7 @@ def sequence_logps(
 
 def _is_frozen_linear(head: nn.Module) -> bool:
     # The exact class: an adapter on the head is another module, and must not be bypassed.
-    return (
-        type(head) is nn.Linear and not head.weight.requires_grad and (head.bias is None or not head.bias.requires_grad)
-    )
+    return type(head) is nn.Linear and not head.weight.requires_grad and (head.bias is None or not head.bias.requires_grad)
 
 
 def _vocabulary(head: nn.Module) -> int:
@@ -86,9 +84,7 @@ class _FrozenHead(torch.autograd.Function):
     """log p(target) per token of a frozen linear head, with its derivative by the hidden state made on the way."""
 
     @staticmethod
-    def forward(
-        ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, shape: LogitShape, rows: int
-    ) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, shape: LogitShape, rows: int) -> Tensor:
         wanted = ctx.needs_input_grad[0]
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logps = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)

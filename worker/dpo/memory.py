@@ -37,9 +37,7 @@ class MemoryPlan:
         return self.resident + self.gradients + self.optimizer + self.activations + self.head
 
 
-def plan_memory(
-    scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
-) -> MemoryPlan:
+def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]) -> MemoryPlan:
     """The token budget of a run and whether activations must be recomputed to fit, from the memory at hand.
 
     Activations are counted by running one pair forward and adding up what autograd keeps.
@@ -51,9 +49,7 @@ def plan_memory(
     masters = sum(weight.numel() * 4 for weight in trainable if weight.element_size() < 4)
     optimizer = sum(2 * weight.numel() * max(4, weight.element_size()) for weight in trainable) + masters
     longest = max(scorer.cost(pair) for pair in pairs)
-    wanted = config.token_budget or max(
-        longest, min(BUDGET_GPU if device.type == "cuda" else BUDGET_CPU, sum(map(scorer.cost, pairs)))
-    )
+    wanted = config.token_budget or max(longest, min(BUDGET_GPU if device.type == "cuda" else BUDGET_CPU, sum(map(scorer.cost, pairs))))
     room = HEADROOM * available - gradients - optimizer - 2 * scorer.chunk_bytes
     for checkpointing in _checkpointing_choices(config):
         set_checkpointing(scorer, checkpointing)
@@ -144,9 +140,7 @@ def _cgroup_room() -> list[int]:
 
 def memory_used(device: torch.device) -> int:
     """Bytes held now: allocated on the GPU, or resident on a CPU."""
-    return (
-        torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process(os.getpid()).memory_info().rss
-    )
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process(os.getpid()).memory_info().rss
 
 
 def peak_memory(device: torch.device) -> int:
@@ -160,9 +154,7 @@ def is_out_of_memory(problem: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
     if isinstance(problem, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(problem, RuntimeError) and (
-        "can't allocate memory" in str(problem) or "not enough memory" in str(problem)
-    )
+    return isinstance(problem, RuntimeError) and ("can't allocate memory" in str(problem) or "not enough memory" in str(problem))
 
 
 def _gib(count: float) -> str:

@@ -20,9 +20,7 @@ def emit_samples(session: Session, *, step: int, phase: str) -> None:
         return
     seen: list[list[dict]] = []
     for _, prompt in islice(
-        data.read_prompts(
-            path, on_problem=lambda problem: None, tokenizer=session.tokenizer, limit=8 * config.sample_prompts
-        ),
+        data.read_prompts(path, on_problem=lambda problem: None, tokenizer=session.tokenizer, limit=8 * config.sample_prompts),
         None,
     ):
         if prompt not in seen and len(seen) < config.sample_prompts:

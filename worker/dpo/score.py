@@ -69,9 +69,7 @@ def _scores(model: nn.Module, pairs: Sequence[TokenPair], dtype: str, budget: in
     return score_pairs(scorer.eval(), pairs, budget=budget)
 
 
-def records(
-    pairs: Sequence[TokenPair], logps: Tensor, reference: Tensor, beta: float
-) -> Iterator[dict[str, float | int]]:
+def records(pairs: Sequence[TokenPair], logps: Tensor, reference: Tensor, beta: float) -> Iterator[dict[str, float | int]]:
     """What `score` prints, per pair. logps, reference: (2, pairs), chosen first, in nats."""
     rewards: Tensor = beta * (logps - reference)
     for index, pair in enumerate(pairs):
