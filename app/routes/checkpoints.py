@@ -15,6 +15,7 @@ from app.routes.run_page import Setting
 from app.services import checkpoints, load_snippets, projects, verdicts
 from app.services.paging import Page
 from app.services.verdicts import Verdict
+from app.storage import Storage
 from app.templating import render
 
 router = APIRouter()
@@ -52,22 +53,25 @@ class CheckpointPage:
 def listing(slug: str, request: Request, session: SessionDep, user: EngineerDep, page: int = 1) -> Response:
     project = projects.get(session, slug)
     found = checkpoints.listing(session, project=project, page=page, size=25)
-    return render(request, "checkpoints/list.html", CheckpointsPage(
-        project, found, {row.id: verdicts.verdict(row.metrics) for row in found.items}, {row.id: checkpoints.size(row) for row in found.items}))
+    told = {row.id: verdicts.verdict(row.metrics) for row in found.items}
+    sizes = {row.id: checkpoints.size(row) for row in found.items}
+    return render(request, "checkpoints/list.html", CheckpointsPage(project, found, told, sizes))
 
 
 @router.get("/checkpoints/{checkpoint_id}")
-def show(checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep, storage: StorageDep) -> Response:
+def show(checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep,
+         storage: StorageDep) -> Response:
     row = checkpoints.get(session, checkpoint_id)
     base = row.provenance.get("base_model") or {}
     folder = checkpoints.folder_name(row)
     return render(request, "checkpoints/show.html", CheckpointPage(
-        project=row.job.project, checkpoint=row, chain=row.provenance, verdict=verdicts.verdict(row.metrics), size=checkpoints.size(row),
-        archive=f"{folder}.tar", snippet=load_snippets.snippet(row, folder=folder, settings=settings), is_adapter=load_snippets.is_adapter(row),
-        note=str(base.get("note") or ""), card=_card(row, storage), configuration=run_page.configuration(row.provenance.get("config") or {})))
+        project=row.job.project, checkpoint=row, chain=row.provenance, verdict=verdicts.verdict(row.metrics),
+        size=checkpoints.size(row), archive=f"{folder}.tar", snippet=load_snippets.snippet(row, folder=folder, settings=settings),
+        is_adapter=load_snippets.is_adapter(row), note=str(base.get("note") or ""), card=_card(row, storage),
+        configuration=run_page.configuration(row.provenance.get("config") or {})))
 
 
-def _card(row: Checkpoint, storage: Any) -> str:
+def _card(row: Checkpoint, storage: Storage) -> str:
     """The model card without the YAML that is for hubs; empty where it is missing or absurdly long."""
     card = next((file for file in row.files if file.name == "README.md" and file.size <= LARGEST_CARD), None)
     if card is None or not storage.exists(card.key):

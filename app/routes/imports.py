@@ -1,6 +1,5 @@
 """Import in the browser: upload a file, then watch its lines being read, then see what became of them."""
 
-import io
 import os
 import threading
 from collections import Counter
@@ -16,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from app.config import Settings
+from app.db import read_session
 from app.models import Import, ImportState, Project
 from app.routes.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep
 from app.services import imports, projects
@@ -58,13 +58,18 @@ async def upload(slug: str, request: Request, session: SessionDep, user: Enginee
     async with request.form(max_files=1, max_fields=1) as form:
         sent = form.get("file")
         if not isinstance(sent, UploadFile) or not sent.filename or not sent.size:
-            empty = UploadPage(project, await run_in_threadpool(imports.listing, session, project=project), settings.max_import_bytes,
-                               "Choose a file that isn't empty.")
-            return render(request, "imports/new.html", empty, status=422)
+            return await run_in_threadpool(_ask_again, request, engine, project, settings)
         stream = await run_in_threadpool(_own, sent.file)
         first = _start(engine, project.id, user.id, stream, sent.filename, settings)
     import_id = await run_in_threadpool(first.result)
     return redirect(f"/imports/{import_id}")
+
+
+def _ask_again(request: Request, engine: Engine, project: Project, settings: Settings) -> Response:
+    with read_session(engine) as session:
+        earlier = imports.listing(session, project=project)
+    page = UploadPage(project, earlier, settings.max_import_bytes, "Choose a file that isn't empty.")
+    return render(request, "imports/new.html", page, status=422)
 
 
 def _own(file: BinaryIO) -> BinaryIO:
@@ -72,7 +77,7 @@ def _own(file: BinaryIO) -> BinaryIO:
     if isinstance(file, SpooledTemporaryFile):
         file.rollover()
     file.seek(0)
-    return io.open(os.dup(file.fileno()), "rb")
+    return open(os.dup(file.fileno()), "rb")
 
 
 def _start(engine: Engine, project_id: int, user_id: int, stream: BinaryIO, filename: str, settings: Settings) -> Future[int]:

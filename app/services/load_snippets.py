@@ -27,15 +27,15 @@ def snippet(checkpoint: Checkpoint, *, folder: str, settings: Settings) -> str:
 
 
 def _base(checkpoint: Checkpoint, settings: Settings) -> tuple[str, str]:
-    """(what from_pretrained takes, a comment that says what it is)."""
+    """(the arguments of from_pretrained, what they name)."""
     name = checkpoint.job.base_model
     try:
         model = models.get(settings, name)
     except NotFound:
-        return f"PATH_OF_{name.upper()}", f"the folder of {name}: it is no longer on this server"
+        return repr(f"PATH_OF_{name.upper()}"), f"the folder of {name}, which is no longer on this server"
     if model.source["kind"] == "hub":
-        return str(model.source["id"]), f"at revision {model.source['commit']}"
-    return str(model.path), f"as `prefloop models path {name}` prints it; copy the folder along to another machine"
+        return f"{model.source['id']!r}, revision={model.source['commit']!r}", "exactly the weights that were trained on"
+    return repr(str(model.path)), f"as `prefloop models path {name}` prints it; copy the folder along to another machine"
 
 
 def _adapter(folder: str, base: str, comment: str) -> str:
@@ -45,7 +45,7 @@ def _adapter(folder: str, base: str, comment: str) -> str:
 
         tokenizer = AutoTokenizer.from_pretrained({folder!r})
         # {comment}
-        base = AutoModelForCausalLM.from_pretrained({base!r})
+        base = AutoModelForCausalLM.from_pretrained({base})
         model = PeftModel.from_pretrained(base, {folder!r})
         """)
 
