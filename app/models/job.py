@@ -95,7 +95,7 @@ class Worker(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     device: Mapped[str] = mapped_column(String(120), default="")
-    memory_bytes: Mapped[int | None]
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     versions: Mapped[dict[str, Any]] = mapped_column(default=dict)
     job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
     started_at: Mapped[datetime] = mapped_column(default=now)
