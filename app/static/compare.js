@@ -70,7 +70,8 @@
   });
 
   document.addEventListener("htmx:after:swap", (event) => {
-    if (event.detail.ctx.target?.id !== "desk") return;
+    const { ctx } = event.detail;
+    if (ctx.target?.id !== "desk" || ctx.swap === "none") return;
     clearTimeout(sent?.timer);
     sent = null;
     id("connection").hidden = true;
