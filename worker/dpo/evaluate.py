@@ -45,7 +45,8 @@ def wilson_interval(successes: float, count: int, z: float = 1.959964) -> tuple[
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1 the bounds meet the share, but for rounding.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def totals(losses: PairLosses, logps: Tensor) -> dict[str, float]:
