@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app import logs
+from app import logs, sweeper
 from app.config import Settings, get_settings
 from app.db import get_engine
 from app.metrics import Metrics
@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Prefloop", summary="Compare answers, freeze datasets, train with DPO, download checkpoints.",
         openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None,  # those pages load scripts from elsewhere
-        redirect_slashes=False,
+        redirect_slashes=False, lifespan=sweeper.lifespan,
     )
     app.state.settings = settings
     app.state.engine = get_engine(settings)

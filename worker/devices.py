@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU by its index, or the processor (`gpu` is None)."""
+    """A GPU by its UUID, which no order of devices changes, or the processor (`gpu` is None)."""
 
     name: str
     memory_bytes: int
@@ -74,7 +74,7 @@ def claim(devices: list[Device], folder: Path, *, every: bool) -> Claim | None:
         if device.gpu is None:
             held.append(device)
             continue
-        lock = (folder / f"gpu-{device.gpu}.lock").open("w")
+        lock = (folder / f"{device.gpu}.lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -103,7 +103,7 @@ def _gpus() -> list[Device]:
     for line in lines:
         index, uuid, name, mebibytes = (part.strip() for part in line.split(",", 3))
         if allowed is None or index in allowed or uuid in allowed:
-            devices.append(Device(name, int(float(mebibytes)) * 1024 * 1024, gpu=index))
+            devices.append(Device(name, int(float(mebibytes)) * 1024 * 1024, gpu=uuid))
     return devices
 
 

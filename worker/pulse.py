@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import events, queue
+from app import queue, sweeper
 from app.config import Settings
 from app.db import read_session, write_session
 from app.services import job_leases, workers
@@ -98,11 +98,7 @@ class Pulse:
 
     def sweep(self) -> None:
         """Free the jobs of silent workers; ring for jobs that wait while this worker has nothing to do."""
-        with write_session(self._engine) as session:
-            lost = job_leases.sweep(session, attempts=self._settings.job_attempts)
-        for one in lost:
-            log.warning("job.lost", job=one.job_id, state=one.state.value)
-            events.wake(self._settings, one.job_id)
+        sweeper.sweep(self._settings, self._engine)
         if self._held is not None:
             return  # whoever has a job at hand takes the next one by itself; ringing would only pile up messages
         with read_session(self._engine) as session:

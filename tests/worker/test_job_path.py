@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from app.config import Settings, get_settings
 from app.db import read_session, write_session
 from app.models import JobState, Snapshot, User
 from app.services import checkpoints, jobs
+from app.services import workers as worker_list
 from app.storage import Storage
 from tests.factory import Factory
 from tests.services_for_tests import free_port, redis_server
@@ -200,7 +202,11 @@ def test_lost_doorbell_is_rung_again_by_the_sweeper(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:
     workers.start()
-    watcher.until("the worker is there", lambda: "worker.started" in workers.logs())
+    watcher.until("the worker is there", lambda: "ready" in workers.logs())
+    with read_session(engine) as session:
+        (listed,) = worker_list.listing(session, silent_after=settings.worker_lease_seconds)
+    assert listed.alive
+    assert listed.worker.memory_bytes > 10**8
     job = queue_job(engine, snapshot, engineer)  # nobody rings
     assert watcher.until_over(job.id).state is JobState.SUCCEEDED
 
@@ -272,3 +278,44 @@ def test_train_while_the_broker_is_away_stays_queued_and_starts_when_it_is_back(
     with redis_server(int(settings.broker_url.rpartition(":")[2].removesuffix("/0"))):
         assert watcher.until_over(job.id).state is JobState.SUCCEEDED
         workers.end()
+
+
+def fake_engine(how: str) -> str:
+    return f"{sys.executable} {Path(__file__).parent / 'fake_engine.py'} {how}"
+
+
+@embedded
+def test_engine_that_does_not_end_is_killed_with_all_that_it_started(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer)
+    workers.start(PREFLOOP_TRAIN_LAUNCHER=fake_engine("never-ends"), PREFLOOP_CANCEL_GRACE_SECONDS="1")
+    watcher.until_training(job.id)
+    grandchild = int((settings.data_dir / "work" / f"job-{job.id}" / "grandchild").read_text())
+    with write_session(engine) as session:
+        jobs.cancel(session, job=jobs.get(session, job.id), by=session.merge(engineer))
+    assert watcher.until_over(job.id).state is JobState.CANCELLED
+    watcher.until("the grandchild is gone", lambda: not is_alive(grandchild))
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [
+        ("gives-no-reason", "crashed", "exit code 7"),
+        ("segfaults", "crashed", "SIGSEGV"),
+        ("leaves-nothing", "invalid", "without a whole checkpoint"),
+    ],
+)
+@both_sizes
+def test_end_without_a_reason_is_told_with_what_there_is(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher, how: str, code: str, words: str
+) -> None:
+    job = queue_job(engine, snapshot, engineer)
+    workers.start(PREFLOOP_TRAIN_LAUNCHER=fake_engine(how))
+    failed = watcher.until_over(job.id)
+    assert (failed.state, failed.error_code) == (JobState.FAILED, code)
+    assert words in failed.error
+    if how == "gives-no-reason":
+        assert any("something broke" in line for line in watcher.events(job.id, "error")[-1].data["lines"])
+        assert [row.data["loss"] for row in watcher.events(job.id, "step")] == [None]
+        assert any("not JSON at all" in row.data["message"] for row in watcher.events(job.id, "log"))
