@@ -145,7 +145,7 @@ def check(settings: Settings) -> None:
     """Raises OSError with the reason if the broker is away."""
     try:
         with make_celery(settings).connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1)
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
             channel: Any = connection.default_channel
             channel.queue_declare(QUEUE)
     except (OperationalError, RedisError) as error:

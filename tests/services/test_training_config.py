@@ -64,7 +64,7 @@ def test_text_of_a_form_becomes_numbers() -> None:
     ],
 )
 def test_impossible_setting_is_refused_with_what_it_may_be(config: dict, words: str) -> None:
-    with pytest.raises(Invalid, match=".*") as refused:
+    with pytest.raises(Invalid) as refused:
         validate(config)
     assert words in str(refused.value)
 

@@ -270,14 +270,15 @@ def test_train_while_the_broker_is_away_stays_queued_and_starts_when_it_is_back(
 ) -> None:
     workers.start()
     watcher.until("the worker is there", lambda: "worker.started" in workers.logs())
-    with write_session(engine) as session:
-        job = jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config=QUICK, by=session.merge(engineer))
-        queue.ring_after_commit(session, settings, job_id=job.id)
-    assert watcher.job(job.id).state is JobState.QUEUED
-    assert "does not answer" in watcher.events(job.id, "log")[-1].data["message"]
-    with redis_server(int(settings.broker_url.rpartition(":")[2].removesuffix("/0"))):
-        assert watcher.until_over(job.id).state is JobState.SUCCEEDED
-        workers.end()
+    for _ in ("never there", "gone again"):
+        with write_session(engine) as session:
+            job = jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config=QUICK, by=session.merge(engineer))
+            queue.ring_after_commit(session, settings, job_id=job.id)
+        assert watcher.job(job.id).state is JobState.QUEUED
+        assert "does not answer" in watcher.events(job.id, "log")[-1].data["message"]
+        with redis_server(int(settings.broker_url.rpartition(":")[2].removesuffix("/0"))):
+            assert watcher.until_over(job.id).state is JobState.SUCCEEDED
+    workers.end()
 
 
 def fake_engine(how: str) -> str:
@@ -298,16 +299,23 @@ def test_engine_that_does_not_end_is_killed_with_all_that_it_started(
     watcher.until("the grandchild is gone", lambda: not is_alive(grandchild))
 
 
-@pytest.mark.parametrize(
-    ("how", "code", "words"),
-    [
-        ("gives-no-reason", "crashed", "exit code 7"),
-        ("segfaults", "crashed", "SIGSEGV"),
-        ("leaves-nothing", "invalid", "without a whole checkpoint"),
-    ],
-)
 @both_sizes
-def test_end_without_a_reason_is_told_with_what_there_is(
+def test_end_without_a_reason_is_told_with_its_last_lines(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer)
+    workers.start(PREFLOOP_TRAIN_LAUNCHER=fake_engine("gives-no-reason"))
+    failed = watcher.until_over(job.id)
+    assert (failed.state, failed.error_code) == (JobState.FAILED, "crashed")
+    assert "exit code 7" in failed.error
+    assert any("something broke" in line for line in watcher.events(job.id, "error")[-1].data["lines"])
+    assert [row.data["loss"] for row in watcher.events(job.id, "step")] == [None]
+    assert any("not JSON at all" in row.data["message"] for row in watcher.events(job.id, "log"))
+
+
+@pytest.mark.parametrize(("how", "code", "words"), [("segfaults", "crashed", "SIGSEGV"), ("leaves-nothing", "invalid", "without a whole")])
+@embedded
+def test_crash_and_missing_result_are_told_apart(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher, how: str, code: str, words: str
 ) -> None:
     job = queue_job(engine, snapshot, engineer)
@@ -315,7 +323,3 @@ def test_end_without_a_reason_is_told_with_what_there_is(
     failed = watcher.until_over(job.id)
     assert (failed.state, failed.error_code) == (JobState.FAILED, code)
     assert words in failed.error
-    if how == "gives-no-reason":
-        assert any("something broke" in line for line in watcher.events(job.id, "error")[-1].data["lines"])
-        assert [row.data["loss"] for row in watcher.events(job.id, "step")] == [None]
-        assert any("not JSON at all" in row.data["message"] for row in watcher.events(job.id, "log"))
