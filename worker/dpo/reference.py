@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from worker.dpo.models import adapter_is_new, as_reference, weights_hash
@@ -111,6 +112,9 @@ def references(session: "Session") -> tuple[Tensor | None, Tensor | None]:
     cache = ReferenceCache(_folder(session), _session_key(session, fresh))
     splits = [session.train.pairs, session.evaluation.pairs if session.evaluation else []]
     found = [cache.read(pairs) for pairs in splits]
+    if session.accelerator.num_processes > 1:
+        # One process's look decides what is missing: the others may look when it has written something.
+        found = broadcast_object_list(found)
     missing = sum(len(unknown) for _, unknown in found)
     known = sum(map(len, splits)) - missing
     session.events.emit("state", stage="reference", missing=missing, cached=known)

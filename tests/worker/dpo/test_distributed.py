@@ -1,0 +1,104 @@
+"""Two processes that talk over gloo train as one does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_arguments
+
+ROOT = Path(__file__).parents[3]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(arguments: list[str], cache: Path, **variables: str) -> subprocess.Popen:
+    """Two processes as `accelerate launch` starts them on GPUs; for CPUs it would want MPI, so PyTorch's own launcher."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+        "-m",
+        "worker.dpo",
+    ]
+    return subprocess.Popen(
+        [*command, *arguments], cwd=ROOT, env=environment | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> list[dict]:
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-2000:] + errors[-4000:]
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    (file,) = out.glob("*model.safetensors")
+    return load_file(file)
+
+
+# 14 pairs in batches of 4: the last batch has fewer pairs; a budget of 150 tokens cuts each process's share in pieces.
+COMMON = ["num_train_epochs=2", "token_budget=150"]
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["lora_r=0", "batch_size=3"], ["loss_type=bco_pair_shifted", "batch_size=1"]], ids=["lora", "full", "few"]
+)
+def test_bug_16_two_processes_end_with_the_losses_and_weights_of_one(settings, tmp_path, engine):
+    files = run_folder(tmp_path, pairs=14)
+    code, alone = engine(*train_arguments(files, tmp_path / "one", *COMMON, *settings, evaluate=True))
+    assert code == 0
+    together = finish(launch(train_arguments(files, tmp_path / "two", *COMMON, *settings, evaluate=True), tmp_path))
+    for name in ("step", "eval"):
+        left, right = events_of(alone, name), events_of(together, name)
+        assert [event["step"] for event in left] == [event["step"] for event in right]
+        for key in ("loss", "grad_norm", "rewards/margins", "logps/chosen") if name == "step" else ("eval_loss", "eval_logps/rejected"):
+            assert [event[key] for event in right] == pytest.approx([event[key] for event in left], rel=1e-4, abs=1e-5)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+    assert json.loads((tmp_path / "two" / "prefloop.json").read_text())["processes"] == 2
+
+
+def test_fully_sharded_training_ends_with_the_weights_of_one_process(tmp_path, engine):
+    files = run_folder(tmp_path, pairs=14)
+    settings = ["max_steps=4", "lora_r=0", "save_steps=2"]
+    assert engine(*train_arguments(files, tmp_path / "one", *settings, evaluate=True))[0] == 0
+    sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+    finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), tmp_path, **sharded))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+
+
+def test_two_processes_that_are_told_to_stop_keep_one_state_and_go_on_from_it(tmp_path):
+    files = run_folder(tmp_path, pairs=14)
+    settings = ["num_train_epochs=12", "lora_dropout=0.2"]
+    finish(launch(train_arguments(files, tmp_path / "whole", *settings), tmp_path))
+    process = launch(train_arguments(files, tmp_path / "stopped", *settings), tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if '"event": "step", ' in line and json.loads(line)["step"] >= 3:
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    events = finish(launch(train_arguments(files, tmp_path / "stopped", *settings), tmp_path))
+    assert events_of(events, "step")[0]["step"] > 3
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(one[name], two[name]) for name in one)
