@@ -46,6 +46,7 @@ class Told:
 async def messages(request: Request, *, job_id: int, after: int, engine: Engine, settings: Settings) -> AsyncIterator[bytes]:
     """Server-sent events until the run is over, then `end`."""
     told = _told_of(request)
+    yield events.PING  # the answer's head goes out with its first bytes, and the page then says that it is live
     async for rows in events.feed_of(request.app).watch(job_id, after):
         if rows:
             key = (job_id, rows[0].id, rows[-1].id)

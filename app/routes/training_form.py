@@ -8,7 +8,7 @@ from app.errors import Invalid
 from app.services import training_config
 from app.services.training_config import LOSSES, Option
 
-SETTING = "set."
+SETTING = "config."
 RULE = "rule."
 RULE_BOXES = ("soft_labels", "include_late", "include_flagged")
 RULE_HELP = {

@@ -49,6 +49,7 @@
       this.uplot.over.addEventListener("dblclick", () => { this.zoomed = false; });
       new ResizeObserver(() => this.uplot.setSize(this.size())).observe(this.plot);
       this.read(null);
+      figure.chart = this;
     }
 
     size() {

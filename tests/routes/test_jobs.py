@@ -63,12 +63,12 @@ def test_the_form_shows_what_would_be_trained_on_and_every_setting(browser: Test
     assert "pairs to train on and" in words(page)
     assert "4-bit" in page
     for option in training_config.OPTIONS:
-        assert f'name="set.{option.key}"' in page, option.key
+        assert f'name="config.{option.key}"' in page, option.key
         assert html.escape(option.help, quote=False).replace("'", "&#39;") in page, option.key
 
 
 def test_one_click_freezes_a_snapshot_and_queues_a_job(browser: TestClient, project: Project, engine: Engine) -> None:
-    job_id = start(browser, project, **{"set.beta": "0.3", "set.use_soft_labels": "false", "preset": "few", "note": "first try"})
+    job_id = start(browser, project, **{"config.beta": "0.3", "config.use_soft_labels": "false", "preset": "few", "note": "first try"})
     with read_session(engine) as session:
         job = jobs.get(session, job_id)
         assert (job.state, job.base_model, job.note, job.snapshot.number) == (JobState.QUEUED, "tiny", "first try", 1)
@@ -83,11 +83,11 @@ def test_the_same_form_sent_twice_makes_one_job(browser: TestClient, project: Pr
 
 def test_a_refused_setting_comes_back_beside_its_field_with_everything_that_was_typed(browser: TestClient, project: Project, engine: Engine) -> None:
     reply = browser.post(f"/projects/{project.slug}/train", headers=OWN,
-                         data={"key": "k", "base_model": "tiny", "preset": "few", "set.learning_rate": "5", "set.seed": "7", "note": "keep me"})
+                         data={"key": "k", "base_model": "tiny", "preset": "few", "config.learning_rate": "5", "config.seed": "7", "note": "keep me"})
     assert reply.status_code == 422
-    field = reply.text[reply.text.index('id="set.learning_rate"'):][:600]
+    field = reply.text[reply.text.index('id="config.learning_rate"'):][:600]
     assert 'value="5"' in field and 'aria-invalid="true"' in field and "from 0 to 1" in field
-    assert 'name="set.seed" type="number" value="7"' in reply.text
+    assert 'name="config.seed" type="number" value="7"' in reply.text
     assert 'value="few" checked' in reply.text and 'value="keep me"' in reply.text and 'value="k"' in reply.text
     with read_session(engine) as session:
         assert not session.scalar(select(func.count()).select_from(Job))
@@ -115,14 +115,14 @@ def test_the_preview_follows_the_rule_and_the_settings(browser: TestClient, proj
     assert "10 steps" in words(plain)
     strict = browser.get(address, params={"base_model": "tiny", "rule.min_judgments": "2"}).text
     assert "12 with too few judgments" in words(strict)
-    wrong = browser.get(address, params={"base_model": "tiny", "set.batch_size": "0"}).text
+    wrong = browser.get(address, params={"base_model": "tiny", "config.batch_size": "0"}).text
     assert "can't be '0'" in words(wrong)
 
 
 def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(browser: TestClient, project: Project, engine: Engine) -> None:
-    first = start(browser, project, **{"set.beta": "0.3", "set.report_to": "tensorboard,wandb"})
+    first = start(browser, project, **{"config.beta": "0.3", "config.report_to": "tensorboard,wandb"})
     again = browser.get(f"/projects/{project.slug}/train?from={first}").text
-    assert 'name="set.beta" type="number" value="0.3"' in again
+    assert 'name="config.beta" type="number" value="0.3"' in again
     assert 'value="tensorboard,wandb"' in again
     with read_session(engine) as session:
         snapshot_id = jobs.get(session, first).snapshot_id
@@ -221,6 +221,8 @@ def told(stream: str) -> list[dict[str, str]]:
     """A stream's messages: {id, event, data}."""
     messages = []
     for block in stream.strip().split("\n\n"):
+        if block.startswith(":"):
+            continue
         fields: dict[str, str] = {}
         for line in block.splitlines():
             name, _, value = line.partition(": ")
@@ -291,7 +293,7 @@ def test_a_step_that_a_resumed_run_took_again_counts_once(browser: TestClient, p
 
 def test_points_carry_log_ratios_and_no_accuracy_before_anything_is_learned(browser: TestClient, project: Project, worker: PretendWorker,
                                                                            engine: Engine) -> None:
-    job_id = start(browser, project, **{"set.beta": "0.5"})
+    job_id = start(browser, project, **{"config.beta": "0.5"})
     worker.claim()
     worker.say(("eval", 0, evaluation(0)), ("step", 1, {"rewards/chosen": 0.25, "rewards/rejected": -1.0, "rewards/margins": 1.25, "rewards/accuracies": 1.0}))
     with read_session(engine) as session:
