@@ -3,13 +3,13 @@
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import typer
 
 from app import events, queue
-from app.commands.context import acting_user, console, show
+from app.commands.context import acting_user, console, pairs_of, show
 from app.config import get_settings
 from app.db import read_session, write_session
 from app.errors import Invalid
@@ -35,20 +35,6 @@ def register(cli: typer.Typer) -> None:
     cli.add_typer(models, name="models")
 
 
-def _settings_of(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` words as a configuration; values are JSON where they parse as JSON, else text."""
-    config: dict[str, Any] = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise Invalid(f"“{pair}” is not of the form key=value.", "For example: --set learning_rate=5e-6")
-        try:
-            config[key.strip()] = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            config[key.strip()] = value
-    return config
-
-
 def train(
     slug: str,
     model: Annotated[str | None, typer.Option(help="Base model. Default: the project's.")] = None,
@@ -58,7 +44,7 @@ def train(
     as_user: ActAs = None,
 ) -> None:
     """Train on the project's current dataset (or on a snapshot)."""
-    config = _settings_of(settings or [])
+    config = pairs_of(settings or [])
     with write_session() as session:
         by, project = acting_user(session, as_user), projects.get(session, slug)
         base = model or project.default_base_model
@@ -69,7 +55,7 @@ def train(
                                                storage=get_storage(get_settings()))
         else:
             job = job_service.create(session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by)
-    queue.ring(get_settings())
+        queue.ring_after_commit(session, get_settings(), job_id=job.id)
     console.print(f"Queued run {job.id}. Follow it: prefloop jobs watch {job.id}, or {get_settings().base_url}/jobs/{job.id}")
     if watch:
         watch_job(job.id)
@@ -138,7 +124,7 @@ def retry_job(job_id: int, as_user: ActAs = None) -> None:
     """Put a failed or cancelled job back into the queue; it goes on from its last training state."""
     with write_session() as session:
         job = job_service.retry(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
-    queue.ring(get_settings())
+        queue.ring_after_commit(session, get_settings(), job_id=job.id)
     console.print(f"Run {job.id} is queued again.")
 
 
