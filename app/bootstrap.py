@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 
 def check_python() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file is run by whatever Python there is
         raise SetUpFailed(f"Prefloop needs Python 3.11 or newer and this is {sys.version.split()[0]}. "
                           "Install one, or name it: make run PYTHON=python3.12")
 
@@ -37,7 +37,8 @@ def check_python() -> None:
 def check_disk() -> None:
     free = shutil.disk_usage(ROOT).free
     if not PYTHON.exists() and free < NEEDED_BYTES:
-        raise SetUpFailed(f"Only {free / 1e9:.1f} GB are free at {ROOT} and the dependencies need about 4 GB. Free some space and run this again.")
+        raise SetUpFailed(f"Only {free / 1e9:.1f} GB are free at {ROOT} and the dependencies need about 4 GB. "
+                          "Free some space and run this again.")
 
 
 def explain(output: str, doing: str) -> SetUpFailed:

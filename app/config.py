@@ -1,6 +1,7 @@
 """Settings: the only reader of the environment (variables named PREFLOOP_*)."""
 
 import secrets
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -120,10 +121,8 @@ class Settings(BaseSettings):
             fresh = self.data_dir / f".secret_key.{secrets.token_hex(8)}"
             fresh.touch(mode=0o600)
             fresh.write_text(secrets.token_urlsafe(48))
-            try:
-                path.hardlink_to(fresh)  # fails if another process was first: then its key counts
-            except FileExistsError:
-                pass
+            with suppress(FileExistsError):  # another process was first: then its key counts
+                path.hardlink_to(fresh)
             fresh.unlink()
         return path.read_bytes()
 

@@ -61,7 +61,8 @@ def check_data_folder(settings: Settings) -> Finding:
                        "Free space or fix its owner, or set PREFLOOP_DATA_DIR.")
     free = shutil.disk_usage(settings.data_dir).free
     if free < LOW_DISK_BYTES:
-        return Finding(subject, "warn", f"{settings.data_dir} has {free / 1e9:.1f} GB left.", "Free some space: a run saves its training state.")
+        return Finding(subject, "warn", f"{settings.data_dir} has {free / 1e9:.1f} GB left.",
+                       "Free some space: a run saves its training state.")
     return Finding(subject, "ok", f"{settings.data_dir}, {free / 1e9:.0f} GB free")
 
 
@@ -80,7 +81,8 @@ def check_database(settings: Settings) -> Finding:
 def check_migrations(settings: Settings) -> Finding:
     current, newest = migrate.revisions(get_engine(settings))
     if current != newest:
-        return Finding("migrations", "fail", f"The database is at {current or 'nothing'}, this version wants {newest}.", "Run: prefloop migrate")
+        return Finding("migrations", "fail", f"The database is at {current or 'nothing'}, this version wants {newest}.",
+                       "Run: prefloop migrate")
     return Finding("migrations", "ok", f"at {current}")
 
 
@@ -108,7 +110,8 @@ def check_workers(settings: Settings) -> Finding:
         alive = list(session.scalars(select(Worker).where(
             Worker.heartbeat_at > now() - timedelta(seconds=settings.worker_lease_seconds)).order_by(Worker.name)))
     if not alive:
-        return Finding("workers", "warn", "No worker has reported lately, so nothing trains.", "Start one: prefloop worker (prefloop up starts one).")
+        return Finding("workers", "warn", "No worker has reported lately, so nothing trains.",
+                       "Start one: prefloop worker (prefloop up starts one).")
     return Finding("workers", "ok", "; ".join(f"{worker.name} on {worker.device or 'unknown device'}" for worker in alive))
 
 

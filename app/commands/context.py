@@ -9,7 +9,7 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.errors import NotFound
+from app.errors import Invalid, NotFound
 from app.models import Role, User
 from app.services import users
 
@@ -42,3 +42,17 @@ def show(rows: Iterable[dict[str, Any]], *, as_json: bool, empty: str) -> None:
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console.print(table)
+
+
+def pairs_of(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` words as a configuration; values are JSON where they parse as JSON, else text."""
+    config: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise Invalid(f"“{pair}” is not of the form key=value.", "For example: --set learning_rate=5e-6")
+        try:
+            config[key.strip()] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            config[key.strip()] = value
+    return config

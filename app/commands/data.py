@@ -7,7 +7,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from app.commands.context import acting_user, console, show
+from app.commands.context import acting_user, console, pairs_of, show
 from app.config import get_settings
 from app.db import get_engine, read_session, write_session
 from app.errors import Invalid, NotFound
@@ -51,6 +51,18 @@ def list_projects(as_json: AsJson = False) -> None:
         show(({"slug": row.project.slug, "name": row.project.name, "comparisons": row.comparisons, "judgments": row.judgments,
                "slots_done": row.done, "slots_wanted": row.wanted} for row in projects.listing(session, user=acting_user(session, None))),
              as_json=as_json, empty="No projects yet. Make one: prefloop project create SLUG")
+
+
+@project.command("set")
+def change_project(
+    slug: str,
+    settings: Annotated[list[str], typer.Argument(help="key=value, e.g. judgments_per_comparison=3 allow_tie=false")],
+    as_user: ActAs = None,
+) -> None:
+    """Change a project's name, description or rules."""
+    with write_session() as session:
+        projects.update(session, project=projects.get(session, slug), by=acting_user(session, as_user), **pairs_of(settings))
+    console.print(f"Changed {slug}.")
 
 
 @project.command("guidelines")

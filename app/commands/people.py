@@ -8,7 +8,7 @@ from app.commands.context import acting_user, console, show
 from app.config import get_settings
 from app.db import read_session, write_session
 from app.models import Role
-from app.services import links, tokens, users
+from app.services import audit, links, tokens, users
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -19,6 +19,20 @@ token = typer.Typer(no_args_is_help=True, help="API tokens.")
 def register(cli: typer.Typer) -> None:
     cli.add_typer(user, name="user")
     cli.add_typer(token, name="token")
+    cli.command("audit")(read_audit)
+
+
+def read_audit(
+    username: Annotated[str, typer.Option("--user", help="Only what this account did.")] = "",
+    action: Annotated[str, typer.Option(help="Only actions that begin so, e.g. job or job.cancel.")] = "",
+    page: int = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Show who did what to which row, the newest first."""
+    with read_session() as session:
+        show(({"at": entry.at, "who": who or "command line", "action": entry.action, "target": entry.target, "detail": entry.detail}
+              for entry, who in audit.listing(session, username=username, action=action, page=page).items),
+             as_json=as_json, empty="Nothing was recorded.")
 
 
 @user.command("add")
@@ -69,6 +83,41 @@ def set_password(username: str) -> None:
     with write_session() as session:
         users.set_password(session, user=users.get(session, username), password=secret, by=None)
     console.print("Changed. Sessions of this account were ended.")
+
+
+@user.command("invite")
+def invite(
+    role: Annotated[Role, typer.Option(help="What the new account may do.")] = Role.EVALUATOR,
+    note: Annotated[str, typer.Option(help="For whom, to tell invitations apart.")] = "",
+) -> None:
+    """Print a link with which somebody makes their own account, once."""
+    with write_session() as session:
+        link = links.invite(session, role=role, by=None, note=note)
+    console.print(f"{get_settings().base_url}/link/{link}")
+
+
+@user.command("invitations")
+def list_invitations(as_json: AsJson = False) -> None:
+    """Show the invitations that nobody has used yet."""
+    with read_session() as session:
+        show(({"id": row.id, "role": row.role.value if row.role else "", "note": row.note, "expires": row.expires_at}
+              for row in links.open_invitations(session)), as_json=as_json, empty="No open invitation. Make one: prefloop user invite")
+
+
+@user.command("withdraw")
+def withdraw(invitation_id: int) -> None:
+    """End an invitation that was not used."""
+    with write_session() as session:
+        links.withdraw(session, link_id=invitation_id, by=None)
+    console.print("Withdrawn.")
+
+
+@user.command("activate")
+def activate(username: str) -> None:
+    """Let a deactivated account sign in again."""
+    with write_session() as session:
+        users.set_active(session, user=users.get(session, username), active=True, by=None)
+    console.print(f"{username} can sign in again. A link: prefloop user link {username}")
 
 
 @user.command("deactivate")

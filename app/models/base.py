@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import JSON, DateTime, Dialect, Enum, MetaData, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
@@ -48,4 +48,4 @@ class Base(DeclarativeBase):
         "fk": "fk_%(table_name)s_%(column_0_name)s",
         "pk": "pk_%(table_name)s",
     })
-    type_annotation_map = {dict[str, Any]: Json, list[Any]: Json, datetime: UTCDateTime}
+    type_annotation_map: ClassVar = {dict[str, Any]: Json, list[Any]: Json, datetime: UTCDateTime}

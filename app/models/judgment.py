@@ -19,8 +19,9 @@ class JudgmentSource(StrEnum):
 
 
 class Judgment(Base):
-    """One person's verdict on one comparison; a person has at most one that is not superseded. `lease_token` makes submitting idempotent; `late` marks one that
-    came after its lease had passed to somebody else; `superseded` is set by the transaction that adds the newer row."""
+    """One person's verdict on one comparison; a person has at most one that is not superseded. `lease_token` makes
+    submitting idempotent; `late` marks one that came after its lease had passed to somebody else; `superseded` is set
+    by the transaction that adds the newer row."""
 
     __tablename__ = "judgments"
     __table_args__ = (
