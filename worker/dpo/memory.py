@@ -1,8 +1,10 @@
 """How much memory a run needs, measured on the model itself, and the token budget that fits the machine."""
 
+import ctypes
 import os
 import resource
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from worker.dpo.scorer import PairScorer
 # Enough for matrix products to run at their full rate; more only takes memory.
 BUDGET_CPU, BUDGET_GPU = 1024, 16384
 HEADROOM = 0.8
+CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,13 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         return self.resident + self.gradients + self.optimizer + self.activations + self.head
+
+    def __str__(self) -> str:
+        again = ", activations recomputed in the backward" if self.checkpointing else ""
+        return (
+            f"Memory: about {_gib(self.peak)} at the peak ({_gib(self.resident)} held now, {_gib(self.available)} free). "
+            f"{self.token_budget} tokens in one forward{again}."
+        )
 
 
 def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]) -> MemoryPlan:
@@ -59,7 +72,7 @@ def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainCon
             break
     if budget * per_token > room:
         log(f"Memory is short: about {_gib(budget * per_token - room)} more would be needed for the longest pair.")
-    plan = MemoryPlan(
+    return MemoryPlan(
         token_budget=budget,
         checkpointing=checkpointing,
         resident=memory_used(device),
@@ -69,11 +82,6 @@ def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainCon
         head=scorer.chunk_bytes,
         available=available,
     )
-    log(
-        f"Memory: about {_gib(plan.peak)} at the peak ({_gib(plan.resident)} held now, {_gib(available)} free). "
-        f"{budget} tokens in one forward{', activations recomputed in the backward' if checkpointing else ''}."
-    )
-    return plan
 
 
 def _checkpointing_choices(config: TrainConfig) -> tuple[bool, ...]:
@@ -125,10 +133,7 @@ def memory_available(device: torch.device) -> int:
 def _cgroup_room() -> list[int]:
     """What a container's limit leaves, for control groups of version 2 and 1."""
     found = []
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
+    for limit, used in CGROUP_FILES:
         try:
             text = Path(limit).read_text().strip()
             if text != "max" and int(text) < 2**60:
@@ -140,7 +145,15 @@ def _cgroup_room() -> list[int]:
 
 def memory_used(device: torch.device) -> int:
     """Bytes held now: allocated on the GPU, or resident on a CPU."""
+    if device.type == "cpu":
+        _give_back_freed_memory()
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process(os.getpid()).memory_info().rss
+
+
+def _give_back_freed_memory() -> None:
+    """Have the C library return what was freed: it would be counted as held."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -103,6 +103,7 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
     scorer = choose_scorer(policy, train.pairs, config, log=lambda text: events.emit("log", message=text))
     stop.check()
     memory = plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text))
+    events.emit("log", message=str(memory), peak_bytes=memory.peak, token_budget=memory.token_budget)
     plan = make_plan(
         len(train.pairs),
         batch_size=config.batch_size,
