@@ -58,6 +58,12 @@
     fetch(form.action, { method: "POST", body: new URLSearchParams({ theme, next: location.pathname }), redirect: "manual" });
   }
 
+  // A browser can't point at a wrong field in a part that is closed, and then says nothing at all.
+  document.addEventListener("invalid", (event) => {
+    const closed = event.target.closest("details:not([open])");
+    if (closed) closed.open = true;
+  }, true);
+
   // One polite voice for what has no other place on the page.
   let voice;
   function say(text) {
