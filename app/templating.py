@@ -149,7 +149,7 @@ def number(value: float | None, digits: int = 4) -> str:
     """Thousands set apart; fractions to `digits` significant digits; nothing measured is a dash."""
     if value is None or value != value:
         return "–"
-    if isinstance(value, int) or value == int(value) and abs(value) < 1e15:
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
         return f"{int(value):,}"
     return f"{value:,.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
 

@@ -59,6 +59,16 @@
     id("connection").hidden = true;
   }
 
+  // A strength that was picked by mistake goes away by a second click.
+  let picked = null;
+  document.addEventListener("pointerdown", (event) => {
+    picked = event.target.closest(".strength label")?.control;
+    if (!picked?.checked) picked = null;
+  });
+  document.addEventListener("click", (event) => {
+    if (picked && event.target === picked) picked.checked = false;
+  });
+
   const isVerdict = (event) => sent && event.detail.ctx?.sourceElement === sent.form;
 
   document.addEventListener("htmx:after:request", (event) => {

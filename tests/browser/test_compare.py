@@ -63,11 +63,8 @@ def press_for_next(page: Page, key: str) -> None:
 
 def eventually(page: Page, condition: str) -> None:
     """Waits for a JavaScript condition, frame by frame: Playwright's own way needs eval, which the page forbids."""
-    page.evaluate("""() => new Promise((done, fail) => {
-        let frames = 600;
-        const look = () => (() => %s)() ? done() : frames-- ? requestAnimationFrame(look) : fail(new Error("never came true"));
-        look();
-    })""" % condition)
+    look = f"() => (() => {condition})() ? done() : frames-- ? requestAnimationFrame(look) : fail(new Error('never came true'))"
+    page.evaluate(f"() => new Promise((done, fail) => {{ let frames = 600; const look = {look}; look(); }})")
 
 
 def test_five_pairs_are_judged_by_keys_alone(live_server: LiveServer, desk: Callable[..., Page]) -> None:
@@ -407,3 +404,14 @@ def test_axe_finds_nothing_serious(live_server: LiveServer, page: Page, signed_i
     page.locator(".account summary").click()
     page.locator(".switcher summary").click()
     assert serious(page) == [], "with a menu open"
+
+
+def test_a_strength_picked_by_mistake_goes_away_by_a_second_click(live_server: LiveServer, desk: Callable[..., Page]) -> None:
+    page = desk(1)
+    label = page.locator("label[for=strength-3]")
+    label.click()
+    expect(page.locator("#strength-3")).to_be_checked()
+    label.click()
+    expect(page.locator("#strength-3")).not_to_be_checked()
+    press_for_next(page, "1")
+    assert judgments(live_server)[0].strength is None
