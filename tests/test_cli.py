@@ -1,0 +1,154 @@
+"""The command line as an ML engineer uses it, on the same services as the pages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select
+from typer.testing import CliRunner, Result
+
+from app.cli import cli
+from app.config import Settings
+from app.db import read_session
+from app.models import Job, JobState
+from tests.conftest import ROOT
+from tests.factory import Factory
+
+
+def prefloop(*words: str, given: str = "") -> Result:
+    result = CliRunner().invoke(cli, list(words), input=given)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def outside(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, where errors become lines and exit statuses."""
+    return subprocess.run([sys.executable, "-m", "app.cli", *words], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
+                          timeout=60, check=False)
+
+
+@pytest.fixture
+def admin(settings: Settings, engine: Engine) -> str:
+    """The first account, made as the README says."""
+    made = prefloop("user", "add", "root", "--role", "admin")
+    assert f"{settings.base_url}/link/" in made.output
+    return "root"
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    file = tmp_path / "pairs.jsonl"
+    lines = [{"prompt": f"Question {n}?", "chosen": f"Good {n}", "rejected": f"Bad {n}"} for n in range(40)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + "not json\n")
+    return file
+
+
+def test_from_an_empty_database_to_exported_files(admin: str, pairs: Path, tmp_path: Path) -> None:
+    assert prefloop("project", "create", "tone", "--name", "Tone").exit_code == 0
+    report = json.loads(prefloop("import", "tone", str(pairs), "--json").output)
+    assert (report["added"], report["judged"], report["rejected"]) == (40, 40, 1)
+    assert report["rejections"][0]["line"] == 41
+    again = json.loads(prefloop("import", "tone", str(pairs), "--json").output)
+    assert (again["added"], again["duplicates"]) == (0, 40)
+    assert prefloop("export", "tone", "--out", str(tmp_path / "out")).exit_code == 0
+    rows = [json.loads(line) for name in ("train", "eval") for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
+    assert len(rows) == 40
+    assert all(row["chosen"][0]["content"].startswith("Good") for row in rows)
+    (listed,) = prefloop("snapshot", "list", "tone", "--json").output.splitlines()
+    assert json.loads(listed)["number"] == 1
+
+
+def test_import_reads_standard_input(admin: str, pairs: Path) -> None:
+    prefloop("project", "create", "tone")
+    shown = prefloop("import", "tone", "-", given=pairs.read_text())
+    assert "40 added" in shown.output
+
+
+def test_train_queues_a_run_that_can_be_listed_cancelled_and_retried(admin: str, pairs: Path, engine: Engine) -> None:
+    prefloop("project", "create", "tone")
+    prefloop("import", "tone", str(pairs))
+    shown = prefloop("train", "tone", "--model", "tiny", "--set", "learning_rate=1e-5", "--set", "max_steps=3")
+    assert "Queued run 1" in shown.output
+    with read_session(engine) as session:
+        job = session.scalars(select(Job)).one()
+        assert (job.state, job.config["learning_rate"], job.config["max_steps"]) == (JobState.QUEUED, 1e-5, 3)
+    prefloop("jobs", "cancel", "1")
+    assert json.loads(prefloop("jobs", "list", "tone", "--json").output)["state"] == "cancelled"
+    assert prefloop("jobs", "watch", "1").exit_code == 1
+    prefloop("jobs", "retry", "1")
+    assert json.loads(prefloop("jobs", "show", "1").output)["state"] == "queued"
+
+
+def test_a_token_works_until_it_is_revoked(admin: str, client) -> None:
+    token = prefloop("token", "create", "laptop").output.strip()
+    header = {"Authorization": f"Bearer {token}"}
+    assert client.get("/api/v1/me", headers=header).json()["username"] == "root"
+    assert token not in prefloop("token", "list", "--json").output
+    prefloop("token", "revoke", "1")
+    assert client.get("/api/v1/me", headers=header).status_code == 401
+
+
+def test_accounts_are_managed(admin: str) -> None:
+    prefloop("user", "add", "kim")
+    prefloop("user", "role", "kim", "engineer")
+    prefloop("user", "deactivate", "kim")
+    rows = {row["username"]: row for row in map(json.loads, prefloop("user", "list", "--json").output.splitlines())}
+    assert (rows["kim"]["role"], rows["kim"]["active"]) == ("engineer", False)
+    prefloop("user", "activate", "kim")
+    assert "/link/" in prefloop("user", "link", "kim").output
+    assert "/link/" in prefloop("user", "invite", "--role", "evaluator", "--note", "for the new one").output
+    assert "for the new one" in prefloop("user", "invitations").output
+    actions = [json.loads(line)["action"] for line in prefloop("audit", "--json").output.splitlines()]
+    assert {"user.create", "invitation.create"} <= set(actions)
+
+
+def test_project_rules_change(admin: str) -> None:
+    prefloop("project", "create", "tone")
+    prefloop("project", "set", "tone", "judgments_per_comparison=3", "name=Our tone")
+    assert json.loads(prefloop("project", "list", "--json").output)["name"] == "Our tone"
+
+
+def test_a_mistake_is_two_lines_and_exit_status_one(settings: Settings, factory: Factory) -> None:
+    factory.admin()
+    done = outside("import", "nowhere", "/no/such/file.jsonl")
+    assert done.returncode == 1
+    assert "There is no file /no/such/file.jsonl" in done.stderr
+    assert "Traceback" not in done.stderr
+    unknown = outside("snapshot", "list", "nowhere")
+    assert unknown.returncode == 1
+    assert "There is no project" in unknown.stderr
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_wrong_setting_names_its_variable(settings: Settings) -> None:
+    done = outside("migrate", PREFLOOP_PORT="http")
+    assert done.returncode == 2
+    assert "PREFLOOP_PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_database_that_is_not_there_is_one_line(settings: Settings) -> None:
+    done = outside("user", "list", PREFLOOP_DATABASE_URL="postgresql://prefloop@127.0.0.1:1/nowhere")
+    assert done.returncode == 1
+    assert "database" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_names_what_is_missing_and_what_to_do(settings: Settings, engine: Engine) -> None:
+    done = prefloop("doctor")
+    assert done.exit_code == 1
+    assert "There is no admin account" in done.output
+    assert "prefloop user add" in done.output
+    assert "No worker has reported lately" in done.output
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_doctor_sees_a_redis_that_is_gone(settings: Settings, engine: Engine) -> None:
+    done = outside("doctor", PREFLOOP_BROKER_URL="redis://127.0.0.1:1/0")
+    assert "Redis does not answer" in done.stdout
+    assert done.returncode == 1
