@@ -129,7 +129,8 @@ def _as_text(value: Any) -> str:
 
 def _input(option: Option, value: str) -> Input:
     kind, options, attributes = "text", [], {"autocomplete": "off", "spellcheck": "false"}
-    placeholder = default_text(option)
+    placeholder = "automatic" if option.default is None else default_text(option)
+    help_text = f"{option.help} Empty: {option.auto}." if option.auto else option.help
     if option.kind is bool:
         kind, options = "select", [("", f"{placeholder} (default)"), ("true", "yes"), ("false", "no")]
     elif option.kind is str and option.choices:
@@ -137,7 +138,7 @@ def _input(option: Option, value: str) -> Input:
     elif option.kind in (int, float):
         kind, attributes = "number", {"min": _plain(option.minimum), "max": _plain(option.maximum), "inputmode": "decimal",
                                       "step": "1" if option.kind is int else "any"}
-    return Input(option.key, option.label, option.help, kind, value, placeholder, options,
+    return Input(option.key, option.label, help_text, kind, value, placeholder, options,
                  {"placeholder": placeholder, **attributes}, option.unit)
 
 
