@@ -108,7 +108,7 @@ class Slot(Base):
     __table_args__ = (
         UniqueConstraint("comparison_id", "ordinal"),
         UniqueConstraint("comparison_id", "holder_id"),
-        Index("ix_slots_next", "project_id", "state", "rank", "ordinal", "id"),
+        Index("ix_slots_next", "project_id", "state", "rank", "ordinal", "comparison_id"),
         CheckConstraint("state = 'open' OR holder_id IS NOT NULL", name="held"),
     )
 

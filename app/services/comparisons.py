@@ -31,6 +31,7 @@ from app.services.conversations import Message, Unfit, answers_of, pair_hash, pr
 from app.services.paging import Page
 
 PRIORITIES = range(-1_000_000, 1_000_001)
+LOADED = (joinedload(Comparison.prompt), joinedload(Comparison.first), joinedload(Comparison.second))
 LONGEST_EXTERNAL_ID = LONGEST_SOURCE = 255
 
 
@@ -124,38 +125,57 @@ def add_many(session: Session, *, project: Project, pairs: Sequence[NewPair], im
     """Stores pairs in the order given; content that the project has already is found, not stored again."""
     # One writer of comparisons a project at a time, so that "look, then insert" holds on PostgreSQL too.
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
-    hashes = [(prompt_hash(pair.prompt), (text_hash(pair.responses[0]), text_hash(pair.responses[1]))) for pair in pairs]
-    prompts = _store_prompts(session, project, {key: pair.prompt for (key, _), pair in zip(hashes, pairs, strict=True)})
+    hashed = [_Hashed.of(pair) for pair in pairs]
+    prompts = _store_prompts(session, project, {one.prompt: one.pair.prompt for one in hashed})
     answers: dict[tuple[int, str], tuple[str, Source]] = {}
-    for (prompt, keys), pair in zip(hashes, pairs, strict=True):
-        for key, text, source in zip(keys, pair.responses, pair.sources, strict=True):
-            answers.setdefault((prompts[prompt], key), (text, source))
+    for one in hashed:
+        for key, text, source in zip(one.answers, one.pair.responses, one.pair.sources, strict=True):
+            answers.setdefault((prompts[one.prompt], key), (text, source))
     responses = _store_responses(session, answers)
     rows: dict[str, dict[str, Any]] = {}
-    for (prompt, keys), pair in zip(hashes, pairs, strict=True):
-        rows.setdefault(pair_hash(prompt, keys), {
-            "project_id": project.id, "prompt_id": prompts[prompt], "priority": pair.priority, "gold_choice": pair.gold,
-            "first_response_id": responses[prompts[prompt], keys[0]], "second_response_id": responses[prompts[prompt], keys[1]],
-            "external_id": pair.external_id, "import_id": import_id})
+    for one in hashed:
+        prompt_id = prompts[one.prompt]
+        rows.setdefault(one.whole, {
+            "project_id": project.id, "pair_hash": one.whole, "prompt_id": prompt_id, "priority": one.pair.priority,
+            "first_response_id": responses[prompt_id, one.answers[0]], "second_response_id": responses[prompt_id, one.answers[1]],
+            "gold_choice": one.pair.gold, "external_id": one.pair.external_id, "import_id": import_id})
     known, fresh = _store_comparisons(session, project, rows)
     stored = []
-    for prompt, keys in hashes:
-        key = pair_hash(prompt, keys)
-        comparison_id, first_response_id = known[key]
-        stored.append(Stored(comparison_id, key in fresh, first_response_id != responses[prompts[prompt], keys[0]]))
-        fresh.discard(key)  # the same pair twice in one call: the second is a duplicate
+    for one in hashed:
+        comparison_id, first_response_id = known[one.whole]
+        swapped = first_response_id != responses[prompts[one.prompt], one.answers[0]]
+        stored.append(Stored(comparison_id, one.whole in fresh, swapped))
+        fresh.discard(one.whole)  # the same pair twice in one call: the second is a duplicate
     return stored
 
 
+@dataclass(frozen=True, slots=True)
+class _Hashed:
+    """A pair with the hashes of its prompt, its answers in order, and the whole."""
+
+    pair: NewPair
+    prompt: str
+    answers: tuple[str, str]
+    whole: str
+
+    @classmethod
+    def of(cls, pair: NewPair) -> "_Hashed":
+        prompt, answers = prompt_hash(pair.prompt), (text_hash(pair.responses[0]), text_hash(pair.responses[1]))
+        return cls(pair, prompt, answers, pair_hash(prompt, answers))
+
+
+# Each inserts what is missing and then looks its ids up: RETURNING in order would be one statement a row on SQLite.
+
+
 def _store_prompts(session: Session, project: Project, wanted: dict[str, list[Message]]) -> dict[str, int]:
-    query = select(Prompt.content_hash, Prompt.id).where(Prompt.project_id == project.id, Prompt.content_hash.in_(wanted))
-    ids: dict[str, int] = dict(session.execute(query).tuples().all())
+    query = select(Prompt.content_hash, Prompt.id).where(Prompt.project_id == project.id)
+    ids = dict(session.execute(query.where(Prompt.content_hash.in_(wanted))).tuples().all())
     missing = [key for key in wanted if key not in ids]
     if missing:
-        rows = [{"project_id": project.id, "content_hash": key, "messages": wanted[key],
-                 "split": split_of(key, project.eval_percent)} for key in missing]
-        made = session.scalars(insert(Prompt).returning(Prompt.id, sort_by_parameter_order=True), rows)
-        ids.update(zip(missing, made, strict=True))
+        session.execute(insert(Prompt), [
+            {"project_id": project.id, "content_hash": key, "messages": wanted[key], "split": split_of(key, project.eval_percent)}
+            for key in missing])
+        ids.update(session.execute(query.where(Prompt.content_hash.in_(missing))).tuples().all())
     return ids
 
 
@@ -166,31 +186,28 @@ def split_of(content_hash: str, eval_percent: int) -> Split:
 
 
 def _store_responses(session: Session, wanted: dict[tuple[int, str], tuple[str, Source]]) -> dict[tuple[int, str], int]:
-    prompt_ids = {prompt_id for prompt_id, _ in wanted}
-    found = session.execute(select(Response.prompt_id, Response.content_hash, Response.id).where(Response.prompt_id.in_(prompt_ids)))
-    ids = {(prompt_id, key): response_id for prompt_id, key, response_id in found}
+    query = select(Response.prompt_id, Response.content_hash, Response.id).where(
+        Response.prompt_id.in_({prompt_id for prompt_id, _ in wanted}), Response.content_hash.in_({key for _, key in wanted}))
+    ids = {(prompt_id, key): response_id for prompt_id, key, response_id in session.execute(query)}
     missing = [key for key in wanted if key not in ids]
     if missing:
-        rows = [{"prompt_id": prompt_id, "content_hash": key, "text": text, "characters": len(text), "words": len(text.split()),
-                 "source_kind": source.kind, "source_name": source.name}
-                for (prompt_id, key), (text, source) in ((key, wanted[key]) for key in missing)]
-        made = session.scalars(insert(Response).returning(Response.id, sort_by_parameter_order=True), rows)
-        ids.update(zip(missing, made, strict=True))
+        session.execute(insert(Response), [
+            {"prompt_id": prompt_id, "content_hash": key, "text": text, "characters": len(text), "words": len(text.split()),
+             "source_kind": source.kind, "source_name": source.name}
+            for (prompt_id, key), (text, source) in ((key, wanted[key]) for key in missing)])
+        ids = {(prompt_id, key): response_id for prompt_id, key, response_id in session.execute(query)}
     return ids
 
 
 def _store_comparisons(session: Session, project: Project, rows: dict[str, dict[str, Any]]) -> tuple[
         dict[str, tuple[int, int]], set[str]]:
     """({pair hash: (comparison id, its first response's id)}, hashes of the new ones)."""
-    query = select(Comparison.pair_hash, Comparison.id, Comparison.first_response_id).where(
-        Comparison.project_id == project.id, Comparison.pair_hash.in_(rows))
-    known = {key: (comparison_id, first_id) for key, comparison_id, first_id in session.execute(query)}
+    query = select(Comparison.pair_hash, Comparison.id, Comparison.first_response_id).where(Comparison.project_id == project.id)
+    known = {key: (row_id, first_id) for key, row_id, first_id in session.execute(query.where(Comparison.pair_hash.in_(rows)))}
     missing = [key for key in rows if key not in known]
     if missing:
-        made = session.execute(
-            insert(Comparison).returning(Comparison.id, Comparison.first_response_id, sort_by_parameter_order=True),
-            [{"pair_hash": key, **rows[key]} for key in missing])
-        known.update({key: (comparison_id, first_id) for key, (comparison_id, first_id) in zip(missing, made, strict=True)})
+        session.execute(insert(Comparison), [rows[key] for key in missing])
+        known |= {key: (row_id, first_id) for key, row_id, first_id in session.execute(query.where(Comparison.pair_hash.in_(missing)))}
         session.execute(insert(Slot), [
             {"project_id": project.id, "comparison_id": known[key][0], "ordinal": ordinal, "rank": -rows[key]["priority"]}
             for key in missing for ordinal in range(1, project.judgments_per_comparison + 1)])
@@ -257,7 +274,7 @@ def _take(session: Session, project: Project, user: User, now: datetime, until: 
     token = new_token()
     for free in (Slot.state == SlotState.LEASED) & (Slot.leased_until < now), Slot.state == SlotState.OPEN:
         following = (select(Slot.id).where(Slot.project_id == project.id, free, ~_is_known_to(user))
-                     .order_by(Slot.rank, Slot.ordinal, Slot.id).limit(1).with_for_update(skip_locked=True))
+                     .order_by(Slot.rank, Slot.ordinal, Slot.comparison_id).limit(1).with_for_update(skip_locked=True))
         comparison_id = session.scalar(
             update(Slot).where(Slot.id == following.scalar_subquery())
             .values(state=SlotState.LEASED, holder_id=user.id, lease_token=token, leased_at=now, leased_until=until)
@@ -283,8 +300,7 @@ def _is_known_to(user: User) -> ColumnElement[bool]:
 def as_lease(session: Session, showing: Showing, until: datetime | None, previous: Judgment | None = None) -> Lease:
     """A showing with its texts, each answer on its side."""
     comparison = session.execute(
-        select(Comparison).where(Comparison.id == showing.comparison_id)
-        .options(joinedload(Comparison.prompt), joinedload(Comparison.first), joinedload(Comparison.second))).scalar_one()
+        select(Comparison).where(Comparison.id == showing.comparison_id).options(*LOADED)).scalar_one()
     left, right = comparison.first.text, comparison.second.text
     if showing.first_side is Side.RIGHT:
         left, right = right, left
@@ -313,8 +329,7 @@ def release(session: Session, *, token: str, user: User) -> bool:
 
 def get(session: Session, comparison_id: int) -> Comparison:
     """One comparison with prompt and answers loaded."""
-    row = session.scalar(select(Comparison).where(Comparison.id == comparison_id).options(
-        joinedload(Comparison.prompt), joinedload(Comparison.first), joinedload(Comparison.second)))
+    row = session.scalar(select(Comparison).where(Comparison.id == comparison_id).options(*LOADED))
     if row is None:
         raise NotFound(f"There is no comparison {comparison_id}.", "Look at the project's data.")
     return row
@@ -323,7 +338,8 @@ def get(session: Session, comparison_id: int) -> Comparison:
 def listing(session: Session, *, project: Project, filters: Filters = Filters(), page: int = 1, size: int = 50) -> Page[Row]:
     """Comparisons in the order in which they came, for people who may see sources."""
     found = paging.fetch(session, _filtered(project, filters), page=page, size=size)
-    ids = [comparison.id for comparison in found.items]
+    ids = found.items
+    loaded = {row.id: row for row in session.scalars(select(Comparison).where(Comparison.id.in_(ids)).options(*LOADED))}
     votes: dict[int, dict[Choice, int]] = {comparison_id: {} for comparison_id in ids}
     for comparison_id, choice, count in session.execute(
             select(Judgment.comparison_id, Judgment.choice, func.count())
@@ -332,14 +348,14 @@ def listing(session: Session, *, project: Project, filters: Filters = Filters(),
     slots = {comparison_id: (wanted, done) for comparison_id, wanted, done in session.execute(
         select(Slot.comparison_id, func.count(), func.count().filter(Slot.state == SlotState.DONE))
         .where(Slot.comparison_id.in_(ids)).group_by(Slot.comparison_id))}
-    rows = [Row(comparison, votes[comparison.id], *slots.get(comparison.id, (0, 0))) for comparison in found.items]
+    rows = [Row(loaded[comparison_id], votes[comparison_id], *slots[comparison_id]) for comparison_id in ids]
     return Page(rows, found.number, found.size, found.total)
 
 
-def _filtered(project: Project, filters: Filters) -> Select[Comparison]:
+def _filtered(project: Project, filters: Filters) -> Select[int]:
+    """Ids only: a late page then passes over an index instead of over texts."""
     first, second = aliased(Response), aliased(Response)
-    query = (select(Comparison).where(Comparison.project_id == project.id).order_by(Comparison.id)
-             .options(joinedload(Comparison.prompt), joinedload(Comparison.first), joinedload(Comparison.second)))
+    query = select(Comparison.id).where(Comparison.project_id == project.id).order_by(Comparison.id)
     waiting = exists().where(Slot.comparison_id == Comparison.id, Slot.state != SlotState.DONE)
     if filters.state in ("waiting", "judged"):
         query = query.where(waiting if filters.state == "waiting" else ~waiting)

@@ -209,7 +209,8 @@ def _waiting_for(session: Session, project: Project, user: User, now: datetime) 
     """Comparisons with a free slot, or held by this person, that they haven't judged."""
     free = or_(Slot.state == SlotState.OPEN, (Slot.state == SlotState.LEASED) & or_(Slot.leased_until < now, Slot.holder_id == user.id))
     waiting = select(func.count(Slot.comparison_id.distinct())).where(Slot.project_id == project.id, free)
-    known = waiting.where(exists().where(Judgment.comparison_id == Slot.comparison_id, Judgment.user_id == user.id))
+    mine = select(Judgment.comparison_id).where(Judgment.project_id == project.id, Judgment.user_id == user.id).distinct().subquery()
+    known = select(func.count()).select_from(mine).where(exists().where(Slot.comparison_id == mine.c.comparison_id, free))
     return (session.scalar(waiting) or 0) - (session.scalar(known) or 0)
 
 

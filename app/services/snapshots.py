@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -111,22 +112,28 @@ def _empty(project: Project, described: Preview) -> SnapshotEmpty:
 
 
 def _collect(session: Session, project: Project, rule: Rule) -> Collected:
-    """Decides every comparison of a project, in the order of their ids, from one streamed query."""
-    found = Collected()
+    """Decides every judged comparison of a project, in the order of their ids, from one streamed query; counts the rest."""
+    kept, gold_kept = session.execute(select(func.count(), func.count(Comparison.gold_choice)).where(
+        Comparison.project_id == project.id)).one()
+    found = Collected(comparisons=kept, left_out=Counter(gold=gold_kept))
+    seen = 0
     for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:12]):
         (comparison_id, prompt_id, split, gold, *answers) = comparison
-        votes = [row[12:] for row in rows if row.choice is not None]
-        found.comparisons += 1
+        votes = [row[12:] for row in rows]
         found.judgments += len(votes)
         _count_people(found, comparison_id, votes)
         verdict = decide([Vote(user_id, choice, strength, late, bool(flags))
                           for user_id, choice, strength, late, flags, _, _ in votes], rule)
-        if gold is not None or verdict.chosen is None:
-            found.left_out["gold" if gold is not None else verdict.left_out] += 1
+        if gold is not None:
+            continue
+        seen += 1
+        if verdict.chosen is None:
+            found.left_out[verdict.left_out] += 1
             continue
         chosen, rejected = (answers[:4], answers[4:]) if verdict.chosen is Choice.FIRST else (answers[4:], answers[:4])
         found.pairs.append(Pair(comparison_id, prompt_id, split, verdict, (chosen[0], rejected[0]), (chosen[1], rejected[1]),
                                 chosen[2], (chosen[3], rejected[3])))
+    found.left_out["not_judged"] += kept - gold_kept - seen
     people = {user_id for _, user_id, _ in found.votes}
     found.names = dict(session.execute(select(User.id, User.display_name).where(User.id.in_(people))).tuples().all())
     return found
@@ -142,7 +149,7 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
                Judgment.first_side, Judgment.source)
         .join(Prompt, Prompt.id == Comparison.prompt_id)
         .join(first, first.id == Comparison.first_response_id).join(second, second.id == Comparison.second_response_id)
-        .outerjoin(Judgment, (Judgment.comparison_id == Comparison.id) & ~Judgment.superseded)
+        .join(Judgment, (Judgment.comparison_id == Comparison.id) & ~Judgment.superseded)
         .where(Comparison.project_id == project.id).order_by(Comparison.id, Judgment.id))
     yield from session.execute(query.execution_options(yield_per=2000))
 

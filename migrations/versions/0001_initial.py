@@ -393,7 +393,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("slots", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_slots_holder_id"), ["holder_id"], unique=False)
-        batch_op.create_index("ix_slots_next", ["project_id", "state", "rank", "ordinal", "id"], unique=False)
+        batch_op.create_index("ix_slots_next", ["project_id", "state", "rank", "ordinal", "comparison_id"], unique=False)
 
     op.create_table(
         "judgments",
