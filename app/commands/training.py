@@ -69,7 +69,7 @@ def _line(event: JobEvent) -> str:
     if event.type == "log":
         return str(data.get("message", ""))
     return f"{event.type}: " + ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                                         for key, value in data.items() if isinstance(value, str | int | float))
+                                         for key, value in data.items() if key != "time" and isinstance(value, str | int | float))
 
 
 @jobs.command("list")

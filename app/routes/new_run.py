@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -117,17 +117,19 @@ def _start(session: Session, project: Project, fields: Mapping[str, str], settin
     """The form as it opens: empty, on a snapshot (`?snapshot=`), or with the settings of an earlier run (`?from=`)."""
     known = [model.name for model in models.list_models(settings)]
     model = project.default_base_model if project.default_base_model in known else (known[0] if known else "")
-    chosen = {"base_model": model, "key": secrets.token_urlsafe(16), "snapshot_id": fields.get("snapshot", "")}
+    chosen = {"base_model": model, "preset": "", "key": secrets.token_urlsafe(16), "snapshot_id": fields.get("snapshot", "")}
     earlier = fields.get("from", "")
     if earlier.isdecimal():
         job = jobs.get(session, int(earlier))
-        chosen |= {"base_model": job.base_model if job.base_model in known else model, "note": job.note}
+        chosen |= {"preset": "standard", "base_model": job.base_model if job.base_model in known else model, "note": job.note}
         chosen |= training_form.from_config(job.config)
     return training_form.read(chosen)
 
 
 def _page(session: Session, project: Project, form: Form, settings: Settings, errors: dict[str, str] | None = None) -> NewRunPage:
     dataset = _dataset(session, project, form)
+    if not form.preset:
+        form = replace(form, preset=training_form.preset_for(int(dataset.counts["train"])))
     return NewRunPage(
         project=project, dataset=dataset, form=form, cost=_cost(session, form, dataset), models=models.list_models(settings),
         workers_alive=workers.alive(session, silent_after=settings.worker_lease_seconds), errors=errors or {},

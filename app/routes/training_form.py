@@ -44,6 +44,14 @@ PRESETS = (
 )
 
 
+FEW_PAIRS = 300  # below, one pass in batches of 16 is under 20 steps: too few for a rate of 5e-6 to show
+
+
+def preset_for(train_pairs: int) -> str:
+    """The preset that a form opens with."""
+    return "few" if train_pairs < FEW_PAIRS else "standard"
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One setting as a field. `kind`: number, select or text; `placeholder`: what an empty field means."""
