@@ -134,7 +134,7 @@ def measure(model: str, data: Path, configuration: str, case: dict[str, Any], fo
         }
         if configuration == "prefloop":
             return run_prefloop(model, data, case, Path(name), environment)
-        given = case | {"model": model, "data": str(data), "configuration": configuration, "folder": name}
+        given = case | {"began": time.time(), "model": model, "data": str(data), "configuration": configuration, "folder": name}
         output, peak = finish([sys.executable, "-m", "bench.dpo_vs_trl", "--child", json.dumps(given)], environment)
         return json.loads(output.splitlines()[-1]) | {"peak_gb": peak}
 
@@ -164,7 +164,6 @@ def run_prefloop(model: str, data: Path, case: dict[str, Any], folder: Path, env
 
 def run_trl(given: dict[str, Any]) -> None:
     """The child process: DPOTrainer; prints one JSON object."""
-    began = time.time()
     from datasets import load_dataset as load_rows
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
@@ -217,7 +216,7 @@ def run_trl(given: dict[str, Any]) -> None:
         json.dumps(
             {
                 "seconds": seconds,
-                "start_seconds": started - began - clock["reference"],
+                "start_seconds": started - given["began"] - clock["reference"],
                 "loss": result.training_loss,
                 "padding": 1 - clock["real"] / clock["tokens"],
             }
