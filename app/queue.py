@@ -66,7 +66,9 @@ def celery_app(broker: str, broker_dir: str) -> Celery:
     app = Celery("prefloop", broker=f"{SCHEME}://localhost//" if broker.startswith("filesystem") else broker)
     app.conf.update(
         task_default_queue=QUEUE,
-        task_acks_late=True,
+        # Acknowledged when heard, not hours later when the job is done: by then the broker may have been restarted, and a
+        # consumer with prefetch 1 that can't acknowledge hears nothing more. A ring that is lost is rung again.
+        task_acks_late=False,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         worker_prefetch_multiplier=1,

@@ -53,12 +53,10 @@ def upload(storage: Storage, folder: Path, *, prefix: str) -> list[Upload]:
 
     Raises Invalid if the folder isn't a whole result.
     """
-    names = sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
-    )
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     names = [name for name in names if is_offered(name)]
     if FACTS not in names or not any(name.endswith(".safetensors") for name in names):
-        raise Invalid("The run ended without a whole checkpoint.", "Look at its last lines, and try again.")
+        raise _not_whole()
     return [Upload(name, storage.put_file(f"{prefix}/{name}", folder / name)) for name in names]
 
 
@@ -146,9 +144,7 @@ def publish(
 
 def get(session: Session, checkpoint_id: int) -> Checkpoint:
     """The checkpoint with its files, its job, snapshot, project and starter. Raises NotFound."""
-    checkpoint = (
-        session.scalars(_loaded().where(Checkpoint.id == checkpoint_id)).first() if 0 < checkpoint_id < 2**31 else None
-    )
+    checkpoint = session.scalars(_loaded().where(Checkpoint.id == checkpoint_id)).first() if 0 < checkpoint_id < 2**31 else None
     if checkpoint is None:
         raise NotFound(f"There is no checkpoint {checkpoint_id}.", "Look at the list of checkpoints.")
     return checkpoint
@@ -158,9 +154,7 @@ def of_job(session: Session, *, job: Job) -> list[Checkpoint]:
     return list(session.scalars(_loaded().where(Checkpoint.job_id == job.id).order_by(Checkpoint.id)))
 
 
-def listing(
-    session: Session, *, project: Project | None = None, page: int = 1, size: int = 50
-) -> paging.Page[Checkpoint]:
+def listing(session: Session, *, project: Project | None = None, page: int = 1, size: int = 50) -> paging.Page[Checkpoint]:
     """Checkpoints, newest first, each with its files, job and starter."""
     query = _loaded().order_by(Checkpoint.id.desc())
     if project is not None:
@@ -184,9 +178,7 @@ def size(checkpoint: Checkpoint) -> int:
 
 def archive(checkpoint: Checkpoint) -> Content:
     """All its files as one tar, in a folder of its own."""
-    members = [
-        Member(f"{folder_name(checkpoint)}/{row.name}", row.key, row.size, row.sha256) for row in checkpoint.files
-    ]
+    members = [Member(f"{folder_name(checkpoint)}/{row.name}", row.key, row.size, row.sha256) for row in checkpoint.files]
     return tar(members, mtime=int(checkpoint.created_at.timestamp()))
 
 
@@ -196,11 +188,18 @@ def folder_name(checkpoint: Checkpoint) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The engine's record of a finished run."""
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    """The engine's record of a finished run, which it writes last. Raises Invalid where there is none."""
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise _not_whole() from error
     if not isinstance(facts, dict):
-        raise Invalid(f"{FACTS} is not what the engine writes.")
+        raise _not_whole()
     return facts
+
+
+def _not_whole() -> Invalid:
+    return Invalid("The run ended without a whole checkpoint.", "Look at its last lines, and try again.")
 
 
 def _loaded() -> Any:
