@@ -76,6 +76,7 @@ def add_train_arguments(parser: argparse.ArgumentParser, *, with_out: bool) -> N
 def _train(args: argparse.Namespace) -> int:
     from accelerate import Accelerator
 
+    from worker.dpo.config import load_config
     from worker.dpo.progress import EventWriter
     from worker.dpo.session import RunRequest
     from worker.dpo.stopping import Stop
@@ -86,7 +87,7 @@ def _train(args: argparse.Namespace) -> int:
     main_process = os.environ.get("RANK", "0") == "0"
     with EventWriter(enabled=main_process) as events:
         try:
-            config = _config(args)
+            config = load_config(args.config, args.settings)
             request = RunRequest(args.model, args.data, args.out, config, eval_data=args.eval_data, fresh=args.fresh)
             facts = train(request, events, stop, Accelerator(cpu=config.device == "cpu"))
         except Exception as problem:
@@ -95,12 +96,6 @@ def _train(args: argparse.Namespace) -> int:
             return code
         events.emit("done", **facts)
     return DONE
-
-
-def _config(args: argparse.Namespace):
-    from worker.dpo.config import load_config
-
-    return load_config(args.config, args.settings)
 
 
 def _run(args: argparse.Namespace) -> int:

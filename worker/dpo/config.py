@@ -205,6 +205,8 @@ def _check_ranges(config: TrainConfig) -> None:
         raise ConfigError("The settings 'warmup_ratio' and 'lora_dropout' are shares: between 0 and 1.")
     if config.max_steps == 0 or config.max_steps < -1 or (config.max_steps == -1 and config.num_train_epochs == 0):
         raise ConfigError("Nothing to train: set 'max_steps' to 1 or more, or 'num_train_epochs' above 0.")
+    if config.dtype == "float16" and not config.is_lora:
+        raise ConfigError("Full fine-tuning in float16 loses small steps: use dtype=bfloat16, or mixed_precision=fp16 on float32.")
     if config.load_in_4bit and not config.is_lora:
         raise ConfigError("4-bit weights can't be trained themselves: set 'lora_r' to 1 or more, or 'load_in_4bit' to false.")
     if config.lora_r == 0 and (config.use_dora or config.use_rslora):
@@ -215,8 +217,9 @@ def _check_ranges(config: TrainConfig) -> None:
 
 def settings_table() -> list[tuple[str, str, str]]:
     """(name, default, meaning) of every setting, for `--help` and the documentation."""
+    defaults = TrainConfig()
     rows = []
     for item in fields(TrainConfig):
-        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+        default = getattr(defaults, item.name)
         rows.append((item.name, "" if default is None else json.dumps(default), item.metadata["help"]))
     return rows

@@ -7,6 +7,7 @@ weight, no float32 copies, LoRA in the same product. Each is a plain autograd fu
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +103,7 @@ def install(model: nn.Module) -> None:
     for module in model.modules():
         forward = _forward_for(module, inside_lora)
         if forward is not None:
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
 
 
 def remove(model: nn.Module) -> None:
@@ -185,5 +186,5 @@ def _is_gated_silu(module: nn.Module) -> bool:
     return type(module.act_fn).__name__ in ("SiLU", "SiLUActivation")
 
 
-def _mlp_forward(module: nn.Module, x: Tensor) -> Tensor:
+def _mlp_forward(module: Any, x: Tensor) -> Tensor:
     return module.down_proj(_GatedSiLU.apply(module.gate_proj(x), module.up_proj(x)))

@@ -6,6 +6,7 @@ and no logits live on. Where the head is trained, each chunk is recomputed in th
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,14 +78,18 @@ def _is_frozen_linear(head: nn.Module) -> bool:
 
 
 def _vocabulary(head: nn.Module) -> int:
-    return head.out_features if hasattr(head, "out_features") else head.weight.shape[0]
+    if isinstance(size := getattr(head, "out_features", None), int):
+        return size
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]
 
 
 class _FrozenHead(torch.autograd.Function):
     """log p(target) per token of a frozen linear head, with its derivative by the hidden state made on the way."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, shape: LogitShape, rows: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, shape: LogitShape, rows: int) -> Tensor:
         wanted = ctx.needs_input_grad[0]
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logps = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
@@ -107,7 +112,7 @@ class _FrozenHead(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
         return slope * upstream[:, None].to(slope.dtype), None, None, None, None, None
 

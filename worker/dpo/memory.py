@@ -79,7 +79,8 @@ def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainCon
         gradients=gradients,
         optimizer=optimizer,
         activations=int(budget * per_token),
-        head=scorer.chunk_bytes,
+        # Products with the largest matrix, the head's as a rule, rearrange it and its transpose on the way.
+        head=scorer.chunk_bytes + 2 * max(weight.numel() * weight.element_size() for weight in scorer.parameters()),
         available=available,
     )
 

@@ -65,7 +65,7 @@ def remove_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def prepare_policy(base: PreTrainedModel, config: TrainConfig) -> nn.Module:
+def prepare_policy(base: PreTrainedModel, config: TrainConfig) -> PreTrainedModel | PeftModel:
     """The model to train: the base with a new or an existing LoRA adapter, or itself in full. Raises ModelError."""
     if not config.is_lora:
         base.requires_grad_(True)
@@ -126,7 +126,8 @@ def as_reference(policy: nn.Module, *, adapter_off: bool) -> Iterator[None]:
     training = policy.training
     policy.eval()
     try:
-        with torch.no_grad(), policy.disable_adapter() if adapter_off else contextlib.nullcontext():
+        off = policy.disable_adapter() if adapter_off and isinstance(policy, PeftModel) else contextlib.nullcontext()
+        with torch.no_grad(), off:
             yield
     finally:
         policy.train(training)
@@ -147,7 +148,7 @@ def weights_hash(model: nn.Module, *, without_adapter: bool) -> str:
     return digest.hexdigest()
 
 
-def save_weights(policy: nn.Module, trained: dict[str, torch.Tensor], folder: Path) -> None:
+def save_weights(policy: PreTrainedModel | PeftModel, trained: dict[str, torch.Tensor], folder: Path) -> None:
     """Write a model or adapter folder with the weights `trained`, named as in the scorer (`model.…`)."""
     names = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
     whole = {name: names.get(name, tensor) for name, tensor in policy.state_dict().items()} if not isinstance(policy, PeftModel) else names

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from worker.dpo.config import TrainConfig
 
@@ -91,20 +92,18 @@ class Optimizer:
                 self.inner.state[master] = state
 
 
-def _can_fuse(masters: dict[str, nn.Parameter]) -> bool:
-    return all(type(master.data) is Tensor and master.device.type in ("cpu", "cuda") for master in masters.values())
+def _can_fuse(masters: dict[str, Tensor]) -> bool:
+    return all(not isinstance(master, DTensor) and master.device.type in ("cpu", "cuda") for master in masters.values())
 
 
 def full(tensor: Tensor) -> Tensor:
     """The whole of a tensor that FSDP holds in shards, on the CPU; a collective operation then."""
-    return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor.detach()
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def _like(wanted: Tensor, saved: Tensor) -> Tensor:
     """`saved` placed as `wanted` is: on its device, in its shards."""
-    if hasattr(wanted, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
-
+    if isinstance(wanted, DTensor):
         return distribute_tensor(saved.to(wanted.device), wanted.device_mesh, wanted.placements)
     return saved.to(wanted.device, wanted.dtype).clone()
 

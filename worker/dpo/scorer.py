@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -48,7 +49,7 @@ class PairScorer(nn.Module):
     @property
     def causal_lm(self) -> PreTrainedModel:
         """The transformers model inside, whose linear layers may carry LoRA matrices."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
     def device(self) -> torch.device:

@@ -38,6 +38,6 @@ def score_pairs(
             values[:, indices] = found
             if on_scored is not None:
                 on_scored(indices, found)
-    if processes > 1:
+    if accelerator is not None and processes > 1:
         values = accelerator.reduce(values.to(scorer.device), reduction="sum").cpu()
     return values

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from worker.dpo import data, losses, models
@@ -94,6 +94,8 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
     events.emit("state", stage="loading")
     tokenizer = models.load_tokenizer(request.model)
     device = str(accelerator.device) if accelerator.num_processes > 1 else models.choose_device(config.device)
+    if (config.mixed_precision == "fp16" or config.dtype == "float16") and not device.startswith("cuda"):
+        raise models.ModelError("fp16 needs a CUDA GPU. On this machine use bfloat16 or float32.")
     base = models.load_base(request.model, dtype=config.dtype, device=device, load_in_4bit=config.load_in_4bit)
     stop.check()
     train, evaluation, max_length = _load_data(request, tokenizer, base, events)
@@ -132,7 +134,7 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
 
 
 def _load_data(
-    request: RunRequest, tokenizer: PreTrainedTokenizerBase, base: nn.Module, events: EventWriter
+    request: RunRequest, tokenizer: PreTrainedTokenizerBase, base: PreTrainedModel, events: EventWriter
 ) -> tuple[Dataset, Dataset | None, int | None]:
     config = request.config
     limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)

@@ -1,31 +1,33 @@
-"""The pages about data and losses name everything that the code has, with the same defaults."""
+"""`docs/engine.md` lists every setting, exit code and event."""
 
-import re
 from pathlib import Path
 
-from worker.dpo import chat, data, tokens
-from worker.dpo.losses import LOSS_TYPES
+import pytest
 
-DOCS = Path(__file__).parents[3] / "docs"
+from worker.dpo.config import settings_table
+from worker.dpo.errors import EXIT_CODES
+from worker.dpo.progress import EVENTS
 
-
-def rows(page: str) -> dict[str, str]:
-    """A page's table rows by the code in their first cell."""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return {found[1]: found[0] for found in re.finditer(r"^\| `(\w+)` \|.*$", text, re.MULTILINE)}
+TEXT = (Path(__file__).parents[3] / "docs" / "engine.md").read_text(encoding="utf-8")
 
 
-def test_every_reason_that_a_line_can_be_reported_for_is_explained():
-    pattern = re.compile(r'BadLine\(\s*"(\w+)"|Problem\([\w.]+, "(\w+)"|"(bad_\w+)", lambda')
-    found = {next(filter(None, groups)) for module in (data, tokens) for groups in pattern.findall(Path(module.__file__).read_text())}
-    found |= {kind.reason for kind in chat.CannotEncode.__subclasses__()} | set(tokens.NOTES)
-    assert len(found) > 15
-    assert set(rows("preference-data.md")) == found
+@pytest.mark.parametrize("row", settings_table(), ids=lambda row: row[0])
+def test_every_setting_is_in_the_table_with_its_default(row):
+    name, default, meaning = row
+    assert f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" in TEXT
 
 
-def test_every_loss_is_explained_with_its_options_and_defaults():
-    explained = rows("losses.md")
-    assert set(explained) == set(LOSS_TYPES)
-    for name, spec in LOSS_TYPES.items():
-        options = ", ".join(f"`{option}` {default:g}" for option, default in spec.defaults.items()) or "–"
-        assert f"| {options} |" in explained[name], name
+@pytest.mark.parametrize("code", EXIT_CODES)
+def test_every_exit_code_is_in_the_table(code):
+    assert f"| {code} | {EXIT_CODES[code]} |" in TEXT
+
+
+@pytest.mark.parametrize("event", sorted(EVENTS))
+def test_every_event_is_in_the_table(event):
+    assert f"| `{event}` | " in TEXT
+
+
+def test_no_setting_is_listed_that_is_not_there():
+    table = TEXT.split("## Settings")[1].split("## Measured")[0]
+    listed = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}
+    assert listed == {name for name, _, _ in settings_table()}

@@ -176,6 +176,8 @@ def test_training_on_from_an_adapter_starts_at_log_2_and_keeps_its_shape(tmp_pat
         (["loss_type=ipo", "label_smoothing=0.1"], 2, "does not use label_smoothing"),
         (["report_to=[nothing]"], 2, "There is no tracker"),
         (["load_in_4bit=true"], 2, "needs a CUDA GPU"),
+        (["mixed_precision=fp16"], 2, "fp16 needs a CUDA GPU"),
+        (["dtype=float16", "lora_r=0"], 2, "loses small steps"),
         (["device=cuda"], 2, "no usable CUDA device"),
         (["lora_target_modules=[nowhere]"], 2, "Cannot put LoRA on this model"),
         (["adapter=/nowhere/at/all"], 2, "Cannot load the adapter"),
