@@ -133,15 +133,10 @@ def as_reference(policy: nn.Module, *, adapter_off: bool) -> Iterator[None]:
         policy.train(training)
 
 
-def weights_hash(model: nn.Module, *, without_adapter: bool) -> str:
+def weights_hash(model: nn.Module) -> str:
     """SHA-256 of every weight and buffer as it lies in memory, with its name, type and shape."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if without_adapter:
-            if ".lora_" in name:
-                continue
-            # The same base under adapters on other layers has the same hash.
-            name = name.removeprefix("base_model.model.").replace(".base_layer", "")
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         flat = tensor.detach().to("cpu").contiguous().view(-1)
         digest.update(flat.view(torch.uint8).numpy())

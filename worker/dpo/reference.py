@@ -109,7 +109,7 @@ def references(session: "Session") -> tuple[Tensor | None, Tensor | None]:
     if not session.loss.uses_reference:
         return None, None
     fresh = adapter_is_new(session.policy, session.config)
-    cache = ReferenceCache(_folder(session), _session_key(session, fresh))
+    cache = ReferenceCache(_folder(session), _session_key(session))
     splits = [session.train.pairs, session.evaluation.pairs if session.evaluation else []]
     found = [cache.read(pairs) for pairs in splits]
     if session.accelerator.num_processes > 1:
@@ -147,10 +147,11 @@ def _folder(session: "Session") -> Path:
     return Path(session.config.reference_cache) if session.config.reference_cache else cache_folder() / "reference"
 
 
-def _session_key(session: "Session", fresh: bool) -> str:
+def _session_key(session: "Session") -> str:
     scorer = session.scorer
     return model_key(
-        weights=weights_hash(session.policy, without_adapter=fresh),
+        # A new adapter, like none, leaves the base weights as they were hashed on loading.
+        weights=weights_hash(session.policy) if session.config.adapter else session.weights,
         config=scorer.causal_lm.config.to_dict(),
         dtype=session.config.dtype + (" 4-bit" if session.config.load_in_4bit else ""),
         autocast=session.config.mixed_precision,

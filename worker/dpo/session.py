@@ -100,7 +100,7 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
     stop.check()
     train, evaluation, max_length = _load_data(request, tokenizer, base, events)
     stop.check()
-    weights = models.weights_hash(base, without_adapter=False)
+    weights = models.weights_hash(base)
     policy = models.prepare_policy(base, config)
     scorer = choose_scorer(policy, train.pairs, config, log=lambda text: events.emit("log", message=text))
     stop.check()

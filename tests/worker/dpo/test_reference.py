@@ -50,17 +50,30 @@ def test_line_weight_and_label_are_not_in_a_pairs_key():
 
 def test_one_changed_weight_changes_the_hash():
     model = tiny_llama()
-    before = weights_hash(model, without_adapter=False)
+    before = weights_hash(model)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 4] += 1e-6
-    assert weights_hash(model, without_adapter=False) != before
+    assert weights_hash(model) != before
 
 
-def test_a_new_adapter_does_not_change_the_hash_of_its_base_and_a_trained_one_counts():
+def test_a_trained_adapter_counts_in_the_hash():
     first, second = (prepare_policy(tiny_llama(), from_mapping({"lora_r": 4, "seed": seed})) for seed in (1, 2))
-    assert weights_hash(first, without_adapter=True) == weights_hash(second, without_adapter=True)
-    assert weights_hash(first, without_adapter=True) == weights_hash(tiny_llama(), without_adapter=True)
-    assert weights_hash(first, without_adapter=False) != weights_hash(second, without_adapter=False)
+    assert weights_hash(first) != weights_hash(second)
+
+
+def test_a_new_adapter_of_any_shape_or_seed_reads_the_same_references(tmp_path, engine):
+    files = run_folder(tmp_path)
+    engine(*train_arguments(files, tmp_path / "a", "max_steps=1"))
+    for name, settings in {"b": ["seed=9"], "c": ["lora_r=2", "lora_target_modules=[q_proj]"], "d": ["lora_r=0"]}.items():
+        (found,) = scored(engine(*train_arguments(files, tmp_path / name, "max_steps=1", *settings))[1])
+        assert found["missing"] == 0
+
+
+def test_an_adapter_that_is_trained_on_has_references_of_its_own(tmp_path, engine):
+    files = run_folder(tmp_path)
+    engine(*train_arguments(files, tmp_path / "a", "num_train_epochs=2"))
+    (found,) = scored(engine(*train_arguments(files, tmp_path / "b", "max_steps=1", f"adapter={tmp_path / 'a'}"))[1])
+    assert found["cached"] == 0
 
 
 def test_numbers_come_back_exactly(tmp_path):
