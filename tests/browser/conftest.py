@@ -14,7 +14,7 @@ FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-backgro
          "--disable-sync"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not the session: an open Playwright keeps an event loop running under the tests that follow
 def browser() -> Iterator[Browser]:
     """The machine's Chromium, or Playwright's own."""
     found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
