@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import Engine, select
@@ -300,6 +300,8 @@ class Desk(RuleBasedStateMachine):
             assert (slot.state is SlotState.OPEN) == (slot.holder_id is None) == (slot.lease_token is None)
             if slot.state is SlotState.DONE:
                 assert said[slot.comparison_id, slot.holder_id].choice is not Choice.SKIP  # type: ignore[index]
+            if slot.state is SlotState.LEASED:
+                assert (slot.comparison_id, slot.holder_id) not in said, "a place is kept for somebody who has judged"
         done = [(slot.comparison_id, slot.holder_id) for slot in slots if slot.state is SlotState.DONE]
         assert len(done) == len(set(done))
         in_time = [row for row in rows if not row.late and row.choice is not Choice.SKIP]
@@ -310,7 +312,7 @@ class Desk(RuleBasedStateMachine):
 def test_no_order_of_requests_breaks_the_desk(database_url: str) -> None:
     Desk.engine = make_engine(database_url)
     run_state_machine_as_test(Desk, settings=settings(
-        max_examples=25, stateful_step_count=20, deadline=None, database=None, suppress_health_check=list(HealthCheck)))
+        max_examples=30, stateful_step_count=20, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)))
     Desk.engine.dispose()
 
 
