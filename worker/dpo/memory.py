@@ -99,7 +99,7 @@ def set_checkpointing(scorer: PairScorer, wanted: bool) -> None:
 
 
 def activation_bytes(scorer: PairScorer, pair: TokenPair) -> float:
-    """Bytes that autograd keeps for the backward, per token of the budget; weights are not counted."""
+    """Bytes that forward and backward hold at once, per token of the budget; weights are not counted."""
     weights = {weight.untyped_storage().data_ptr() for weight in scorer.parameters()}
     kept: dict[int, int] = {}
 
@@ -117,7 +117,9 @@ def activation_bytes(scorer: PairScorer, pair: TokenPair) -> float:
     del output
     torch.set_rng_state(state)
     scorer.train(training)
-    return max(1.0, sum(kept.values()) / scorer.cost(pair))
+    # While one layer goes backward, its gradients hold about twice what it kept.
+    layers = max(1, getattr(scorer.causal_lm.config.get_text_config(), "num_hidden_layers", 1))
+    return max(1.0, (1 + 2 / layers) * sum(kept.values()) / scorer.cost(pair))
 
 
 def memory_available(device: torch.device) -> int:
