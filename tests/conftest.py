@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -24,6 +25,8 @@ from tests.services_for_tests import postgresql, redis_server
 ROOT = Path(__file__).parent.parent
 HH_FILE = ROOT.parent / "shared" / "data" / "hh-harmless-1.jsonl.gz"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+hypothesis.settings.register_profile("no-clock", deadline=None)  # a busy machine is no fault of the code's
+hypothesis.settings.load_profile("no-clock")
 
 
 @pytest.fixture(scope="session")

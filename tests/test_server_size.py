@@ -106,7 +106,7 @@ def test_the_loop_on_postgresql_and_redis(server: httpx.Client, environment: dic
     assert kinds.count("step") == 4
     assert server.get(f"/api/v1/jobs/{jobs[0]}").json()["state"] == "succeeded"
 
-    (row,) = [one for one in server.get("/api/v1/checkpoints").json()["items"]]
+    (row,) = server.get("/api/v1/checkpoints").json()["items"]
     checkpoint = server.get(f"/api/v1/checkpoints/{row['id']}").json()
     file = next(one for one in checkpoint["files"] if one["name"] == "adapter_model.safetensors")
     address = f"/api/v1/checkpoints/{row['id']}/files/{file['name']}"
