@@ -81,3 +81,10 @@ def test_constraints_pin_every_dependency() -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     missing = {re.split(r"[\[>=<]", name)[0].lower() for name in wanted} - pinned
     assert not missing
+
+
+def test_every_reason_for_refusing_a_line_is_explained() -> None:
+    from app.services.import_formats import REASONS
+
+    text = (ROOT / "docs" / "import.md").read_text()
+    assert [reason for reason in REASONS if f"| `{reason}` |" not in text] == []
