@@ -4,17 +4,15 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
+from app import migrate
 from app.config import Settings, get_settings
 from app.db import make_engine, write_session
 from app.models import Base, User
@@ -47,20 +45,18 @@ def smollm2() -> Path:
     return models.add(Settings(models_dir=folder), models.DEMO_MODEL).path
 
 
-def migrate(url: str) -> None:
-    config = Config(ROOT / "alembic.ini")
-    config.set_main_option("script_location", str(ROOT / "migrations"))
+def migrated(url: str) -> str:
+    """Brings the database at `url` to the newest revision, as `prefloop migrate` does."""
     engine = make_engine(url)
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    migrate.upgrade(engine)
     engine.dispose()
+    return url
 
 
 @pytest.fixture(scope="session")
 def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "empty.db"
-    migrate(f"sqlite:///{path}")
+    migrated(f"sqlite:///{path}")
     return path
 
 
@@ -72,8 +68,7 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _migrated_postgres(postgres_server: str) -> str:
-    migrate(postgres_server)
-    return postgres_server
+    return migrated(postgres_server)
 
 
 @pytest.fixture(scope="session")
@@ -176,9 +171,3 @@ def api(client: TestClient, engine: Engine) -> Callable[[User], dict[str, str]]:
         return {"Authorization": f"Bearer {token}"}
 
     return header
-
-
-@pytest.fixture(scope="session")
-def processes() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
