@@ -1,21 +1,23 @@
 """Is the result as good as TRL's? Both trainers, the same pairs and hyper-parameters, several seeds.
 
-    python -m bench.quality_vs_trl --model MODEL_FOLDER [--pairs 1000] [--eval-pairs 140] [--seeds 1 2 3]
+    python -m bench.quality_vs_trl --model MODEL_FOLDER [--pairs 860] [--eval-pairs 140] [--seeds 1 2 3]
+    python -m bench.quality_vs_trl --model MODEL_FOLDER --data demo.jsonl --pairs 30 --eval-pairs 6 --batch-size 4
 
 Each trainer runs in a process of its own. Both adapters are then measured by the same program (`python -m worker.dpo
-score`) on the same held-out pairs, so that only training can make a difference; what each trainer says of itself is
-kept beside it. Accuracy, margin and loss come with 95 % confidence intervals over the seeds (Student's t), and the
-difference with one over the seeds' pairwise differences. Writes OUT.json and OUT.md.
+score`) on the same held-out pairs, so that only training can make a difference. Accuracy, margin and loss come with
+95 % confidence intervals over the seeds (Student's t), and the difference with one over the seeds' pairwise
+differences. Each run is kept in OUT.runs.jsonl: an interrupted comparison goes on where it stopped. Writes OUT.json and
+OUT.md.
 """
 
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ def main() -> None:
         train_with_trl(json.loads(args.child))
         return
     rows = choose_pairs(args.data, args.model, count=args.pairs + args.eval_pairs, max_length=args.max_length)
-    runs: list[dict[str, Any]] = []
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    kept = args.out.with_suffix(".runs.jsonl")
+    runs = earlier_runs(kept, settings(args))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train = write_rows(folder / "train.jsonl", rows[: args.pairs])
@@ -41,14 +45,15 @@ def main() -> None:
         for seed in args.seeds:
             # Turn about, so that neither always runs on a warmer machine.
             for trainer in TRAINERS if seed % 2 else reversed(TRAINERS):
+                if any(run["trainer"] == trainer and run["seed"] == seed for run in runs):
+                    continue
                 out = folder / f"{trainer}-{seed}"
-                started = time.monotonic()
-                said = (prefloop if trainer == "prefloop" else trl)(args, train, held_out, out, seed)
-                run = {"trainer": trainer, "seed": seed, "seconds": round(time.monotonic() - started, 1), "said": said}
-                runs.append(run | score(args, held_out, out))
+                (prefloop if trainer == "prefloop" else trl)(args, train, out, seed)
+                runs.append({"trainer": trainer, "seed": seed} | score(args, held_out, out))
+                with kept.open("a") as file:
+                    file.write(json.dumps(runs[-1] | {"settings": settings(args)}) + "\n")
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     result = {"runs": runs, "summary": summarise(runs), "settings": settings(args), "machine": machine_facts()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
     args.out.with_suffix(".md").write_text(report(result))
     print(report(result))
@@ -58,12 +63,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of the base model", required="--child" not in sys.argv)
     parser.add_argument("--data", type=Path, default=HH_FILE)
-    parser.add_argument("--pairs", type=int, default=1000, help="pairs to train on")
+    parser.add_argument("--pairs", type=int, default=860, help="pairs to train on")
     parser.add_argument("--eval-pairs", type=int, default=140, help="pairs held out, none of them trained on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=-1, help="optimizer steps (default: one epoch)")
     parser.add_argument("--batch-size", type=int, default=16, help="pairs per optimizer step")
-    parser.add_argument("--micro-batch", type=int, default=4, help="TRL's per_device_train_batch_size")
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="high enough that few steps show (default 5e-5)")
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--lora-r", type=int, default=16)
@@ -79,8 +83,15 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {"model": Path(args.model).name, "data": args.data.name} | {name: getattr(args, name) for name in names}
 
 
-def prefloop(args: argparse.Namespace, train: Path, held_out: Path, out: Path, seed: int) -> dict[str, Any]:
-    """Train with Prefloop; returns its last evaluation."""
+def earlier_runs(kept: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs of an interrupted comparison with the same settings, but for the list of seeds."""
+    runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    same = [run for run in runs if run.pop("settings") | {"seeds": 0} == wanted | {"seeds": 0}]
+    return [run for run in same if run["seed"] in wanted["seeds"]]
+
+
+def prefloop(args: argparse.Namespace, train: Path, out: Path, seed: int) -> None:
+    """Train with Prefloop."""
     given = {
         "seed": seed,
         "max_steps": args.steps,
@@ -92,48 +103,39 @@ def prefloop(args: argparse.Namespace, train: Path, held_out: Path, out: Path, s
         "max_length": args.max_length,
         "dtype": args.dtype,
         "sample_prompts": 0,
-        "eval_steps": 10**6,
         "reference_cache": str(out.parent / "reference"),
     }
     command = [sys.executable, "-m", "worker.dpo", "train", "--model", args.model, "--data", str(train)]
-    command += ["--eval-data", str(held_out), "--out", str(out)]
+    command += ["--out", str(out)]
     for key, value in given.items():
         command += ["--set", f"{key}={value}"]
-    events = [json.loads(line) for line in output_of(command).splitlines()]
-    last = [event for event in events if event["event"] == "eval"][-1]
-    return {name: value for name, value in last.items() if name.startswith("eval_")}
+    output_of(command)
 
 
-def trl(args: argparse.Namespace, train: Path, held_out: Path, out: Path, seed: int) -> dict[str, Any]:
-    """Train with TRL in a process of its own; returns its evaluation at the end."""
-    given = settings(args) | {
-        "model": args.model,
-        "train": str(train),
-        "held_out": str(held_out),
-        "out": str(out),
-        "seed": seed,
-        "micro_batch": args.micro_batch,
-    }
-    output_of([sys.executable, "-m", "bench.quality_vs_trl", "--child", json.dumps(given)])
-    return json.loads((out / "said.json").read_text())
+def trl(args: argparse.Namespace, train: Path, out: Path, seed: int) -> None:
+    """Train with TRL in a process of its own."""
+    given = settings(args) | {"model": args.model, "train": str(train), "out": str(out), "seed": seed}
+    environment = os.environ | {"HF_HOME": str(out.parent / "huggingface")}
+    output_of([sys.executable, "-m", "bench.quality_vs_trl", "--child", json.dumps(given)], environment)
 
 
 def train_with_trl(given: dict[str, Any]) -> None:
-    """The child process: DPOTrainer with the same hyper-parameters; all else is as TRL has it."""
+    """The child process: DPOTrainer with the same hyper-parameters, a pair at a time; all else is as TRL has it."""
     from datasets import load_dataset
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
+    from trl.trainer import dpo_trainer
 
-    files = {"train": given["train"], "eval": given["held_out"]}
-    splits = {name: load_dataset("json", data_files=path, split="train") for name, path in files.items()}
+    # The reference is the model without its new adapter, the same for every seed; TRL's key for it has the adapter in it.
+    dpo_trainer.hash_module = lambda module: "base"
     trainer = DPOTrainer(
         model=given["model"],
         args=DPOConfig(
             output_dir=given["out"],
             model_init_kwargs={"dtype": given["dtype"]},
-            per_device_train_batch_size=given["micro_batch"],
-            per_device_eval_batch_size=1,
-            gradient_accumulation_steps=given["batch_size"] // given["micro_batch"],
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=given["batch_size"],
+            precompute_ref_log_probs=True,
             learning_rate=given["learning_rate"],
             lr_scheduler_type="cosine",
             warmup_steps=warmup_steps(given),
@@ -149,14 +151,11 @@ def train_with_trl(given: dict[str, Any]) -> None:
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=splits["train"],
-        eval_dataset=splits["eval"],
+        train_dataset=load_dataset("json", data_files=given["train"], split="train"),
         peft_config=LoraConfig(r=given["lora_r"], lora_alpha=2 * given["lora_r"], target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     trainer.train()
-    said = trainer.evaluate()
     trainer.save_model(given["out"])
-    (Path(given["out"]) / "said.json").write_text(json.dumps(said))
 
 
 def warmup_steps(given: dict[str, Any]) -> int:
@@ -166,9 +165,9 @@ def warmup_steps(given: dict[str, Any]) -> int:
 
 
 def score(args: argparse.Namespace, held_out: Path, adapter: Path) -> dict[str, float]:
-    """Accuracy, margin and loss of an adapter on the held-out pairs."""
+    """Accuracy, margin and loss of an adapter on the held-out pairs, in float32 whatever it was trained in."""
     command = [sys.executable, "-m", "worker.dpo", "score", "--model", args.model, "--adapter", str(adapter)]
-    command += ["--data", str(held_out), "--beta", str(args.beta), "--dtype", args.dtype]
+    command += ["--data", str(held_out), "--beta", str(args.beta)]
     pairs = [json.loads(line) for line in output_of(command).splitlines()]
     margins = [pair["reward_chosen"] - pair["reward_rejected"] for pair in pairs]
     return {
@@ -178,8 +177,8 @@ def score(args: argparse.Namespace, held_out: Path, adapter: Path) -> dict[str, 
     }
 
 
-def output_of(command: list[str]) -> str:
-    run = subprocess.run(command, capture_output=True, text=True)
+def output_of(command: list[str], environment: dict[str, str] | None = None) -> str:
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
     if run.returncode:
         raise SystemExit(f"{' '.join(command)}\nended with {run.returncode}:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")
     return run.stdout
