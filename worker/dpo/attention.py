@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
-from worker.dpo.rows import Layout
+from worker.dpo import cpu_attention
+from worker.dpo.rows import Layout, causal_mask
 
 NAME = "prefloop_shared_prefix"
 # Each mixes tokens only through an attention that this file replaces whole.
@@ -44,6 +45,8 @@ def shared_prefix_attention(
     unknown = [name for name, value_ in kwargs.items() if isinstance(value_, Tensor) and name not in PASSED_ALONG]
     if unknown:
         raise NotShareable(f"its attention takes {', '.join(sorted(unknown))}")
+    if softcap is None and cpu_attention.serves(query):
+        return cpu_attention.attend(query, key, value, prefix_layout, scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -55,32 +58,19 @@ def shared_prefix_attention(
         first, second = 2 * number, 2 * number + 1
         mask = None
         if sliding_window is not None and sizes[first] > sliding_window:
-            mask = _causal_mask(prefix_layout, sizes[first], sizes[first], sliding_window, query)
+            mask = causal_mask(prefix_layout, sizes[first], sizes[first], sliding_window, query)
         outputs.append(_attend(queries[first], keys[first], values[first], mask, scaling, softcap))
         if part.rejected == 0:
             continue
         seen_keys = torch.cat([keys[first][:, :, : part.prompt], keys[second]], dim=2)
         seen_values = torch.cat([values[first][:, :, : part.prompt], values[second]], dim=2)
-        mask = _causal_mask(prefix_layout, part.rejected, part.prompt + part.rejected, sliding_window, query)
+        mask = causal_mask(prefix_layout, part.rejected, part.prompt + part.rejected, sliding_window, query)
         outputs.append(_attend(queries[second], seen_keys, seen_values, mask, scaling, softcap))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
 PASSED_ALONG = frozenset({"position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k"})
 AttentionInterface.register(NAME, shared_prefix_attention)
-
-
-def _causal_mask(layout: Layout, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
-    """(queries, keys) additive mask of the last `queries` of `keys` tokens in order, within `window` tokens."""
-    identity = (queries, keys, window, like.dtype, like.device)
-    if identity not in layout.masks:
-        query_position = torch.arange(keys - queries, keys, device=like.device)[:, None]
-        key_position = torch.arange(keys, device=like.device)[None, :]
-        seen = key_position <= query_position
-        if window is not None:
-            seen &= query_position - key_position < window
-        layout.masks[identity] = torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, -torch.inf)
-    return layout.masks[identity]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None) -> Tensor:

@@ -23,36 +23,82 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scale):  # type: ignore[no-untyped-def]
         flat = x.reshape(-1, x.shape[-1])
-        y = product(flat, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        low = None
-        if a is not None:
-            low = product(flat, a.to(x.dtype))
-            y.addmm_(low, b.to(x.dtype).t(), alpha=scale)
-        keeps_input = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
+        y, low = _product(flat, weight, bias, a, b, scale)
         ctx.scale, ctx.shape = scale, x.shape
         # The weights as they are: under autocast they are cast again in the backward, not kept twice.
-        ctx.save_for_backward(flat if keeps_input else None, weight, a, b, low)
+        ctx.save_for_backward(flat if _needs_input(ctx.needs_input_grad) else None, weight, a, b, low)
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
         x, weight, a, b, low = ctx.saved_tensors
         g = upstream.reshape(-1, upstream.shape[-1])
-        dx = dw = dbias = da = db = None
-        if ctx.needs_input_grad[0]:
-            dx = product(g, weight.to(g.dtype).t())
-        if ctx.needs_input_grad[1]:
-            dw = product(g.t(), x.t()).to(weight.dtype)
-        if ctx.needs_input_grad[2]:
-            dbias = g.sum(0)
-        if a is not None:
-            g_low = product(g, b.to(g.dtype).t()).mul_(ctx.scale)
-            if dx is not None:
-                dx.addmm_(g_low, a.to(g.dtype))
-            if ctx.needs_input_grad[3]:
-                da = product(g_low.t(), x.t()).to(a.dtype)
-                db = product(g.t(), low.t()).mul_(ctx.scale).to(b.dtype)
-        return None if dx is None else dx.view(ctx.shape), dw, dbias, da, db, None
+        dx, *others = _product_gradients(g, x, weight, a, b, low, ctx.scale, ctx.needs_input_grad)
+        return None if dx is None else dx.view(ctx.shape), *others, None
+
+
+class _GatedLinear(torch.autograd.Function):
+    """The second half of Llama's MLP: `_Linear` of silu(gate)·up. Keeps gate and up, (tokens, width), and
+    makes their product again."""
+
+    @staticmethod
+    def forward(ctx, gate, up, weight, bias, a, b, scale):  # type: ignore[no-untyped-def]
+        y, low = _product(F.silu(gate).mul_(up), weight, bias, a, b, scale)
+        ctx.scale = scale
+        ctx.save_for_backward(gate, up, weight, a, b, low)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        gate, up, weight, a, b, low = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        activated = F.silu(gate)
+        x = activated * up if _needs_input(needs[1:]) else None
+        dx, *others = _product_gradients(g, x, weight, a, b, low, ctx.scale, (needs[0] or needs[1], *needs[2:]))
+        if dx is None:
+            return None, None, *others, None
+        return torch.ops.aten.silu_backward(up * dx, gate), activated.mul_(dx), *others, None
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor | None, b: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor | None]:
+    """(x Wᵀ + b + s·(x Aᵀ) Bᵀ, x Aᵀ). x: (tokens, in)."""
+    y = product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if a is None or b is None:
+        return y, None
+    low = product(x, a.to(x.dtype))
+    return y.addmm_(low, b.to(x.dtype).t(), alpha=scale), low
+
+
+def _needs_input(needs: tuple[bool, ...]) -> bool:
+    """Whether the derivatives that are asked for, of (x, weight, bias, a, b, …), depend on x."""
+    return needs[1] or needs[3]
+
+
+def _product_gradients(
+    g: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    low: Tensor | None,
+    scale: float,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Derivatives of `_product` by x, weight, bias, a and b, None where `needs` says no. g: (tokens, out)."""
+    dx = product(g, weight.to(g.dtype).t()) if needs[0] else None
+    dw = product(g.t(), x.t()).to(weight.dtype) if needs[1] and x is not None else None
+    dbias = g.sum(0) if needs[2] else None
+    if a is None or b is None:
+        return dx, dw, dbias, None, None
+    g_low = product(g, b.to(g.dtype).t()).mul_(scale)
+    if dx is not None:
+        dx.addmm_(g_low, a.to(g.dtype))
+    if not needs[3] or x is None or low is None:
+        return dx, dw, dbias, None, None
+    # By PyTorch's own product, which reads a transposed matrix where it lies; oneDNN's copies it first.
+    return dx, dw, dbias, (g_low.t() @ x).to(a.dtype), (low.t() @ g).t().mul(scale).to(b.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -83,7 +129,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _GatedSiLU(torch.autograd.Function):
-    """silu(gate)·up. Keeps its two inputs; the product is recomputed nowhere and copied nowhere."""
+    """silu(gate)·up, for a second half that `_GatedLinear` doesn't know. Keeps its two inputs."""
 
     @staticmethod
     def forward(ctx, gate, up):  # type: ignore[no-untyped-def]
@@ -93,8 +139,7 @@ class _GatedSiLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
         gate, up = ctx.saved_tensors
-        d_up = F.silu(gate).mul_(upstream)
-        return torch.ops.aten.silu_backward(upstream * up, gate), d_up
+        return torch.ops.aten.silu_backward(upstream * up, gate), F.silu(gate).mul_(upstream)
 
 
 def install(model: nn.Module) -> None:
@@ -121,7 +166,9 @@ def _forward_for(module: nn.Module, inside_lora: set[int]) -> Callable | None:
     if type(module).__name__.endswith("RMSNorm") and (offset := _norm_offset(module)) is not None:
         return partial(_norm_forward, module, _epsilon(module), offset)
     if _is_gated_silu(module):
-        return partial(_mlp_forward, module)
+        down = module.down_proj
+        known = _is_plain_lora(down) if isinstance(down, LoraLinear) else type(down) is nn.Linear
+        return partial(_mlp_forward if known else _half_mlp_forward, module)
     return None
 
 
@@ -138,15 +185,22 @@ def _is_plain_lora(module: LoraLinear) -> bool:
 
 
 def _lora_forward(module: LoraLinear, x: Tensor) -> Tensor:
-    x, base = _autocast(x), module.base_layer
-    if module.disable_adapters:
-        return _Linear.apply(x, base.weight, base.bias, None, None, 1.0)
-    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-    return _Linear.apply(x, base.weight, base.bias, a, b, module.scaling["default"])
+    return _Linear.apply(_autocast(x), *_weights(module))
 
 
 def _linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
-    return _Linear.apply(_autocast(x), module.weight, module.bias, None, None, 1.0)
+    return _Linear.apply(_autocast(x), *_weights(module))
+
+
+def _weights(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, float]:
+    """Weight, bias, and A, B and scale of a linear layer's adapter where it has one switched on."""
+    if not isinstance(module, LoraLinear):
+        assert isinstance(module, nn.Linear)
+        return module.weight, module.bias, None, None, 1.0
+    base = module.base_layer
+    if module.disable_adapters:
+        return base.weight, base.bias, None, None, 1.0
+    return base.weight, base.bias, module.lora_A["default"].weight, module.lora_B["default"].weight, module.scaling["default"]
 
 
 def _autocast(x: Tensor) -> Tensor:
@@ -187,4 +241,9 @@ def _is_gated_silu(module: nn.Module) -> bool:
 
 
 def _mlp_forward(module: Any, x: Tensor) -> Tensor:
+    gate, up = (_autocast(part(x)).flatten(0, -2) for part in (module.gate_proj, module.up_proj))
+    return _GatedLinear.apply(gate, up, *_weights(module.down_proj)).view(*x.shape[:-1], -1)
+
+
+def _half_mlp_forward(module: Any, x: Tensor) -> Tensor:
     return module.down_proj(_GatedSiLU.apply(module.gate_proj(x), module.up_proj(x)))

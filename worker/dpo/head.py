@@ -106,7 +106,8 @@ class _FrozenHead(torch.autograd.Function):
                 derivative = shape.derivative(shaped)
                 if not isinstance(derivative, float) or derivative != 1.0:
                     gradient.mul_(derivative)
-                slope[part] = product(gradient.to(weight.dtype), weight.t())
+                # PyTorch's own product: oneDNN's would copy the whole matrix, turned, for each chunk.
+                slope[part] = gradient.to(weight.dtype) @ weight
         if slope is not None:
             ctx.save_for_backward(slope)
         return logps

@@ -24,7 +24,7 @@ from worker.dpo.scoring import score_pairs
 if TYPE_CHECKING:
     from worker.dpo.session import Session
 
-_SOURCES = ("attention.py", "fused.py", "head.py", "matmul.py", "rows.py", "scorer.py")
+_SOURCES = ("attention.py", "cpu_attention.py", "fused.py", "head.py", "matmul.py", "rows.py", "scorer.py")
 
 
 def cache_folder() -> Path:

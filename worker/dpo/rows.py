@@ -137,3 +137,16 @@ def plain_rows(pairs: Sequence[TokenPair], *, pad_id: int) -> Rows:
 def _require_prompt(pair: TokenPair) -> None:
     if not pair.prompt_ids:
         raise ValueError(f"Line {pair.line} has no prompt token, so nothing predicts the first token of its answers.")
+
+
+def causal_mask(layout: Layout, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
+    """(queries, keys) additive mask of the last `queries` of `keys` tokens in order, within `window` tokens."""
+    identity = (queries, keys, window, like.dtype, like.device)
+    if identity not in layout.masks:
+        query_position = torch.arange(keys - queries, keys, device=like.device)[:, None]
+        key_position = torch.arange(keys, device=like.device)[None, :]
+        seen = key_position <= query_position
+        if window is not None:
+            seen &= query_position - key_position < window
+        layout.masks[identity] = torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, -torch.inf)
+    return layout.masks[identity]
