@@ -74,7 +74,7 @@ def add_train_arguments(parser: argparse.ArgumentParser, *, with_out: bool) -> N
 
 
 def _train(args: argparse.Namespace) -> int:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     from worker.dpo.config import load_config
     from worker.dpo.progress import EventWriter
@@ -89,7 +89,9 @@ def _train(args: argparse.Namespace) -> int:
         try:
             config = load_config(args.config, args.settings)
             request = RunRequest(args.model, args.data, args.out, config, eval_data=args.eval_data, fresh=args.fresh)
-            facts = train(request, events, stop, Accelerator(cpu=config.device == "cpu"))
+            # Buffers are constants (rotary frequencies): exchanging them would only make a forward wait for the others.
+            ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+            facts = train(request, events, stop, Accelerator(cpu=config.device == "cpu", kwargs_handlers=[ddp]))
         except Exception as problem:
             code, reason, message = explain(problem)
             events.emit("error", reason=reason, message=message, exit_code=code)

@@ -21,7 +21,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from worker.dpo import chat, tokens
-from worker.dpo.pairs import PLAIN_TEXT, Dataset, Pair, Problem, TokenPair
+from worker.dpo.pairs import PLAIN_TEXT, Dataset, Pair, Problem, Prompt, TokenPair
 
 GZIP_MAGIC = b"\x1f\x8b"
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]?")
@@ -63,8 +63,8 @@ def read_prompts(
     on_problem: Callable[[Problem], None],
     tokenizer: Tokenizer | None = None,
     limit: int | None = None,
-) -> Iterator[tuple[int, list[dict]]]:
-    """(line, messages) of the prompts of a file: of preference pairs, or of lines with only a `prompt`.
+) -> Iterator[Prompt]:
+    """The prompts of a file: of preference pairs, or of lines with only a `prompt`.
 
     Problems as in `read_pairs`, though what is wrong with a line's answers only matters where they hold the prompt.
     With a tokenizer, a prompt that its chat template refuses is a problem too (`template_refused`).
@@ -77,14 +77,14 @@ def read_prompts(
             row = _row(raw)
             if row is None:
                 continue
-            prompt = _prompt_of(row, number)
+            prompt = Prompt(number, _prompt_of(row, number), _tools(row))
             if tokenizer is not None:
-                chat.encode_prompt(tokenizer, prompt)
+                chat.encode_prompt(tokenizer, prompt.messages, prompt.tools)
         except (BadLine, chat.CannotEncode) as bad:
             on_problem(Problem(number, bad.reason, str(bad), dropped=True))
         else:
             found += 1
-            yield number, prompt
+            yield prompt
 
 
 def _prompt_of(row: dict[str, Any], line: int) -> list[dict]:

@@ -4,16 +4,19 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from worker.dpo import chat, data, models
-from worker.dpo.pairs import Problem
+from worker.dpo.attention import SHAREABLE_LAYERS
+from worker.dpo.pairs import Problem, Prompt
 
 EXAMPLES = """examples:
   python -m worker.dpo generate --model models/base --data eval.jsonl
@@ -21,59 +24,106 @@ EXAMPLES = """examples:
 """
 
 
+BATCH_SIZE = 8
+
+
 def generate(
     model: nn.Module,
     tokenizer: Tokenizer,
-    prompts: Sequence[list[dict]],
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    together: bool = False,
 ) -> list[str]:
-    """One answer to each prompt (a list of messages), without special tokens.
+    """One answer to each prompt, without special tokens.
 
-    temperature: 0 is greedy, above 0 samples from the whole distribution. Prompts are answered one by one, so an answer
-    depends on its prompt, its place in the list and the seed only, and no padding is involved. A prompt that leaves no
-    room in the model's context loses its beginning. The random state and the model's mode are as before afterwards.
+    temperature: 0 is greedy, above 0 samples from the whole distribution. An answer depends on its prompt, its place in
+    the list and the seed, and on the others only by the rounding of a padded batch. A prompt that leaves no room in the
+    model's context loses its beginning. The random state and the model's mode are as before afterwards. together: all
+    processes call this with the same prompts, as sharded weights need it. Raises chat.CannotEncode.
     """
-    return list(_answers(model, tokenizer, prompts, max_new_tokens, temperature, seed))
+    return list(_answers(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size, together))
 
 
 def _answers(
     model: Any,
     tokenizer: Tokenizer,
-    prompts: Iterable[list[dict]],
+    prompts: Sequence[Prompt],
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    batch_size: int,
+    together: bool = False,
 ) -> Iterator[str]:
     chat.ensure_template(tokenizer)
     ends = sorted(chat.end_token_ids(tokenizer))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     # The model's own generation_config (a penalty, a top_p) must not change the answers.
-    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        repetition_penalty=1.0,
-        eos_token_id=ends,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
-        **sampling,
-    )
+    settings = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=pad)
     context = getattr(model.config, "max_position_embeddings", None)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     try:
-        for index, messages in enumerate(prompts):
-            ids = chat.encode_prompt(tokenizer, messages)
-            room = max(1, context - max_new_tokens) if context else len(ids)
-            inputs = torch.tensor([ids[-room:]], device=device)
-            with torch.random.fork_rng(), torch.no_grad():
-                torch.manual_seed(seed + index)
-                whole = model.generate(inputs=inputs, attention_mask=torch.ones_like(inputs), generation_config=settings)
-            yield tokenizer.decode(whole[0, inputs.shape[1] :], skip_special_tokens=True)
+        for first, batch in _batches(prompts, batch_size if _takes_padding(model) else 1):
+            lines = [chat.encode_prompt(tokenizer, prompt.messages, prompt.tools) for prompt in batch]
+            if context:
+                lines = [ids[-max(1, context - max_new_tokens) :] for ids in lines]
+            width = max(map(len, lines))
+            inputs = torch.tensor([[pad] * (width - len(ids)) + ids for ids in lines], device=device)
+            mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in lines], device=device)
+            chance = [SeededSampling(temperature, range(seed + first, seed + first + len(batch)), device)] if temperature > 0 else []
+            with torch.no_grad():
+                whole = model.generate(
+                    inputs=inputs,
+                    attention_mask=mask,
+                    generation_config=settings,
+                    logits_processor=LogitsProcessorList(chance),
+                    synced_gpus=together,
+                )
+            yield from (tokenizer.decode(_until_end(ids, ends), skip_special_tokens=True) for ids in whole[:, width:].tolist())
     finally:
         model.train(training)
+
+
+class SeededSampling(LogitsProcessor):
+    """Turns the most likely token into a drawn one: argmax of logit/temperature plus Gumbel noise is a sample of the softmax.
+
+    (The Gumbel-max trick; Maddison, Tarlow and Minka, "A* Sampling", 2014.) Each line of a batch has a generator of its
+    own, so that what it draws doesn't depend on the lines beside it.
+    """
+
+    def __init__(self, temperature: float, seeds: Iterable[int], device: torch.device) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """scores: (lines, vocabulary) logits."""
+        noisy: Any = scores.float() / self.temperature
+        for line, generator in zip(noisy, self.generators, strict=True):
+            line -= torch.empty_like(line).exponential_(generator=generator).log_()
+        return noisy
+
+
+def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[tuple[int, Sequence[Prompt]]]:
+    for first in range(0, len(prompts), max(1, size)):
+        yield first, prompts[first : first + max(1, size)]
+
+
+def _takes_padding(model: Any) -> bool:
+    """Whether a masked token before the prompt changes nothing: in attention it doesn't, in a recurrent state it may."""
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    inside = model.get_base_model() if isinstance(model, PeftModel) else model
+    return layers <= SHAREABLE_LAYERS and getattr(inside, "_supports_attention_backend", False) and not getattr(config, "alibi", False)
+
+
+def _until_end(ids: list[int], ends: list[int]) -> list[int]:
+    """What comes before the first end token: a batch goes on until its last line is done."""
+    return list(takewhile(lambda token: token not in ends, ids))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer (default 256)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default), above samples")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"prompts answered at a time (default {BATCH_SIZE})")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
 
@@ -109,8 +160,7 @@ def run(args: argparse.Namespace) -> int:
     model: Any = models.load_base(args.model, dtype=args.dtype, device=models.choose_device(args.device))
     if args.adapter:
         model = models.load_adapter(model, args.adapter)
-    messages = (prompt for _, prompt in prompts)
-    answers = _answers(model, tokenizer, messages, args.max_new_tokens, args.temperature, args.seed)
-    for (line, prompt), answer in zip(prompts, answers, strict=True):
-        print(json.dumps({"line": line, "prompt": prompt, "completion": answer}, ensure_ascii=False), flush=True)
+    answers = _answers(model, tokenizer, prompts, args.max_new_tokens, args.temperature, args.seed, args.batch_size)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        print(json.dumps({"line": prompt.line, "prompt": prompt.messages, "completion": answer}, ensure_ascii=False), flush=True)
     return 0

@@ -5,11 +5,12 @@ import os
 import resource
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from worker.dpo.config import TrainConfig
@@ -85,6 +86,15 @@ def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainCon
     )
 
 
+def agreed(plan: MemoryPlan, accelerator: Accelerator) -> MemoryPlan:
+    """One plan for all processes, that of the one with the least room: they cut batches alike or train on different pairs."""
+    if accelerator.num_processes == 1:
+        return plan
+    plans: list = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(plans, plan)
+    return replace(plan, token_budget=min(p.token_budget for p in plans), checkpointing=any(p.checkpointing for p in plans))
+
+
 def _checkpointing_choices(config: TrainConfig) -> tuple[bool, ...]:
     return {"on": (True,), "off": (False,), "auto": (False, True)}[config.gradient_checkpointing]
 
@@ -123,10 +133,11 @@ def activation_bytes(scorer: PairScorer, pair: TokenPair) -> float:
 
 
 def memory_available(device: torch.device) -> int:
-    """Bytes that this process may still take: free on the GPU, or the machine's or the container's limit on a CPU."""
+    """Bytes that this process may still take: free on the GPU, or its share of what the machine or container has left."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    limits = [psutil.virtual_memory().available, *_cgroup_room()]
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    limits = [limit // neighbours for limit in (psutil.virtual_memory().available, *_cgroup_room())]
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space - psutil.Process().memory_info().vms)

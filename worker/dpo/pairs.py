@@ -1,6 +1,6 @@
 """What a preference pair is, from a line of a file to token ids.
 
-`Pair` is text as people wrote it, `TokenPair` is what the model sees, `Problem` says why a line was left out
+`Pair` and `Prompt` are text as people wrote it, `TokenPair` is what the model sees, `Problem` says why a line was left out
 or changed, and `Dataset` is everything that one file gave.
 """
 
@@ -22,6 +22,15 @@ class Pair:
     tools: list | None = None
     weight: float = 1.0
     p_chosen: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is to answer: the messages of a line, and the tools that it may call."""
+
+    line: int
+    messages: list[dict]
+    tools: list | None = None
 
 
 @dataclass(frozen=True, slots=True)

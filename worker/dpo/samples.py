@@ -1,9 +1,7 @@
 """Answers to a few evaluation prompts before and after training, greedy and sampled, as events."""
 
-from itertools import islice
-
 from worker.dpo import data
-from worker.dpo.generate import generate
+from worker.dpo.pairs import Prompt
 from worker.dpo.session import Session
 
 TEMPERATURE = 0.8
@@ -12,37 +10,42 @@ TEMPERATURE = 0.8
 def emit_samples(session: Session, *, step: int, phase: str) -> None:
     """One `sample` event for each prompt and way of decoding. phase: `before` or `after`.
 
-    Only on one process, whose model is whole; sharded weights can't answer without the other processes.
+    Of several processes with whole weights the first answers alone; sharded weights take all of them.
     """
-    config, accelerator = session.config, session.accelerator
-    path = session.request.eval_data or session.request.data
-    if config.sample_prompts == 0 or accelerator.num_processes > 1:
+    config = session.config
+    if config.sample_prompts == 0 or not (session.is_sharded or session.accelerator.is_main_process):
         return
-    seen: list[list[dict]] = []
-    for _, prompt in islice(
-        data.read_prompts(path, on_problem=lambda problem: None, tokenizer=session.tokenizer, limit=8 * config.sample_prompts),
-        None,
-    ):
-        if prompt not in seen and len(seen) < config.sample_prompts:
-            seen.append(prompt)
+    prompts = _prompts(session)
     session.scorer.use_plain_attention()
     for decoding, temperature in (("greedy", 0.0), ("sampled", TEMPERATURE)):
-        for prompt in seen:
+        if session.accelerator.num_processes == 1:
             session.stop.check()
-            (answer,) = generate(
-                session.policy,
-                session.tokenizer,
-                [prompt],
-                max_new_tokens=config.sample_tokens,
-                temperature=temperature,
-                seed=config.seed,
-            )
+        answers = session.scorer.generate(
+            session.tokenizer,
+            prompts,
+            max_new_tokens=config.sample_tokens,
+            temperature=temperature,
+            seed=config.seed,
+            together=session.is_sharded,
+        )
+        for prompt, answer in zip(prompts, answers, strict=True):
             session.events.emit(
                 "sample",
                 step,
                 phase=phase,
                 decoding=decoding,
                 temperature=temperature,
-                prompt=prompt,
+                prompt=prompt.messages,
                 completion=answer,
             )
+
+
+def _prompts(session: Session) -> list[Prompt]:
+    """The first prompts of the evaluation split that differ."""
+    wanted = session.config.sample_prompts
+    path = session.request.eval_data or session.request.data
+    found: list[Prompt] = []
+    for prompt in data.read_prompts(path, on_problem=lambda problem: None, tokenizer=session.tokenizer, limit=8 * wanted):
+        if len(found) < wanted and prompt.messages not in [other.messages for other in found]:
+            found.append(prompt)
+    return found

@@ -6,15 +6,17 @@ The trainer wraps this module, not the model, in DDP or FSDP, so nothing that it
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from worker.dpo.attention import NAME, has_fixed_positions
+from worker.dpo.generate import generate
 from worker.dpo.head import logit_shape, sequence_logps
-from worker.dpo.pairs import TokenPair
+from worker.dpo.pairs import Prompt, TokenPair
 from worker.dpo.rows import Layout, Rows, plain_length, plain_rows, shared_length, shared_rows
 
 
@@ -116,3 +118,7 @@ class PairScorer(nn.Module):
     def use_plain_attention(self) -> None:
         """Have the model attend as transformers does, to generate text; the next forward of rows switches back."""
         self.causal_lm.set_attn_implementation(self.causal_lm.plain_attention)
+
+    def generate(self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **options: Any) -> list[str]:
+        """Answers of the model inside, as `generate.generate` gives them; here so that FSDP gathers its weights for it."""
+        return generate(self.model, tokenizer, prompts, **options)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -15,7 +16,7 @@ from worker.dpo import data, losses, models
 from worker.dpo.check import choose_scorer
 from worker.dpo.config import TrainConfig
 from worker.dpo.errors import BadData
-from worker.dpo.memory import MemoryPlan, plan_memory
+from worker.dpo.memory import MemoryPlan, agreed, plan_memory
 from worker.dpo.pairs import Dataset
 from worker.dpo.plan import Plan, make_plan
 from worker.dpo.progress import EventWriter
@@ -76,6 +77,19 @@ class Session:
         facts = [settings, self.weights, self.train.sha256, evaluated, self.accelerator.num_processes]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP has spread the weights over the processes."""
+        return isinstance(self.wrapped, FSDPModule)
+
+    def wrap(self) -> None:
+        """Put the scorer into DDP or FSDP where there are several processes."""
+        if self.accelerator.num_processes == 1:
+            return
+        self.wrapped = self.accelerator.prepare(self.scorer)
+        if isinstance(self.wrapped, FSDPModule):
+            register_fsdp_forward_method(self.wrapped, "generate")
+
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.scorer.named_parameters() if value.requires_grad}
 
@@ -104,7 +118,7 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
     policy = models.prepare_policy(base, config)
     scorer = choose_scorer(policy, train.pairs, config, log=lambda text: events.emit("log", message=text))
     stop.check()
-    memory = plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text))
+    memory = agreed(plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text)), accelerator)
     events.emit("log", message=str(memory), peak_bytes=memory.peak, token_budget=memory.token_budget)
     plan = make_plan(
         len(train.pairs),

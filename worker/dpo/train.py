@@ -66,6 +66,10 @@ def _loop(run: "Run") -> dict:
     return publish(run)
 
 
+class AllOutOfMemory(MemoryError):
+    """Memory ran out in one process at least, and all of them know it."""
+
+
 class Run:
     """The moving parts of a run: weights, optimizer, where it stands."""
 
@@ -74,8 +78,7 @@ class Run:
         self.trackers = Trackers([])
         self.accelerator = session.accelerator
         set_checkpointing(session.scorer, session.memory.checkpointing)
-        if self.accelerator.num_processes > 1:
-            session.wrapped = self.accelerator.prepare(session.scorer)
+        session.wrap()
         self.named = session.trainable()
         self.optimizer = Optimizer(self.named, self.config)
         halves = self.config.mixed_precision == "fp16" or self.config.dtype == "float16"
@@ -100,6 +103,9 @@ class Run:
             except Exception as problem:
                 if not is_out_of_memory(problem):
                     raise
+                if self.accelerator.num_processes > 1 and not isinstance(problem, AllOutOfMemory):
+                    # The others are in the middle of something that takes all processes: no way back but a new start.
+                    raise self._too_much() from problem
                 self._shrink(problem)
         rate = learning_rate(self.config, self.progress.step, self.session.plan.total_steps)
         norm = self._update(rate)
@@ -117,24 +123,52 @@ class Run:
         mine = dealt[self.accelerator.process_index]
         sums: dict[str, float] = {}
         rewards: list[Tensor] = []
+        ran_out: BaseException | None = None
         for number, indices in enumerate(mine):
+            last = number == len(mine) - 1
             if processes == 1:
                 session.stop.check()
             pairs = [session.train.pairs[index] for index in indices or batch[:1]]
-            with nullcontext() if number == len(mine) - 1 else self.accelerator.no_sync(session.wrapped):
-                logps = session.wrapped(session.scorer.rows(pairs))
-                found = self._losses(pairs, indices or batch[:1], logps)
-                # DDP averages over processes; the empty micro-batch only keeps the processes in step.
-                loss = found.loss.sum() * (processes / len(batch) if indices else 0.0)
-                self._require_finite(loss, pairs)
-                self.scaler.scale(loss).backward()
-            if indices:
+            with nullcontext() if last else self.accelerator.no_sync(session.wrapped):
+                try:
+                    if ran_out is None:
+                        logps = session.wrapped(session.scorer.rows(pairs))
+                        found = self._losses(pairs, indices or batch[:1], logps)
+                        # DDP averages over processes; the empty micro-batch only keeps the processes in step.
+                        loss = found.loss.sum() * (processes / len(batch) if indices else 0.0)
+                        self._require_finite(loss, pairs)
+                        if not last:
+                            self.scaler.scale(loss).backward()
+                except Exception as problem:
+                    if not (self._is_replicated and is_out_of_memory(problem)):
+                        raise
+                    ran_out = problem.with_traceback(None)
+                if last:
+                    # Gradients are first exchanged in the last backward: until here all can still turn back together.
+                    self._turn_back_together(ran_out)
+                    self.scaler.scale(loss).backward()
+            if indices and ran_out is None:
                 rewards += [found.rewards_chosen, found.rewards_rejected]
                 for name, value in totals(found, logps).items():
                     sums[name] = sums.get(name, 0.0) + value
         if session.loss.uses_reward_mean:
             self.reward_mean.update(self._gathered(rewards))
         return self._summed(sums)
+
+    @property
+    def _is_replicated(self) -> bool:
+        """Whether there are several processes with whole weights, which meet once a step."""
+        return self.accelerator.num_processes > 1 and not self.session.is_sharded
+
+    def _turn_back_together(self, ran_out: BaseException | None) -> None:
+        """Raise AllOutOfMemory in every process when memory ran out in any."""
+        if not self._is_replicated:
+            return
+        count = torch.tensor(float(ran_out is not None), device=self.accelerator.device)
+        if self.accelerator.reduce(count, reduction="sum").item():
+            # DDP is prepared for a backward that will not come, and would exchange gradients in the next one that does.
+            self.session.wrapped.reducer._reset_state()  # type: ignore[union-attr, operator]
+            raise AllOutOfMemory(str(ran_out or "another process ran out of memory"))
 
     def _losses(self, pairs: list[TokenPair], indices: list[int], logps: Tensor) -> losses.PairLosses:
         reference = None if self.session.reference is None else self.session.reference[:, indices]
@@ -180,17 +214,20 @@ class Run:
         if self.session.scorer.device.type == "cuda":
             torch.cuda.empty_cache()
         budget, smallest = self.progress.token_budget, min(self.session.costs)
-        if self.accelerator.num_processes > 1 or budget // 2 < smallest:
-            raise OutOfMemory(
-                f"Memory ran out at step {self.progress.step + 1} with {budget} tokens in a forward. Lower max_length, "
-                "batch_size or token_budget, set gradient_checkpointing=on, or choose a smaller model."
-            ) from problem
+        if budget // 2 < smallest:
+            raise self._too_much() from problem
         self.progress.token_budget = budget // 2
         self.session.events.emit(
             "log",
             self.progress.step,
             level="warning",
             message=f"Memory ran out: {budget // 2} tokens in a forward instead of {budget}.",
+        )
+
+    def _too_much(self) -> OutOfMemory:
+        return OutOfMemory(
+            f"Memory ran out at step {self.progress.step + 1} with {self.progress.token_budget} tokens in a forward. Lower max_length, "
+            "batch_size or token_budget, set gradient_checkpointing=on, or choose a smaller model."
         )
 
     # Numbers

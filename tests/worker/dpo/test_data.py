@@ -20,7 +20,7 @@ from worker.dpo.data import (
     read_prompts,
     suggest_max_length,
 )
-from worker.dpo.pairs import Pair, Problem, TokenPair
+from worker.dpo.pairs import Pair, Problem, Prompt, TokenPair
 
 USER = {"role": "user", "content": "What colour is the sky?"}
 BLUE = {"role": "assistant", "content": "It is blue."}
@@ -327,6 +327,7 @@ def test_prompts_are_read_from_pairs_and_from_lines_with_a_prompt_only(tmp_path)
     path, problems = write_pairs(tmp_path / "prompts.jsonl", rows), []
     found = list(read_prompts(path, on_problem=problems.append))
     user = [{"role": "user", "content": "Sky?"}]
-    assert found == [(1, [USER]), (2, [USER]), (3, text("Sky?")), (4, user), (5, [USER]), (7, text("last"))]
+    expected = [(1, [USER]), (2, [USER]), (3, text("Sky?")), (4, user), (5, [USER]), (7, text("last"))]
+    assert found == [Prompt(line, messages) for line, messages in expected]
     assert [(p.line, p.reason) for p in problems] == [(6, "empty_prompt")]
     assert list(read_prompts(path, on_problem=problems.append, limit=2)) == found[:2]

@@ -23,7 +23,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(arguments: list[str], cache: Path, **variables: str) -> subprocess.Popen:
+def launch(arguments: list[str], cache: Path, *, module: str = "worker.dpo", **variables: str) -> subprocess.Popen:
     """Two processes as `accelerate launch` starts them on GPUs; for CPUs it would want MPI, so PyTorch's own launcher."""
     environment = os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     command = [
@@ -35,7 +35,7 @@ def launch(arguments: list[str], cache: Path, **variables: str) -> subprocess.Po
         "--master_port",
         str(free_port()),
         "-m",
-        "worker.dpo",
+        module,
     ]
     return subprocess.Popen(
         [*command, *arguments], cwd=ROOT, env=environment | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -51,6 +51,12 @@ def finish(process: subprocess.Popen) -> list[dict]:
 def weights(out: Path) -> dict[str, torch.Tensor]:
     (file,) = out.glob("*model.safetensors")
     return load_file(file)
+
+
+def samples(events: list[dict]) -> list[tuple]:
+    found = [(event["step"], event["phase"], event["decoding"], event["completion"]) for event in events_of(events, "sample")]
+    assert len(found) == 8
+    return found
 
 
 # 14 pairs in batches of 4: the last batch has fewer pairs; a budget of 150 tokens cuts each process's share in pieces.
@@ -78,12 +84,14 @@ def test_bug_16_two_processes_end_with_the_losses_and_weights_of_one(settings, t
 
 def test_fully_sharded_training_ends_with_the_weights_of_one_process(tmp_path, engine):
     files = run_folder(tmp_path, pairs=14)
-    settings = ["max_steps=4", "lora_r=0", "save_steps=2"]
-    assert engine(*train_arguments(files, tmp_path / "one", *settings, evaluate=True))[0] == 0
+    settings = ["max_steps=4", "lora_r=0", "save_steps=2", "sample_prompts=2", "sample_tokens=12"]
+    code, alone = engine(*train_arguments(files, tmp_path / "one", *settings, evaluate=True))
+    assert code == 0
     sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-    finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), tmp_path, **sharded))
+    together = finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), tmp_path, **sharded))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+    assert samples(together) == samples(alone)
 
 
 def test_two_processes_that_are_told_to_stop_keep_one_state_and_go_on_from_it(tmp_path):
@@ -102,3 +110,35 @@ def test_two_processes_that_are_told_to_stop_keep_one_state_and_go_on_from_it(tm
     assert events_of(events, "step")[0]["step"] > 3
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_replicated_weights_answer_the_sample_prompts_too(tmp_path, engine):
+    files = run_folder(tmp_path, pairs=14)
+    settings = ["max_steps=2", "sample_prompts=2", "sample_tokens=12"]
+    code, alone = engine(*train_arguments(files, tmp_path / "one", *settings, evaluate=True))
+    assert code == 0
+    together = finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), tmp_path))
+    assert samples(together) == samples(alone)
+
+
+def test_memory_that_runs_out_in_one_of_two_processes_halves_the_budget_of_both(tmp_path, engine):
+    files = run_folder(tmp_path, pairs=14)
+    settings = ["max_steps=3", "token_budget=1000"]
+    code, alone = engine(*train_arguments(files, tmp_path / "one", *settings))
+    assert code == 0
+    module = "tests.worker.dpo.short_of_memory"
+    together = finish(launch(train_arguments(files, tmp_path / "two", *settings), tmp_path, module=module, SECOND_TAKES="120"))
+    warnings = [event["message"] for event in events_of(together, "log") if event.get("level") == "warning"]
+    assert warnings[0] == "Memory ran out: 500 tokens in a forward instead of 1000."
+    left, right = ([event["loss"] for event in events_of(events, "step")] for events in (alone, together))
+    assert right == pytest.approx(left, rel=1e-4)
+
+
+def test_processes_with_different_room_cut_their_batches_alike(tmp_path, engine):
+    files = run_folder(tmp_path, pairs=14)
+    code, alone = engine(*train_arguments(files, tmp_path / "one", "max_steps=3"))
+    assert code == 0
+    module = "tests.worker.dpo.short_of_memory"
+    together = finish(launch(train_arguments(files, tmp_path / "two", "max_steps=3"), tmp_path, module=module, SECOND_PLANS="90"))
+    left, right = ([event["loss"] for event in events_of(events, "step")] for events in (alone, together))
+    assert right == pytest.approx(left, rel=1e-4)

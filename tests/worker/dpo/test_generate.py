@@ -7,9 +7,10 @@ import torch
 
 from tests.worker.dpo.tiny import CHATML, save_tiny, tiny_llama, tiny_tokenizer, toy_pairs, write_pairs
 from worker.dpo import generate as command
-from worker.dpo.generate import generate
+from worker.dpo.generate import SeededSampling, generate
+from worker.dpo.pairs import Prompt
 
-PROMPTS = [pair["prompt"] for pair in toy_pairs(3)]
+PROMPTS = [Prompt(number, pair["prompt"]) for number, pair in enumerate(toy_pairs(3), start=1)]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,8 @@ def parsed(*argv: str):
 def test_greedy_answers_are_the_argmax_of_plain_forward_passes(model):
     tokenizer = tiny_tokenizer()
     expected = []
-    for messages in PROMPTS:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    for prompt in PROMPTS:
+        ids = tokenizer.apply_chat_template(prompt.messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         answer: list[int] = []
         while len(answer) < 12 and (not answer or answer[-1] != tokenizer.eos_token_id):
             with torch.no_grad():
@@ -81,8 +82,8 @@ def test_an_answer_stops_at_the_end_of_its_turn():
 
 def test_a_prompt_longer_than_the_context_loses_its_beginning():
     model, tokenizer = tiny_llama(seed=3, max_position_embeddings=64), tiny_tokenizer()
-    long = [{"role": "user", "content": "x" * 500}]
-    short = [{"role": "user", "content": "x" * 100}]
+    long = Prompt(1, [{"role": "user", "content": "x" * 500}])
+    short = Prompt(1, [{"role": "user", "content": "x" * 100}])
     assert generate(model, tokenizer, [long], max_new_tokens=8) == generate(model, tokenizer, [short], max_new_tokens=8)
 
 
@@ -95,7 +96,7 @@ def test_the_command_prints_one_answer_a_line(tmp_path, capsys):
     lines = [json.loads(line) for line in printed.out.splitlines()]
     assert [line["line"] for line in lines] == [1, 2, 4]
     assert lines[0]["prompt"] == rows[0]["prompt"]
-    expected = generate(tiny_llama(seed=3), tiny_tokenizer(), [rows[0]["prompt"]], max_new_tokens=5)
+    expected = generate(tiny_llama(seed=3), tiny_tokenizer(), [Prompt(1, rows[0]["prompt"])], max_new_tokens=5)
     assert lines[0]["completion"] == expected[0]
     assert "line 3" in printed.err
 
@@ -104,9 +105,56 @@ def test_a_prompt_that_the_template_refuses_is_named_and_the_others_answered(tmp
     folder = save_tiny(tmp_path / "model", seed=3)
     refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHATML
     tiny_tokenizer(chat_template=refuses).save_pretrained(folder)
-    rows = [{"prompt": [{"role": "system", "content": "Be brief."}, *PROMPTS[0]]}, {"prompt": PROMPTS[0]}]
+    rows = [{"prompt": [{"role": "system", "content": "Be brief."}, *PROMPTS[0].messages]}, {"prompt": PROMPTS[0].messages}]
     path = write_pairs(tmp_path / "prompts.jsonl", rows)
     assert command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "2", "--device", "cpu")) == 0
     printed = capsys.readouterr()
     assert [json.loads(line)["line"] for line in printed.out.splitlines()] == [2]
     assert "line 1: The chat template refuses these messages: no system turn" in printed.err
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_does_not_depend_on_the_prompts_beside_it(temperature):
+    # In float64, where the padding of a batch rounds nothing that shows.
+    model, tokenizer = tiny_llama(seed=3).double(), tiny_tokenizer()
+    prompts = [Prompt(n, [{"role": "user", "content": "word " * n}]) for n in range(1, 8)]
+    options = {"max_new_tokens": 12, "temperature": temperature, "seed": 4}
+    alone = generate(model, tokenizer, prompts, batch_size=1, **options)
+    assert len(set(alone)) > 1
+    assert generate(model, tokenizer, prompts, batch_size=3, **options) == alone
+    assert generate(model, tokenizer, prompts, batch_size=100, **options) == alone
+
+
+def test_sampled_tokens_have_the_probabilities_of_the_softmax():
+    logits, temperature, draws = torch.tensor([1.0, 0.0, -1.0, 2.0]), 0.7, 20000
+    drawn = SeededSampling(temperature, range(draws), torch.device("cpu"))(torch.zeros(draws, 0).long(), logits.repeat(draws, 1))
+    counts = torch.bincount(drawn.argmax(-1), minlength=4) / draws
+    assert counts.tolist() == pytest.approx(torch.softmax(logits / temperature, -1).tolist(), abs=0.015)
+
+
+def test_a_recurrent_model_is_never_given_padding(monkeypatch):
+    model, tokenizer, widths = tiny_llama(seed=3), tiny_tokenizer(), []
+
+    def answer(self, inputs, **kept):
+        widths.append(inputs.shape[0])
+        return inputs
+
+    monkeypatch.setattr(type(model), "generate", answer)
+    generate(model, tokenizer, PROMPTS)
+    model.config.layer_types = ["linear_attention"] * model.config.num_hidden_layers
+    generate(model, tokenizer, PROMPTS)
+    assert widths == [3, 1, 1, 1]
+
+
+def test_the_tools_of_a_line_reach_its_prompt(tmp_path, capsys):
+    folder = save_tiny(tmp_path / "model", seed=3)
+    with_tools = "{% for tool in tools or [] %}<tool>{{ tool.function.name }}</tool>{% endfor %}" + CHATML
+    tokenizer = tiny_tokenizer(chat_template=with_tools)
+    tokenizer.save_pretrained(folder)
+    tools = [{"type": "function", "function": {"name": "weather_in_a_town", "parameters": {}}}]
+    path = write_pairs(tmp_path / "prompts.jsonl", [{"prompt": PROMPTS[0].messages}, {"prompt": PROMPTS[0].messages, "tools": tools}])
+    assert command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "9", "--device", "cpu")) == 0
+    answers = [json.loads(line)["completion"] for line in capsys.readouterr().out.splitlines()]
+    without, given = Prompt(1, PROMPTS[0].messages), Prompt(2, PROMPTS[0].messages, tools)
+    assert answers == generate(tiny_llama(seed=3), tokenizer, [without, given], max_new_tokens=9)
+    assert answers[0] != answers[1]
