@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from bench.machine import HH_FILE, choose_pairs, machine_facts, write_rows
+from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_rows
 from worker.dpo.data import load_dataset
 from worker.dpo.matmul import product
 from worker.dpo.pairs import TokenPair
@@ -73,10 +73,7 @@ def main() -> None:
         "settings": settings(args),
         "machine": machine_facts(),
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    args.out.with_suffix(".md").write_text(report(result))
-    print(report(result))
+    publish(args.out, result, report(result))
 
 
 def arguments() -> argparse.Namespace:

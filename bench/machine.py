@@ -59,6 +59,7 @@ def choose_pairs(data: Path, model: str, *, count: int, max_length: int | None =
 
 def write_rows(path: Path, rows: list[dict]) -> Path:
     """The rows as JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -68,3 +69,11 @@ def mean_tokens(path: Path, model: str) -> dict[str, float]:
     pairs = load_dataset(path, AutoTokenizer.from_pretrained(model), max_length=None).pairs
     sides = {"prompt": "prompt_ids", "chosen": "chosen_ids", "rejected": "rejected_ids"}
     return {name: round(fmean(len(getattr(pair, ids)) for pair in pairs), 1) for name, ids in sides.items()}
+
+
+def publish(out: Path, result: dict[str, Any], text: str) -> None:
+    """Write OUT.json and OUT.md and print the text."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)

@@ -23,7 +23,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from bench.machine import HH_FILE, choose_pairs, machine_facts, write_rows
+from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_rows
 
 METRICS = ("accuracy", "margin", "loss")
 TRAINERS = ("prefloop", "trl")
@@ -54,9 +54,7 @@ def main() -> None:
                     file.write(json.dumps(runs[-1] | {"settings": settings(args)}) + "\n")
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     result = {"runs": runs, "summary": summarise(runs), "settings": settings(args), "machine": machine_facts()}
-    args.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    args.out.with_suffix(".md").write_text(report(result))
-    print(report(result))
+    publish(args.out, result, report(result))
 
 
 def arguments() -> argparse.Namespace:

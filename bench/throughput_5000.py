@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.machine import HH_FILE, choose_pairs, machine_facts, mean_tokens, write_rows
+from bench.machine import HH_FILE, choose_pairs, machine_facts, mean_tokens, publish, write_rows
 
 GROWS = ("reference", "training")
 
@@ -36,10 +36,7 @@ def main() -> None:
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
         "machine": machine_facts(),
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
-    args.out.with_suffix(".md").write_text(report(result))
-    print(report(result))
+    publish(args.out, result, report(result))
 
 
 def arguments() -> argparse.Namespace:
