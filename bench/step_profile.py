@@ -25,7 +25,7 @@ from worker.dpo.config import from_mapping
 from worker.dpo.pairs import TokenPair
 from worker.dpo.scorer import PairScorer
 
-PRODUCTS = {"mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::linear", "aten::baddbmm"}
+PRODUCTS = {"mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::addmm_"}
 COPIES = {"aten::copy_", "aten::cat", "aten::fill_", "aten::zero_", "aten::index", "aten::index_select", "aten::repeat_interleave"}
 
 

@@ -57,7 +57,8 @@ class _GatedLinear(torch.autograd.Function):
         dx, *others = _product_gradients(g, x, weight, a, b, low, ctx.scale, (needs[0] or needs[1], *needs[2:]))
         if dx is None:
             return None, None, *others, None
-        return torch.ops.aten.silu_backward(up * dx, gate), activated.mul_(dx), *others, None
+        d_up = activated.mul_(dx)
+        return torch.ops.aten.silu_backward(dx.mul_(up), gate), d_up, *others, None
 
 
 def _product(
@@ -121,7 +122,7 @@ class _RMSNorm(torch.autograd.Function):
         upstream = upstream.to(wide.dtype)
         g = upstream * gain
         along = torch.linalg.vecdot(g, wide)[..., None].mul_(inverse**3).div_(x.shape[-1])
-        dx = (g * inverse).addcmul_(wide, along, value=-1).to(x.dtype)
+        dx = g.mul_(inverse).addcmul_(wide, along, value=-1).to(x.dtype)
         dw = None
         if ctx.needs_input_grad[1]:
             dw = (upstream * wide).mul_(inverse).flatten(0, -2).sum(0).to(weight.dtype)

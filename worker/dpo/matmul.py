@@ -1,14 +1,24 @@
 """Matrix products of the linear layers.
 
-On a CPU in float32 they go through oneDNN, as PyTorch's own bfloat16 products do: MKL, which `F.linear` uses for
-float32, reaches less than half of oneDNN's rate on AMD processors (`bench/dpo_vs_trl.py` prints both).
+On AMD processors in float32 they go through oneDNN, as PyTorch's own bfloat16 products do: MKL, which `F.linear` uses
+for float32, reaches less than half of oneDNN's rate there, and as much or more on Intel's (`bench/dpo_vs_trl.py` prints
+both).
 """
+
+import platform
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+def _is_amd() -> bool:
+    described = Path("/proc/cpuinfo")
+    return "AuthenticAMD" in (described.read_text() if described.exists() else platform.processor())
+
+
+_ONEDNN = _is_amd() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

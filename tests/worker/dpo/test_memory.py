@@ -69,6 +69,9 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
     used.write_text("2000000\n")
     monkeypatch.setattr(memory, "CGROUP_FILES", ((str(limit), str(used)),))
     assert memory.memory_available(torch.device("cpu")) == 3_000_000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert memory.memory_available(torch.device("cpu")) == 1_000_000, "three processes share what the machine has"
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
     limit.write_text("max\n")
     assert memory.memory_available(torch.device("cpu")) > 3_000_000
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.worker.dpo.pairs_for_tests import one_by_one, random_pairs
 from tests.worker.dpo.tiny import tiny_llama
-from worker.dpo import fused
+from worker.dpo import fused, matmul
 from worker.dpo.check import choose_scorer
 from worker.dpo.config import from_mapping
 from worker.dpo.matmul import product
@@ -94,8 +94,10 @@ def test_removing_the_fused_layers_restores_the_model():
     assert not any("forward" in module.__dict__ for module in policy.modules())
 
 
+@pytest.mark.parametrize("onednn", [False, True] if hasattr(torch.ops.mkldnn, "_linear_pointwise") else [False])
 @pytest.mark.parametrize("strided", [False, True])
-def test_the_cpu_product_is_exact_to_float32(strided):
+def test_the_cpu_product_is_exact_to_float32(strided, onednn, monkeypatch):
+    monkeypatch.setattr(matmul, "_ONEDNN", onednn)
     torch.manual_seed(0)
     x, weight = torch.randn(37, 24), torch.randn(24, 53).t() if strided else torch.randn(53, 24)
     bias = torch.randn(53)
