@@ -128,15 +128,10 @@ class Run:
             last = number == len(mine) - 1
             if processes == 1:
                 session.stop.check()
-            pairs = [session.train.pairs[index] for index in indices or batch[:1]]
             with nullcontext() if last else self.accelerator.no_sync(session.wrapped):
                 try:
                     if ran_out is None:
-                        logps = session.wrapped(session.scorer.rows(pairs))
-                        found = self._losses(pairs, indices or batch[:1], logps)
-                        # DDP averages over processes; the empty micro-batch only keeps the processes in step.
-                        loss = found.loss.sum() * (processes / len(batch) if indices else 0.0)
-                        self._require_finite(loss, pairs)
+                        loss, found, logps = self._forward(indices, batch)
                         if not last:
                             self.scaler.scale(loss).backward()
                 except Exception as problem:
@@ -154,6 +149,18 @@ class Run:
         if session.loss.uses_reward_mean:
             self.reward_mean.update(self._gathered(rewards))
         return self._summed(sums)
+
+    def _forward(self, indices: list[int], batch: list[int]) -> tuple[Tensor, losses.PairLosses, Tensor]:
+        """(share of the batch's loss, losses by pair, (2, pairs) log-probabilities) of a micro-batch."""
+        # An empty micro-batch only keeps the processes in step: any pair, counted as nothing.
+        places = indices or batch[:1]
+        pairs = [self.session.train.pairs[index] for index in places]
+        logps = self.session.wrapped(self.session.scorer.rows(pairs))
+        found = self._losses(pairs, places, logps)
+        # DDP averages over processes.
+        loss = found.loss.sum() * (self.accelerator.num_processes / len(batch) if indices else 0.0)
+        self._require_finite(loss, pairs)
+        return loss, found, logps
 
     @property
     def _is_replicated(self) -> bool:
