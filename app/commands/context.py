@@ -37,8 +37,9 @@ def show(rows: Iterable[dict[str, Any]], *, as_json: bool, empty: str) -> None:
         console.print(empty)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        table.add_column(name.replace("_", " "), overflow="fold")
+    for place, name in enumerate(rows[0]):
+        # The first column is what other commands take: on a narrow terminal it must stay whole, to be copied.
+        table.add_column(name.replace("_", " "), overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console.print(table)
