@@ -5,6 +5,7 @@ is kept and copied. Autograd would keep keys and values once per query head and 
 rejected answer; here they are kept as the model made them and spread out again in the backward.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -57,8 +58,7 @@ class _Attention(torch.autograd.Function):
         query, key, value, output, *sums = ctx.saved_tensors
         output, upstream = output.transpose(1, 2), upstream.transpose(1, 2)
         kernel = getattr(torch.ops.aten, f"{_KERNEL}_backward")
-        # Each query belongs to one half; a prompt's keys are seen by two.
-        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         for half, sum_ in zip(_halves(ctx.layout), sums, strict=True):
             inputs = _inputs(query, key, value, half)
             wide = inputs[0].dtype
@@ -75,13 +75,15 @@ class _Attention(torch.autograd.Function):
             )
             d_query[:, :, part] = gradients[0]
             for total, gradient in ((d_key, gradients[1]), (d_value, gradients[2])):
-                summed = gradient.unflatten(1, (key.shape[1], -1)).sum(2)
-                total[:, :, part] += summed[:, :, half.prompt :]
+                grouped = gradient.unflatten(1, (key.shape[1], -1))
+                total[:, :, part] = grouped[:, :, :, half.prompt :].sum(2)
                 if half.prompt:
-                    total[:, :, half.start : half.start + half.prompt] += summed[:, :, : half.prompt]
+                    # Its own half was here before: a prompt's keys are seen by both.
+                    total[:, :, half.start : half.start + half.prompt] += grouped[:, :, :, : half.prompt].sum(2)
         return d_query, d_key, d_value, None, None, None
 
 
+@lru_cache(maxsize=16)
 def _halves(layout: Layout) -> list[_Half]:
     """Prompt and chosen as one causal sequence, then rejected over the prompt and itself, of every pair."""
     found, start = [], 0

@@ -100,14 +100,14 @@ class _FrozenHead(torch.autograd.Function):
             scores = torch.log_softmax(shaped, dim=-1)
             logps[part] = scores.gather(1, target[part, None]).squeeze(1)
             if slope is not None:
-                # dlogp/dz = onehot(target) − softmax(z)
-                gradient = scores.exp_().neg_()
-                gradient.scatter_add_(1, target[part, None], torch.ones_like(gradient[:, :1]))
+                # −dlogp/dz = softmax(z) − onehot(target)
+                gradient = scores.exp_()
+                gradient.scatter_add_(1, target[part, None], torch.full_like(gradient[:, :1], -1.0))
                 derivative = shape.derivative(shaped)
                 if not isinstance(derivative, float) or derivative != 1.0:
                     gradient.mul_(derivative)
                 # PyTorch's own product: oneDNN's would copy the whole matrix, turned, for each chunk.
-                slope[part] = gradient.to(weight.dtype) @ weight
+                torch.neg(gradient.to(weight.dtype) @ weight, out=slope[part])
         if slope is not None:
             ctx.save_for_backward(slope)
         return logps

@@ -17,8 +17,9 @@ from worker.dpo.config import TrainConfig
 from worker.dpo.pairs import TokenPair
 from worker.dpo.scorer import PairScorer
 
-# Enough for matrix products to run at their full rate; more only takes memory.
-BUDGET_CPU, BUDGET_GPU = 1024, 16384
+# Enough for matrix products to run at their full rate; more only takes memory. Half-precision products on a CPU need
+# twice as many tokens for that, of half the size.
+BUDGET_CPU, BUDGET_CPU_HALF, BUDGET_GPU = 1024, 2048, 16384
 HEADROOM = 0.8
 CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -63,7 +64,7 @@ def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainCon
     masters = sum(weight.numel() * 4 for weight in trainable if weight.element_size() < 4)
     optimizer = sum(2 * weight.numel() * max(4, weight.element_size()) for weight in trainable) + masters
     longest = max(scorer.cost(pair) for pair in pairs)
-    wanted = config.token_budget or max(longest, min(BUDGET_GPU if device.type == "cuda" else BUDGET_CPU, sum(map(scorer.cost, pairs))))
+    wanted = config.token_budget or max(longest, min(_full_rate(device, config), sum(map(scorer.cost, pairs))))
     room = HEADROOM * available - gradients - optimizer - 2 * scorer.chunk_bytes
     for checkpointing in _checkpointing_choices(config):
         set_checkpointing(scorer, checkpointing)
@@ -84,6 +85,13 @@ def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainCon
         head=scorer.chunk_bytes + 2 * max(weight.numel() * weight.element_size() for weight in scorer.parameters()),
         available=available,
     )
+
+
+def _full_rate(device: torch.device, config: TrainConfig) -> int:
+    if device.type == "cuda":
+        return BUDGET_GPU
+    half = config.mixed_precision != "no" or config.dtype in ("bfloat16", "float16")
+    return BUDGET_CPU_HALF if half else BUDGET_CPU
 
 
 def agreed(plan: MemoryPlan, accelerator: Accelerator) -> MemoryPlan:
