@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import random
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -37,10 +38,12 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def choose_pairs(data: Path, model: str, *, count: int, max_length: int | None = None, seed: int = 0) -> list[dict]:
+def choose_pairs(
+    data: Path, model: str, *, count: int, max_length: int | None = None, turns: int | None = None, seed: int = 0
+) -> list[dict]:
     """`count` rows of a preference file, drawn at random; with `max_length`, of those that fit in so many tokens.
 
-    Then none of them needs truncation, and every trainer sees the same tokens. Raises SystemExit when there are too few.
+    turns: messages that a prompt keeps, from its end. Within `max_length`, none of them needs truncation, and every trainer sees the same tokens. Raises SystemExit when there are too few.
     """
     tokenizer = AutoTokenizer.from_pretrained(model)
     chat.ensure_template(tokenizer)
@@ -50,6 +53,7 @@ def choose_pairs(data: Path, model: str, *, count: int, max_length: int | None =
     for pair in pairs:
         if len(rows) == count:
             break
+        pair = replace(pair, prompt=pair.prompt[-turns:]) if turns else pair
         if max_length is None or pair_length(chat.encode(tokenizer, pair)) <= max_length:
             rows.append({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected})
     if len(rows) < count:

@@ -1,13 +1,14 @@
 """Is the result as good as TRL's? Both trainers, the same pairs and hyper-parameters, several seeds.
 
-    python -m bench.quality_vs_trl --model MODEL_FOLDER [--pairs 860] [--eval-pairs 140] [--seeds 1 2 3]
+    python -m bench.quality_vs_trl --model MODEL_FOLDER [--pairs 500] [--eval-pairs 500] [--seeds 1 2 3]
+    python -m bench.quality_vs_trl --model MODEL_FOLDER --turns 1                      # each prompt's last message only
     python -m bench.quality_vs_trl --model MODEL_FOLDER --data demo.jsonl --pairs 30 --eval-pairs 6 --batch-size 4
 
 Each trainer runs in a process of its own. Both adapters are then measured by the same program (`python -m worker.dpo
 score`) on the same held-out pairs, so that only training can make a difference. Accuracy, margin and loss come with
 95 % confidence intervals over the seeds (Student's t), and the difference with one over the seeds' pairwise
-differences. Each run is kept in OUT.runs.jsonl: an interrupted comparison goes on where it stopped. Writes OUT.json and
-OUT.md.
+differences. Each run is kept in OUT.runs.jsonl: an interrupted comparison goes on where it stopped, and several at once may
+fill one file with `--seeds` and `--trainers` of their own; the last one, that finds all runs done, writes OUT.json and OUT.md.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> None:
     if args.child:
         train_with_trl(json.loads(args.child))
         return
-    rows = choose_pairs(args.data, args.model, count=args.pairs + args.eval_pairs, max_length=args.max_length)
+    rows = choose_pairs(args.data, args.model, count=args.pairs + args.eval_pairs, max_length=args.max_length, turns=args.turns)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     kept = args.out.with_suffix(".runs.jsonl")
     runs = earlier_runs(kept, settings(args))
@@ -45,7 +46,7 @@ def main() -> None:
         for seed in args.seeds:
             # Turn about, so that neither always runs on a warmer machine.
             for trainer in TRAINERS if seed % 2 else reversed(TRAINERS):
-                if any(run["trainer"] == trainer and run["seed"] == seed for run in runs):
+                if trainer not in args.trainers or any(run["trainer"] == trainer and run["seed"] == seed for run in runs):
                     continue
                 out = folder / f"{trainer}-{seed}"
                 (prefloop if trainer == "prefloop" else trl)(args, train, out, seed)
@@ -53,6 +54,8 @@ def main() -> None:
                 with kept.open("a") as file:
                     file.write(json.dumps(runs[-1] | {"settings": settings(args)}) + "\n")
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
+    if len(runs) < len(args.seeds) * len(TRAINERS):
+        return
     result = {"runs": runs, "summary": summarise(runs), "settings": settings(args), "machine": machine_facts()}
     publish(args.out, result, report(result))
 
@@ -61,12 +64,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of the base model", required="--child" not in sys.argv)
     parser.add_argument("--data", type=Path, default=HH_FILE)
-    parser.add_argument("--pairs", type=int, default=860, help="pairs to train on")
-    parser.add_argument("--eval-pairs", type=int, default=140, help="pairs held out, none of them trained on")
+    parser.add_argument("--pairs", type=int, default=500, help="pairs to train on")
+    parser.add_argument("--eval-pairs", type=int, default=500, help="pairs held out, none of them trained on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=list(TRAINERS))
+    parser.add_argument("--turns", type=int, help="messages that a prompt keeps, from its end (default: all)")
     parser.add_argument("--steps", type=int, default=-1, help="optimizer steps (default: one epoch)")
     parser.add_argument("--batch-size", type=int, default=16, help="pairs per optimizer step")
-    parser.add_argument("--learning-rate", type=float, default=5e-5, help="high enough that few steps show (default 5e-5)")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="high enough that few steps show (default 1e-4)")
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--lora-r", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=512, help="longest pair taken, in tokens")
@@ -77,7 +82,7 @@ def arguments() -> argparse.Namespace:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("pairs", "eval_pairs", "seeds", "steps", "batch_size", "learning_rate", "beta", "lora_r", "max_length", "dtype")
+    names = ("pairs", "eval_pairs", "seeds", "turns", "steps", "batch_size", "learning_rate", "beta", "lora_r", "max_length", "dtype")
     return {"model": Path(args.model).name, "data": args.data.name} | {name: getattr(args, name) for name in names}
 
 
@@ -204,6 +209,7 @@ def interval(values: list[float]) -> dict[str, float | None]:
 
 def report(result: dict[str, Any]) -> str:
     given, machine = result["settings"], result["machine"]
+    turns = f" (the last {given['turns']} message of each prompt)" if given["turns"] else ""
     rows = [
         f"| {metric} | {' | '.join(shown(result['summary'][metric][name]) for name in (*TRAINERS, 'difference'))} | "
         f"{verdict(result['summary'][metric]['difference'])} |"
@@ -212,7 +218,7 @@ def report(result: dict[str, Any]) -> str:
     table = "\n".join(["| held-out | Prefloop | TRL | difference | |", "|---|---|---|---|---|", *rows])
     return f"""## Quality against TRL {machine["trl"]}
 
-{given["model"]}, {given["pairs"]} pairs of {given["data"]}, {given["eval_pairs"]} held out, seeds {given["seeds"]}, LoRA r{given["lora_r"]},
+{given["model"]}, {given["pairs"]} pairs of {given["data"]}{turns}, {given["eval_pairs"]} held out, seeds {given["seeds"]}, LoRA r{given["lora_r"]},
 {given["dtype"]}, β {given["beta"]}, learning rate {given["learning_rate"]:g}, batch {given["batch_size"]}; mean [95 % interval over seeds]
 
 {table}

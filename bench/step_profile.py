@@ -22,6 +22,7 @@ from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_r
 from worker.dpo import data, models
 from worker.dpo.check import choose_scorer
 from worker.dpo.config import from_mapping
+from worker.dpo.memory import keep_freed_memory
 from worker.dpo.pairs import TokenPair
 from worker.dpo.scorer import PairScorer
 
@@ -50,6 +51,7 @@ def arguments() -> argparse.Namespace:
 
 def measure(args: argparse.Namespace, dtype: str) -> dict[str, Any]:
     """Seconds and, for products, floating-point operations of each group in one step."""
+    keep_freed_memory()
     scorer, pairs = load(args, dtype)
     rows = scorer.rows(pairs)
 

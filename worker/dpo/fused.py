@@ -98,8 +98,8 @@ def _product_gradients(
         dx.addmm_(g_low, a.to(g.dtype))
     if not needs[3] or x is None or low is None:
         return dx, dw, dbias, None, None
-    # By PyTorch's own product, which reads a transposed matrix where it lies; oneDNN's copies it first.
-    return dx, dw, dbias, (g_low.t() @ x).to(a.dtype), (low.t() @ g).t().mul(scale).to(b.dtype)
+    da, db = product(g_low.t(), x.t()), product(low.t(), g.t()).t()
+    return dx, dw, dbias, da.to(a.dtype), db.mul(scale).to(b.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):

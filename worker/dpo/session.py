@@ -16,7 +16,7 @@ from worker.dpo import data, losses, models
 from worker.dpo.check import choose_scorer
 from worker.dpo.config import TrainConfig
 from worker.dpo.errors import BadData
-from worker.dpo.memory import MemoryPlan, agreed, plan_memory
+from worker.dpo.memory import MemoryPlan, agreed, keep_freed_memory, plan_memory
 from worker.dpo.pairs import Dataset
 from worker.dpo.plan import Plan, make_plan
 from worker.dpo.progress import EventWriter
@@ -97,6 +97,7 @@ class Session:
 def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Accelerator) -> Session:
     """Load everything that `request` names. Raises ModelError, DataFileError, LossOptionError, BadData."""
     transformers_logging.disable_progress_bar()
+    keep_freed_memory()
     config = request.config
     loss = losses.configure(
         config.loss_type,
