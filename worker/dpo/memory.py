@@ -194,12 +194,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def memory_used(device: torch.device) -> int:
     """Bytes held now: allocated on the GPU, or resident on a CPU."""
     if device.type == "cpu":
-        _give_back_freed_memory()
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process(os.getpid()).memory_info().rss
+        give_back_freed_memory()
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_memory()
 
 
-def _give_back_freed_memory() -> None:
-    """Have the C library return what was freed: it would be counted as held."""
+def resident_memory() -> int:
+    """Bytes of this process that are in the machine's memory now."""
+    return psutil.Process().memory_info().rss
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library return what was freed to the system, so that no phase holds what an earlier one needed."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
@@ -208,6 +213,10 @@ def peak_memory(device: torch.device) -> int:
     """The most that this process ever held, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        # Not `ru_maxrss`, which starts at what the process that started this one held.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

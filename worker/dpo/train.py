@@ -14,7 +14,7 @@ from worker.dpo import checkpoints, losses, state
 from worker.dpo.errors import NotFinite, OutOfMemory, Terminated
 from worker.dpo.evaluate import evaluation, losses_of, means, totals
 from worker.dpo.export import publish
-from worker.dpo.memory import is_out_of_memory, set_checkpointing
+from worker.dpo.memory import give_back_freed_memory, is_out_of_memory, resident_memory, set_checkpointing
 from worker.dpo.optimizer import Optimizer, full, learning_rate
 from worker.dpo.pairs import TokenPair
 from worker.dpo.plan import micro_batches
@@ -31,6 +31,7 @@ def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Acc
     """Run to the end; returns the facts of the `done` event. Raises RunError and the loaders' errors."""
     session = open_session(request, events, stop, accelerator)
     session.reference, session.eval_reference = references(session)
+    give_back_freed_memory()
     run = Run(session)
     checkpoints.resume(run)
     reports = session.config.report_to if accelerator.is_main_process else []
@@ -109,9 +110,16 @@ class Run:
                 self._shrink(problem)
         rate = learning_rate(self.config, self.progress.step, self.session.plan.total_steps)
         norm = self._update(rate)
+        self._give_back_above_estimate()
         self.progress.step += 1
         self.progress.pairs_seen += int(sums["pairs"])
         self._report(means(sums) | {"grad_norm": norm, "learning_rate": rate})
+
+    def _give_back_above_estimate(self) -> None:
+        """Return freed memory to the system once the process holds more than it was estimated to need."""
+        # Blocks of many sizes leave holes between them, more with every step.
+        if self.session.scorer.device.type == "cpu" and resident_memory() > self.session.memory.peak:
+            give_back_freed_memory()
 
     def _accumulate(self, batch: list[int]) -> dict[str, float]:
         """Gradients of a batch: the sum of the pairs' losses over the number of pairs in the whole batch."""
