@@ -19,6 +19,7 @@ from torch import Tensor
 
 from worker.dpo.models import adapter_is_new, as_reference, weights_hash
 from worker.dpo.pairs import TokenPair
+from worker.dpo.scorer import PairScorer
 from worker.dpo.scoring import score_pairs
 
 if TYPE_CHECKING:
@@ -148,12 +149,35 @@ def _folder(session: "Session") -> Path:
 
 
 def _session_key(session: "Session") -> str:
-    scorer = session.scorer
-    return model_key(
+    config = session.config
+    return scorer_key(
+        session.scorer,
         # A new adapter, like none, leaves the base weights as they were hashed on loading.
-        weights=weights_hash(session.policy) if session.config.adapter else session.weights,
+        weights=weights_hash(session.policy) if config.adapter else session.weights,
+        dtype=config.dtype + (" 4-bit" if config.load_in_4bit else ""),
+        autocast=config.mixed_precision,
+    )
+
+
+def scorer_key(scorer: PairScorer, *, weights: str, dtype: str, autocast: str = "no") -> str:
+    """`model_key` of what a scorer computes."""
+    return model_key(
+        weights=weights,
         config=scorer.causal_lm.config.to_dict(),
-        dtype=session.config.dtype + (" 4-bit" if session.config.load_in_4bit else ""),
-        autocast=session.config.mixed_precision,
+        dtype=dtype,
+        autocast=autocast,
         path=f"shared={scorer.shared} own_head={scorer.own_head} device={scorer.device.type}",
     )
+
+
+def cached_scores(scorer: PairScorer, pairs: Sequence[TokenPair], cache: ReferenceCache, *, budget: int) -> Tensor:
+    """(2, pairs) log-probabilities, only those computed that the cache lacks, and kept there."""
+    values, unknown = cache.read(pairs)
+    wanted = [pairs[index] for index in unknown]
+
+    def keep(indices: list[int], scores: Tensor) -> None:
+        cache.write((wanted[index], *scores[:, place].tolist()) for place, index in enumerate(indices))
+
+    if wanted:
+        values[:, unknown] = score_pairs(scorer, wanted, budget=budget, on_scored=keep)
+    return values

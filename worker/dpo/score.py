@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from worker.dpo import data, models
 from worker.dpo.check import choose_scorer
 from worker.dpo.config import from_mapping
 from worker.dpo.memory import BUDGET_CPU, BUDGET_GPU
 from worker.dpo.pairs import TokenPair
+from worker.dpo.reference import ReferenceCache, cache_folder, cached_scores, scorer_key
+from worker.dpo.scorer import PairScorer
 from worker.dpo.scoring import score_pairs
 
 EXAMPLES = """examples:
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "float64"])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--token-budget", type=int, help="tokens in one forward")
+    parser.add_argument("--reference-cache", type=Path, help="folder of reference log-probabilities (default: ~/.cache/prefloop)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     for problem in dataset.problems:
         print(f"line {problem.line}: {problem.message}", file=sys.stderr)
     budget = args.token_budget or (BUDGET_GPU if device.startswith("cuda") else BUDGET_CPU)
-    reference = _scores(base, dataset.pairs, args.dtype, budget)
+    reference = _reference(base, dataset.pairs, args, budget)
     policy = None
     if args.adapter:
         policy = models.load_adapter(base, args.adapter)
@@ -63,10 +67,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _reference(base: PreTrainedModel, pairs: Sequence[TokenPair], args: argparse.Namespace, budget: int) -> Tensor:
+    """(2, pairs) log-probabilities of the base model: from the cache that training uses too, or computed and kept there."""
+    weights = models.weights_hash(base)
+    scorer = _scorer(base, pairs, args.dtype)
+    key = scorer_key(scorer, weights=weights, dtype=args.dtype)
+    return cached_scores(scorer, pairs, ReferenceCache(args.reference_cache or cache_folder() / "reference", key), budget=budget)
+
+
 def _scores(model: nn.Module, pairs: Sequence[TokenPair], dtype: str, budget: int) -> Tensor:
+    return score_pairs(_scorer(model, pairs, dtype), pairs, budget=budget)
+
+
+def _scorer(model: nn.Module, pairs: Sequence[TokenPair], dtype: str) -> PairScorer:
     model.requires_grad_(False)
-    scorer = choose_scorer(model, pairs, from_mapping({"dtype": dtype}), log=lambda text: print(text, file=sys.stderr))
-    return score_pairs(scorer.eval(), pairs, budget=budget)
+    return choose_scorer(model, pairs, from_mapping({"dtype": dtype}), log=lambda text: print(text, file=sys.stderr)).eval()
 
 
 def records(pairs: Sequence[TokenPair], logps: Tensor, reference: Tensor, beta: float) -> Iterator[dict[str, float | int]]:

@@ -142,3 +142,18 @@ def test_the_file_is_an_ordinary_sqlite_table(tmp_path):
     ReferenceCache(tmp_path, "k").write([(random_pairs(1)[0], -1.0, -2.0)])
     with sqlite3.connect(tmp_path / "k.sqlite") as connection:
         assert connection.execute("SELECT chosen, rejected FROM pair").fetchall() == [(-1.0, -2.0)]
+
+
+def test_scoring_reads_what_a_training_run_kept_and_keeps_what_it_computes(tmp_path, engine, monkeypatch):
+    files = run_folder(tmp_path)
+    engine(*train_arguments(files, tmp_path / "out", "max_steps=1"))
+    arguments = ("score", "--model", files["model"], "--adapter", tmp_path / "out", "--data")
+    computed: list[int] = []
+    real = reference.score_pairs
+    monkeypatch.setattr(reference, "score_pairs", lambda scorer, pairs, **rest: computed.append(len(pairs)) or real(scorer, pairs, **rest))
+    _, first = engine(*arguments, files["data"])
+    assert first and computed == [], "the run had scored these pairs for its reference"
+    _, second = engine(*arguments, files["eval"])
+    assert computed == [len(second)] == [4]
+    assert engine(*arguments, files["eval"])[1] == second
+    assert computed == [4]
