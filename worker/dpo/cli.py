@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train with DPO or a relative of it", formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_train_arguments(training, with_out=True)
+    add_train_arguments(training, examples=EXAMPLES)
+    training.add_argument("--out", required=True, type=Path, help="folder for the result and the training state")
+    training.add_argument("--fresh", action="store_true", help="drop the training state in OUT and start again")
     for name, module, help_text in (
         ("score", score, "log-probabilities and rewards per pair"),
         ("generate", generate, "answers to prompts"),
@@ -55,22 +57,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_train_arguments(parser: argparse.ArgumentParser, *, with_out: bool) -> None:
+def add_train_arguments(parser: argparse.ArgumentParser, *, examples: str) -> None:
     """What names a training run: model, data and settings."""
     from worker.dpo.config import settings_table
 
     settings = "\n".join(
         f"  {name:<28} {meaning}{f' (default {default})' if default else ''}" for name, default, meaning in settings_table()
     )
-    parser.epilog = f"{EXAMPLES if with_out else ''}\nsettings, for --set and --config:\n{settings}"
+    parser.epilog = f"{examples}\nsettings, for --set and --config:\n{settings}"
     parser.add_argument("--model", required=True, help="folder or hub id of the base model (safetensors)")
     parser.add_argument("--data", required=True, type=Path, help="preference file (JSON Lines, gzip too)")
     parser.add_argument("--eval-data", type=Path, help="preference file to evaluate on")
     parser.add_argument("--config", type=Path, help="settings as JSON or YAML")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="one setting; may be repeated")
-    if with_out:
-        parser.add_argument("--out", required=True, type=Path, help="folder for the result and the training state")
-        parser.add_argument("--fresh", action="store_true", help="drop the training state in OUT and start again")
 
 
 def _train(args: argparse.Namespace) -> int:

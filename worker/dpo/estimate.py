@@ -7,14 +7,19 @@ from dataclasses import asdict
 
 from worker.dpo.memory import peak_memory
 
+EXAMPLES = """examples:
+  python -m worker.dpo estimate --model models/base --data train.jsonl
+  python -m worker.dpo estimate --model models/base --data train.jsonl --set lora_r=0 --set token_budget=4096
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options: those of `train`, without --out."""
+    """The command's options: those of `train`, without --out and --fresh."""
     from worker.dpo.cli import add_train_arguments
 
     parser.description = "Load the model, count what a training run would hold, and print it as one JSON object, in bytes."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_train_arguments(parser, with_out=False)
+    add_train_arguments(parser, examples=EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:

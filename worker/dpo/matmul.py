@@ -1,8 +1,7 @@
 """Matrix products of the linear layers.
 
 On AMD processors in float32 they go through oneDNN, as PyTorch's own bfloat16 products do: MKL, which `F.linear` uses
-for float32, reaches less than half of oneDNN's rate there, and as much or more on Intel's (`bench/dpo_vs_trl.py` prints
-both).
+for float32, is slower there, by a tenth to a half, and as fast or faster on Intel's (`bench/dpo_vs_trl.py` prints both).
 """
 
 import platform

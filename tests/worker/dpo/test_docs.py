@@ -1,9 +1,10 @@
-"""`docs/engine.md` lists every setting, exit code and event."""
+"""`docs/engine.md` lists every setting, exit code and event; `--help` of every command shows how to call it."""
 
 from pathlib import Path
 
 import pytest
 
+from worker.dpo.cli import main
 from worker.dpo.config import settings_table
 from worker.dpo.errors import EXIT_CODES
 from worker.dpo.progress import EVENTS
@@ -31,3 +32,11 @@ def test_no_setting_is_listed_that_is_not_there():
     table = TEXT.split("## Settings")[1].split("## Measured")[0]
     listed = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}
     assert listed == {name for name, _, _ in settings_table()}
+
+
+@pytest.mark.parametrize("command", ["train", "score", "generate", "merge", "estimate"])
+def test_every_commands_help_has_examples_that_name_it(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"examples:\n  python -m worker.dpo {command} --model" in capsys.readouterr().out
