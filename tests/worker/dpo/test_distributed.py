@@ -23,20 +23,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(arguments: list[str], cache: Path, *, module: str = "worker.dpo", **variables: str) -> subprocess.Popen:
-    """Two processes as `accelerate launch` starts them on GPUs; for CPUs it would want MPI, so PyTorch's own launcher."""
+REPLICATED = ["--multi_gpu"]
+SHARDED = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
+
+
+def launch(
+    arguments: list[str], cache: Path, *, module: str = "worker.dpo", how: list[str] = REPLICATED, **variables: str
+) -> subprocess.Popen:
+    """Two processes by `accelerate launch` as on two GPUs, told that there are none."""
     environment = os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(free_port()),
-        "-m",
-        module,
-    ]
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *how]
+    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", str(free_port()), "-m", module]
     return subprocess.Popen(
         [*command, *arguments], cwd=ROOT, env=environment | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -87,8 +85,7 @@ def test_fully_sharded_training_ends_with_the_weights_of_one_process(tmp_path, e
     settings = ["max_steps=4", "lora_r=0", "save_steps=2", "sample_prompts=2", "sample_tokens=12"]
     code, alone = engine(*train_arguments(files, tmp_path / "one", *settings, evaluate=True))
     assert code == 0
-    sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-    together = finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), tmp_path, **sharded))
+    together = finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), tmp_path, how=SHARDED))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
     assert samples(together) == samples(alone)
