@@ -10,11 +10,14 @@ from worker.dpo.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
-    """Rate of step `step` (from 0): a rise over the warm-up, of which no step is at zero, then the chosen shape."""
-    warmup = math.ceil(total_steps * config.warmup_ratio)
+    """Rate of step `step` (from 0) of `total_steps`, as transformers' schedulers of the same names have it.
+
+    A warm-up begins at zero, so its first step changes nothing; it never takes all the steps that there are.
+    """
+    warmup = min(math.ceil(total_steps * config.warmup_ratio), total_steps - 1)
     peak = config.peak_learning_rate
     if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
+        return peak * step / warmup
     if config.lr_scheduler_type == "constant":
         return peak
     done = (step - warmup) / max(1, total_steps - warmup)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_arguments
 from tests.worker.dpo.tiny import save_tiny, tiny_tokenizer, toy_pairs, write_pairs
@@ -256,18 +256,21 @@ def test_every_setting_is_explained():
     assert all(name and meaning for name, _, meaning in settings_table())
 
 
-def test_the_rate_rises_then_falls_and_no_step_is_wasted_at_zero():
-    config = load_config(None, ["learning_rate=1.0", "warmup_ratio=0.1"])
-    rates = [learning_rate(config, step, 100) for step in range(100)]
-    assert min(rates) > 0
-    assert rates[:10] == sorted(rates[:10]) and rates[10] == 1.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-@pytest.mark.parametrize(("name", "last"), [("linear", 1 / 90), ("constant", 1.0)])
-def test_other_shapes_of_the_rate(name, last):
+@pytest.mark.parametrize("total", [7, 40, 101])
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+def test_the_rate_is_that_of_the_scheduler_of_the_same_name_in_transformers(name, total):
     config = load_config(None, ["learning_rate=1.0", "warmup_ratio=0.1", f"lr_scheduler_type={name}"])
-    assert learning_rate(config, 99, 100) == pytest.approx(last)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = "constant_with_warmup" if name == "constant" else name
+    scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=math.ceil(0.1 * total), num_training_steps=total)
+    for step in range(total):
+        assert learning_rate(config, step, total) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_warm_up_never_takes_the_only_step():
+    assert learning_rate(load_config(None, ["learning_rate=1.0", "warmup_ratio=1.0"]), 0, 1) == 1.0
 
 
 def test_the_wilson_interval_is_that_of_the_textbook():
