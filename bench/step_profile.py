@@ -2,7 +2,7 @@
 
     python -m bench.step_profile --model MODEL_FOLDER [--dtypes float32 bfloat16] [--tokens 1024] [--lora-r 16]
 
-Operators are grouped by what they compute, products by their shapes: with the vocabulary (the head), with the LoRA rank,
+Operators are grouped by what they compute, products by their shapes: over answer tokens only (the head), with the LoRA rank,
 or the layers' own. `rate` is what a group of products reached, and `of the best` its share of the best product rate of this
 machine at the layers' shapes (`bench.dpo_vs_trl`). Times are the operators' own; with several cores working on one
 operator they are wall-clock times. Writes OUT.json and OUT.md.
@@ -66,12 +66,12 @@ def measure(args: argparse.Namespace, dtype: str) -> dict[str, Any]:
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         for _ in range(args.repeats):
             step()
-    vocabulary = scorer.causal_lm.config.vocab_size
+    answers = len(rows.target)
     seconds: dict[str, float] = defaultdict(float)
     flops: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages(group_by_input_shape=True):
         shapes = [shape for shape in event.input_shapes if len(shape) == 2]
-        group = group_of(event.key, shapes, vocabulary, args.lora_r)
+        group = group_of(event.key, shapes, answers, args.lora_r)
         seconds[group] += event.self_cpu_time_total / 1e6 / args.repeats
         if event.key in PRODUCTS:
             flops[group] += event.count * product_flops(event.key, shapes) / args.repeats
@@ -102,10 +102,10 @@ def load(args: argparse.Namespace, dtype: str) -> tuple[PairScorer, list[TokenPa
     return scorer, chosen
 
 
-def group_of(operator: str, shapes: list[list[int]], vocabulary: int, rank: int) -> str:
+def group_of(operator: str, shapes: list[list[int]], answers: int, rank: int) -> str:
     if operator in PRODUCTS:
         sizes = {size for shape in shapes for size in shape}
-        return "head products" if vocabulary in sizes else "LoRA products" if rank in sizes else "layer products"
+        return "head products" if answers in sizes else "LoRA products" if rank in sizes else "layer products"
     if "attention" in operator:
         return "attention kernels"
     if operator in COPIES:
