@@ -43,7 +43,8 @@ def choose_pairs(
 ) -> list[dict]:
     """`count` rows of a preference file, drawn at random; with `max_length`, of those that fit in so many tokens.
 
-    turns: messages that a prompt keeps, from its end. Within `max_length`, none of them needs truncation, and every trainer sees the same tokens. Raises SystemExit when there are too few.
+    turns: messages that a prompt keeps, from its end. Within `max_length` none of them needs truncation, and every trainer
+    sees the same tokens. Raises SystemExit when there are too few.
     """
     tokenizer = AutoTokenizer.from_pretrained(model)
     chat.ensure_template(tokenizer)

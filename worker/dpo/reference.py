@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from worker.dpo.models import adapter_is_new, as_reference, weights_hash
 from worker.dpo.pairs import TokenPair
 from worker.dpo.scorer import PairScorer
 from worker.dpo.scoring import score_pairs
+from worker.dpo.stopping import Stop
 
 if TYPE_CHECKING:
     from worker.dpo.session import Session
@@ -130,6 +132,35 @@ def references(session: "Session") -> tuple[Tensor | None, Tensor | None]:
 
 
 def _fill(session: "Session", cache: ReferenceCache, pairs: Sequence[TokenPair], values: Tensor, unknown: list[int]) -> None:
+    def report(done: int) -> None:
+        session.events.emit("state", stage="reference", done=done, missing=len(unknown))
+
+    fill(
+        session.scorer,
+        cache,
+        pairs,
+        values,
+        unknown,
+        budget=session.memory.token_budget,
+        accelerator=session.accelerator,
+        stop=session.stop,
+        on_kept=report,
+    )
+
+
+def fill(
+    scorer: PairScorer,
+    cache: ReferenceCache,
+    pairs: Sequence[TokenPair],
+    values: Tensor,
+    unknown: list[int],
+    *,
+    budget: int,
+    accelerator: Accelerator | None = None,
+    stop: Stop | None = None,
+    on_kept: Callable[[int], None] | None = None,
+) -> None:
+    """Compute the unknown ones of `values`, (2, pairs), and keep them. on_kept: told how many are done so far."""
     wanted = [pairs[index] for index in unknown]
     done = 0
 
@@ -137,11 +168,10 @@ def _fill(session: "Session", cache: ReferenceCache, pairs: Sequence[TokenPair],
         nonlocal done
         done += len(indices)
         cache.write((wanted[index], *scores[:, place].tolist()) for place, index in enumerate(indices))
-        session.events.emit("state", stage="reference", done=done, missing=len(wanted))
+        if on_kept is not None:
+            on_kept(done)
 
-    budget = session.memory.token_budget
-    scores = score_pairs(session.scorer, wanted, budget=budget, accelerator=session.accelerator, stop=session.stop, on_scored=keep)
-    values[:, unknown] = scores
+    values[:, unknown] = score_pairs(scorer, wanted, budget=budget, accelerator=accelerator, stop=stop, on_scored=keep)
 
 
 def _folder(session: "Session") -> Path:
@@ -173,11 +203,6 @@ def scorer_key(scorer: PairScorer, *, weights: str, dtype: str, autocast: str = 
 def cached_scores(scorer: PairScorer, pairs: Sequence[TokenPair], cache: ReferenceCache, *, budget: int) -> Tensor:
     """(2, pairs) log-probabilities, only those computed that the cache lacks, and kept there."""
     values, unknown = cache.read(pairs)
-    wanted = [pairs[index] for index in unknown]
-
-    def keep(indices: list[int], scores: Tensor) -> None:
-        cache.write((wanted[index], *scores[:, place].tolist()) for place, index in enumerate(indices))
-
-    if wanted:
-        values[:, unknown] = score_pairs(scorer, wanted, budget=budget, on_scored=keep)
+    if unknown:
+        fill(scorer, cache, pairs, values, unknown, budget=budget)
     return values
