@@ -94,7 +94,7 @@
       const data = aligned(this.series);
       this.uplot.setData(data, !this.zoomed);
       if (this.zoomed) this.uplot.redraw();
-      this.figure.toggleAttribute("data-empty", data[0].length === 0);
+      this.figure.classList.toggle("is-empty", data[0].length === 0);
       this.read(this.uplot.cursor.idx);
     }
   }

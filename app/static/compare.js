@@ -213,7 +213,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.defaultPrevented) return;
     const { target } = event;
-    if (target.matches(TYPING)) return;
+    if (target.matches(TYPING) && target.checkVisibility()) return; // a closed note keeps the focus until the next frame
     if (document.querySelector("details.menu[open]")) return;
     const open = document.querySelector(".sheet:popover-open");
     const action = actionOf(event, target);

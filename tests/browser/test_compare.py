@@ -107,6 +107,18 @@ def test_keys_typed_into_the_note_judge_nothing_and_the_note_is_saved(live_serve
     assert page.locator("#rationale").input_value() == "", "the next pair starts with an empty note"
 
 
+def test_a_key_right_after_a_note_is_closed_is_not_taken_for_typing(desk: Callable[..., Page]) -> None:
+    """A closed note keeps the focus until the browser draws its next frame; a key in between belongs to the desk."""
+    page = desk()
+    page.keyboard.press("n")
+    expect(page.locator("#rationale")).to_be_focused()
+    page.evaluate("""() => {
+        document.getElementById("note").hidePopover();
+        document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: "f", bubbles: true, cancelable: true }));
+    }""")
+    expect(page.get_by_label("Broken or cut off")).to_be_visible()
+
+
 def test_a_double_click_and_a_key_held_down_make_one_judgment_each(live_server: LiveServer, desk: Callable[..., Page]) -> None:
     page = desk(4)
     before = token(page)
