@@ -4,11 +4,16 @@
     python -m bench.quality_vs_trl --model MODEL_FOLDER --turns 1                      # each prompt's last message only
     python -m bench.quality_vs_trl --model MODEL_FOLDER --data demo.jsonl --pairs 30 --eval-pairs 6 --batch-size 4
 
-Each trainer runs in a process of its own. Both adapters are then measured by the same program (`python -m worker.dpo
+Each trainer runs in a process of its own. The adapters are then measured by the same program (`python -m worker.dpo
 score`) on the same held-out pairs, so that only training can make a difference. Accuracy, margin and loss come with
 95 % confidence intervals over the seeds (Student's t), and the difference with one over the seeds' pairwise
-differences. Each run is kept in OUT.runs.jsonl: an interrupted comparison goes on where it stopped, and several at once may
-fill one file with `--seeds` and `--trainers` of their own; the last one, that finds all runs done, writes OUT.json and OUT.md.
+differences.
+
+Even with one seed each draws an adapter to start from and an order of the pairs of its own; `prefloop-paired` is Prefloop
+from TRL's start and in TRL's order, which leaves nothing to chance.
+
+Each run is kept in OUT.runs.jsonl: an interrupted comparison goes on where it stopped, and several at once may fill one
+file with `--seeds` and `--trainers` of their own; the last one, that finds Prefloop and TRL done, writes OUT.json and OUT.md.
 """
 
 import argparse
@@ -25,9 +30,10 @@ from typing import Any
 from scipy.stats import t as student
 
 from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_rows
+from worker.dpo.plan import make_plan
 
 METRICS = ("accuracy", "margin", "loss")
-TRAINERS = ("prefloop", "trl")
+TRAINERS = ("prefloop", "prefloop-paired", "trl")
 
 
 def main() -> None:
@@ -49,12 +55,12 @@ def main() -> None:
                 if trainer not in args.trainers or any(run["trainer"] == trainer and run["seed"] == seed for run in runs):
                     continue
                 out = folder / f"{trainer}-{seed}"
-                (prefloop if trainer == "prefloop" else trl)(args, train, out, seed)
+                {"prefloop": prefloop, "prefloop-paired": prefloop_paired, "trl": trl}[trainer](args, train, out, seed)
                 runs.append({"trainer": trainer, "seed": seed} | score(args, held_out, out))
                 with kept.open("a") as file:
                     file.write(json.dumps(runs[-1] | {"settings": settings(args)}) + "\n")
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    if len(runs) < len(args.seeds) * len(TRAINERS):
+    if any(sum(run["trainer"] == trainer for run in runs) < len(args.seeds) for trainer in ("prefloop", "trl")):
         return
     result = {"runs": runs, "summary": summarise(runs), "settings": settings(args), "machine": machine_facts()}
     publish(args.out, result, report(result))
@@ -69,7 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=list(TRAINERS))
     parser.add_argument("--turns", type=int, help="messages that a prompt keeps, from its end (default: all)")
-    parser.add_argument("--steps", type=int, default=-1, help="optimizer steps (default: one epoch)")
+    parser.add_argument("--steps", type=int, default=-1, help="optimizer steps (default: one epoch; the paired runs need that)")
     parser.add_argument("--batch-size", type=int, default=16, help="pairs per optimizer step")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="high enough that few steps show (default 1e-4)")
     parser.add_argument("--beta", type=float, default=0.1)
@@ -93,8 +99,8 @@ def earlier_runs(kept: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
     return [run for run in same if run["seed"] in wanted["seeds"]]
 
 
-def prefloop(args: argparse.Namespace, train: Path, out: Path, seed: int) -> None:
-    """Train with Prefloop."""
+def prefloop(args: argparse.Namespace, train: Path, out: Path, seed: int, *, adapter: Path | None = None) -> None:
+    """Train with Prefloop, a new adapter or a given one."""
     given = {
         "seed": seed,
         "max_steps": args.steps,
@@ -110,20 +116,46 @@ def prefloop(args: argparse.Namespace, train: Path, out: Path, seed: int) -> Non
     }
     command = [sys.executable, "-m", "worker.dpo", "train", "--model", args.model, "--data", str(train)]
     command += ["--out", str(out)]
-    for key, value in given.items():
+    for key, value in given.items() if adapter is None else (given | {"adapter": adapter}).items():
         command += ["--set", f"{key}={value}"]
     output_of(command)
 
 
-def trl(args: argparse.Namespace, train: Path, out: Path, seed: int) -> None:
-    """Train with TRL in a process of its own."""
-    given = settings(args) | {"model": args.model, "train": str(train), "out": str(out), "seed": seed}
+def prefloop_paired(args: argparse.Namespace, train: Path, out: Path, seed: int) -> None:
+    """Train with Prefloop from the adapter that TRL starts from with this seed, and in TRL's order."""
+    if args.steps > 0:
+        raise SystemExit("prefloop-paired takes one epoch: leave --steps out, or name the other --trainers.")
+    start = out.with_name(f"start-{seed}")
+    trl(args, train, start, seed, start_only=True)
+    rows, theirs = train.read_text().splitlines(), json.loads((start / "order.json").read_text())
+    plan = make_plan(len(rows), batch_size=args.batch_size, seed=seed, epochs=1)
+    ours = [index for step in range(plan.total_steps) for index in plan.batch(step)]
+    # The file is in such an order that Prefloop's own plan for this seed takes the pairs as TRL does.
+    rows_by_place = dict(zip(ours, theirs, strict=True))
+    ordered = train.with_name(f"train-{seed}.jsonl")
+    ordered.write_text("".join(rows[rows_by_place[place]] + "\n" for place in range(len(rows))))
+    prefloop(args, ordered, out, seed, adapter=start)
+
+
+def trl(args: argparse.Namespace, train: Path, out: Path, seed: int, *, start_only: bool = False) -> None:
+    """Train with TRL in a process of its own; start_only: leave only the adapter it starts from and the order it takes."""
+    given = settings(args) | {"model": args.model, "train": str(train), "out": str(out), "seed": seed, "start_only": start_only}
     environment = os.environ | {"HF_HOME": str(out.parent / "huggingface")}
     output_of([sys.executable, "-m", "bench.quality_vs_trl", "--child", json.dumps(given)], environment)
 
 
 def train_with_trl(given: dict[str, Any]) -> None:
-    """The child process: DPOTrainer with the same hyper-parameters, a pair at a time; all else is as TRL has it."""
+    """The child process: train and save, or only leave the start."""
+    trainer = trl_trainer(given)
+    if given["start_only"]:
+        leave_start(trainer, Path(given["out"]))
+        return
+    trainer.train()
+    trainer.save_model(given["out"])
+
+
+def trl_trainer(given: dict[str, Any]) -> Any:
+    """DPOTrainer with the same hyper-parameters, a pair at a time; all else is as TRL has it."""
     from datasets import load_dataset
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
@@ -131,14 +163,14 @@ def train_with_trl(given: dict[str, Any]) -> None:
 
     # The reference is the model without its new adapter, the same for every seed; TRL's key for it has the adapter in it.
     dpo_trainer.hash_module = lambda module: "base"
-    trainer = DPOTrainer(
+    return DPOTrainer(
         model=given["model"],
         args=DPOConfig(
             output_dir=given["out"],
             model_init_kwargs={"dtype": given["dtype"]},
             per_device_train_batch_size=1,
             gradient_accumulation_steps=given["batch_size"],
-            precompute_ref_log_probs=True,
+            precompute_ref_log_probs=not given["start_only"],
             learning_rate=given["learning_rate"],
             lr_scheduler_type="cosine",
             warmup_steps=warmup_steps(given),
@@ -157,8 +189,31 @@ def train_with_trl(given: dict[str, Any]) -> None:
         train_dataset=load_dataset("json", data_files=given["train"], split="train"),
         peft_config=LoraConfig(r=given["lora_r"], lora_alpha=2 * given["lora_r"], target_modules="all-linear", task_type="CAUSAL_LM"),
     )
+
+
+def leave_start(trainer: Any, out: Path) -> None:
+    """Save the adapter that training starts from and the order in which it takes the pairs, without training."""
+    trainer.save_model(out)
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(trainer.train_dataset):
+        places.setdefault(tokens_of(row), []).append(place)
+    order: list[int] = []
+    collate = trainer.data_collator
+
+    def note(rows: list[dict[str, Any]]) -> Any:
+        order.extend(places[tokens_of(row)].pop() for row in rows)
+        return collate(rows)
+
+    def no_loss(model: Any, inputs: Any, **options: Any) -> Any:
+        return sum((weight * 0).sum() for weight in model.parameters() if weight.requires_grad)
+
+    trainer.data_collator, trainer.compute_loss = note, no_loss
     trainer.train()
-    trainer.save_model(given["out"])
+    (out / "order.json").write_text(json.dumps(order))
+
+
+def tokens_of(row: dict[str, Any]) -> str:
+    return json.dumps([list(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")])
 
 
 def warmup_steps(given: dict[str, Any]) -> int:
@@ -188,13 +243,15 @@ def output_of(command: list[str], environment: dict[str, str] | None = None) -> 
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and 95 % interval of each metric for each trainer and for their difference, seed by seed."""
+    """By metric and trainer: mean and 95 % interval, and those of the difference to TRL, seed by seed."""
     found: dict[str, Any] = {}
     for metric in METRICS:
         by = {trainer: {run["seed"]: run[metric] for run in runs if run["trainer"] == trainer} for trainer in TRAINERS}
-        differences = [by["prefloop"][seed] - by["trl"][seed] for seed in by["prefloop"]]
-        found[metric] = {trainer: interval(list(by[trainer].values())) for trainer in TRAINERS}
-        found[metric]["difference"] = interval(differences)
+        found[metric] = {
+            trainer: {"value": interval(list(values.values())), "difference": interval([values[seed] - by["trl"][seed] for seed in values])}
+            for trainer, values in by.items()
+            if values
+        }
     return found
 
 
@@ -210,12 +267,18 @@ def interval(values: list[float]) -> dict[str, float | None]:
 def report(result: dict[str, Any]) -> str:
     given, machine = result["settings"], result["machine"]
     turns = f" (the last {given['turns']} message of each prompt)" if given["turns"] else ""
+    names = {"prefloop": "Prefloop", "prefloop-paired": "Prefloop, TRL's start and order"}
+    ours = [name for name in names if name in result["summary"]["loss"]]
     rows = [
-        f"| {metric} | {' | '.join(shown(result['summary'][metric][name]) for name in (*TRAINERS, 'difference'))} | "
-        f"{verdict(result['summary'][metric]['difference'])} |"
-        for metric in METRICS
+        f"| {metric} | {shown(found['trl']['value'])} | "
+        + " | ".join(
+            f"{shown(found[name]['value'])} | {shown(found[name]['difference'])} {verdict(found[name]['difference'])}" for name in ours
+        )
+        + " |"
+        for metric, found in result["summary"].items()
     ]
-    table = "\n".join(["| held-out | Prefloop | TRL | difference | |", "|---|---|---|---|---|", *rows])
+    head = "| held-out | TRL | " + " | ".join(f"{names[name]} | difference" for name in ours) + " |"
+    table = "\n".join([head, "|---" * (2 + 2 * len(ours)) + "|", *rows])
     return f"""## Quality against TRL {machine["trl"]}
 
 {given["model"]}, {given["pairs"]} pairs of {given["data"]}{turns}, {given["eval_pairs"]} held out, seeds {given["seeds"]}, LoRA r{given["lora_r"]},
@@ -227,15 +290,15 @@ def report(result: dict[str, Any]) -> str:
 
 def shown(found: dict[str, float | None]) -> str:
     if found["low"] is None or found["high"] is None:
-        return f"{found['mean']:.4f}"
-    return f"{found['mean']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+        return f"{found['mean']:.5f}"
+    return f"{found['mean']:.5f} [{found['low']:.5f}, {found['high']:.5f}]"
 
 
 def verdict(difference: dict[str, float | None]) -> str:
     low, high = difference["low"], difference["high"]
     if low is None or high is None:
-        return "one seed: no interval"
-    return "equal within the interval" if low <= 0 <= high else "different"
+        return "(one seed: no interval)"
+    return "(equal within the interval)" if low <= 0 <= high else "(different)"
 
 
 if __name__ == "__main__":
