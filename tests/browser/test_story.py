@@ -106,6 +106,7 @@ def test_from_the_sign_in_link_to_an_adapter_that_loads(live_server: LiveServer,
     assert not torch.allclose(trained, before), "the adapter changes nothing"
 
 
+@pytest.mark.timeout(900)  # a real model on two busy cores
 def test_the_demo_trains_the_real_small_model(live_server: LiveServer, page: Page, signed_in: Callable[[Role], User], smollm2: Path, tmp_path: Path) -> None:
     """SmolLM2-135M for a few steps on the demo's own judgments, from the button to the file."""
     from app.db import write_session
@@ -119,7 +120,7 @@ def test_the_demo_trains_the_real_small_model(live_server: LiveServer, page: Pag
     live_server.start("worker")
     signed_in(Role.ENGINEER)
     start_run(page, f"{live_server.url}/projects/{demo.SLUG}/train", max_steps=3, batch_size=2, sample_tokens=8)
-    expect(page.locator("#run-status")).to_contain_text("succeeded", timeout=240_000, ignore_case=True)
+    expect(page.locator("#run-status")).to_contain_text("succeeded", timeout=600_000, ignore_case=True)
     expect(page.locator("#run-samples")).to_contain_text("Before", ignore_case=True)
     root = download_checkpoint(page, tmp_path)
     facts = json.loads((root / "prefloop.json").read_text())
