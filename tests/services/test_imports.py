@@ -122,7 +122,7 @@ def test_files_of_every_make_are_read(factory: Factory, data: bytes) -> None:
 @pytest.mark.parametrize(("data", "words"), [
     (b"PAR1" + b"\0" * 100, "Parquet"), (b"PK\x03\x04" + b"\0" * 100, "ZIP"), (rows(waiting(1)).decode().encode("utf-16"), "UTF-16"),
     (gzip.compress(rows(waiting(1)))[:10] + b"\xff" * 40, "damaged"), (b"", "no lines"), (b"\n\n", "no lines"),
-])
+], ids=["Parquet", "ZIP", "UTF-16", "damaged gzip", "empty", "blank lines"])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_file_of_another_kind_fails_with_its_reason(factory: Factory, data: bytes, words: str) -> None:
     row = load(factory, factory.project(), data)
