@@ -239,7 +239,7 @@ def finish(command: list[str], environment: dict[str, str]) -> tuple[str, float]
 
 
 def work(model: str, pairs: list[TokenPair], case: dict[str, Any]) -> dict[str, float]:
-    """Floating-point operations that a pair needs at least, each prompt once: policy forward and backward, reference.
+    """Floating-point operations that a pair alone needs at least, its prompt once: policy forward and backward, reference.
 
     A product of n×k and k×m counts 2nkm. Backward: once for the inputs and, where the weight is trained, once for it.
     Attention counts what the masks leave. Norms, rotations and activations are left out.

@@ -97,7 +97,7 @@ def load(args: argparse.Namespace, dtype: str) -> tuple[PairScorer, list[TokenPa
     scorer.train()
     chosen: list[TokenPair] = []
     for pair in pairs:
-        if sum(map(scorer.cost, [*chosen, pair])) <= args.tokens:
+        if scorer.packing([*chosen, pair]).together() <= args.tokens:
             chosen.append(pair)
     return scorer, chosen
 

@@ -1,9 +1,13 @@
-"""Attention over shared rows: a prompt attends to itself, each completion to the prompt and itself.
+"""Attention over shared rows: each token attends to itself and to those before it in its own sequence.
 
 Registered with transformers' `AttentionInterface`, so that it serves every model that dispatches its attention
 there. Transformers makes no mask for an implementation that it doesn't know, so sliding windows are applied here,
 from positions. No mask over the whole row is ever made and no product between two pairs is ever computed.
 """
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
 from worker.dpo import cpu_attention
-from worker.dpo.rows import Layout, causal_mask
+from worker.dpo.rows import Layout, Span, is_causal, mask_of
 
 NAME = "prefloop_shared_prefix"
 # Each mixes tokens only through an attention that this file replaces whole.
@@ -50,23 +54,28 @@ def shared_prefix_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    sizes = [size for part in prefix_layout.segments for size in (part.prompt + part.chosen, part.rejected)]
     # split, not slices: its backward is one concatenation, not a zero-filled row for every slice.
+    cuts = sorted({place for strand in prefix_layout.strands for span in (*strand.seen, (strand.begin, strand.end)) for place in span})
+    sizes = [end - begin for begin, end in pairwise(cuts)]
     queries, keys, values = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
     outputs = []
-    for number, part in enumerate(prefix_layout.segments):
-        first, second = 2 * number, 2 * number + 1
-        mask = None
-        if sliding_window is not None and sizes[first] > sliding_window:
-            mask = causal_mask(prefix_layout, sizes[first], sizes[first], sliding_window, query)
-        outputs.append(_attend(queries[first], keys[first], values[first], mask, scaling, softcap))
-        if part.rejected == 0:
-            continue
-        seen_keys = torch.cat([keys[first][:, :, : part.prompt], keys[second]], dim=2)
-        seen_values = torch.cat([values[first][:, :, : part.prompt], values[second]], dim=2)
-        mask = causal_mask(prefix_layout, part.rejected, part.prompt + part.rejected, sliding_window, query)
-        outputs.append(_attend(queries[second], seen_keys, seen_values, mask, scaling, softcap))
+    for strand in prefix_layout.strands:
+        own = _pieces(cuts, (strand.begin, strand.end))
+        seen = [piece for span in strand.seen for piece in _pieces(cuts, span)]
+        asked = seen + own if is_causal(strand) else own
+        mask = mask_of(prefix_layout, strand, sliding_window, query)
+        joined = (_joined(queries, asked), _joined(keys, seen + own), _joined(values, seen + own))
+        outputs.append(_attend(*joined, mask, scaling, softcap)[:, :, -strand.own :])
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _pieces(cuts: list[int], span: Span) -> list[int]:
+    """The pieces between `cuts` that make up a span."""
+    return list(range(bisect_left(cuts, span[0]), bisect_left(cuts, span[1])))
+
+
+def _joined(pieces: Sequence[Tensor], wanted: list[int]) -> Tensor:
+    return pieces[wanted[0]] if len(wanted) == 1 else torch.cat([pieces[index] for index in wanted], dim=2)
 
 
 PASSED_ALONG = frozenset({"position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k"})

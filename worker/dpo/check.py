@@ -75,9 +75,15 @@ def compare(expected: tuple[Tensor, list[Tensor]], found: tuple[Tensor, list[Ten
 
 
 def _sample(pairs: Sequence[TokenPair]) -> list[TokenPair]:
-    """The first pairs, cut short."""
+    """The first pairs, cut short to both ends of the prompt, so that they begin alike if the data do, and to the answers' beginnings."""
+    half = PROMPT // 2
     return [
-        replace(pair, prompt_ids=pair.prompt_ids[-PROMPT:], chosen_ids=pair.chosen_ids[:ANSWER], rejected_ids=pair.rejected_ids[:ANSWER])
+        replace(
+            pair,
+            prompt_ids=pair.prompt_ids[:-half][:half] + pair.prompt_ids[-half:],
+            chosen_ids=pair.chosen_ids[:ANSWER],
+            rejected_ids=pair.rejected_ids[:ANSWER],
+        )
         for pair in pairs[:PAIRS]
     ]
 

@@ -66,11 +66,13 @@ def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainCon
     gradients = sum(weight.numel() * weight.element_size() for weight in trainable)
     masters = sum(weight.numel() * 4 for weight in trainable if weight.element_size() < 4)
     optimizer = sum(2 * weight.numel() * max(4, weight.element_size()) for weight in trainable) + masters
-    longest = max(scorer.cost(pair) for pair in pairs)
-    wanted = config.token_budget or max(longest, min(_full_rate(device, config), sum(map(scorer.cost, pairs))))
+    packing = scorer.packing(pairs)
+    longest = max(packing.alone)
+    wanted = config.token_budget or max(longest, min(_full_rate(device, config), packing.together()))
+    shortest = pairs[packing.alone.index(min(packing.alone))]
     room = HEADROOM * available - gradients - optimizer - 2 * scorer.chunk_bytes
     for checkpointing in _checkpointing_choices(config):
-        per_token = activation_bytes(scorer, min(pairs, key=scorer.cost), checkpointing=checkpointing)
+        per_token = activation_bytes(scorer, shortest, checkpointing=checkpointing)
         budget = config.token_budget or int(min(wanted, max(longest, room / per_token)))
         if budget * per_token <= room:
             break
@@ -126,7 +128,7 @@ def activation_bytes(scorer: PairScorer, pair: TokenPair, *, checkpointing: bool
     # While one layer goes backward, its gradients hold about twice what it kept, or would keep if it weren't computed again.
     layers = max(1, getattr(scorer.causal_lm.config.get_text_config(), "num_hidden_layers", 1))
     at_once = kept + (3 if checkpointing else 2) * whole / layers
-    return max(1.0, at_once / scorer.cost(pair) * (HELD_CPU if scorer.device.type == "cpu" else 1.0))
+    return max(1.0, at_once / scorer.packing([pair]).alone[0] * (HELD_CPU if scorer.device.type == "cpu" else 1.0))
 
 
 def _kept_bytes(scorer: PairScorer, pair: TokenPair) -> int:

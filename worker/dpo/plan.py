@@ -1,15 +1,18 @@
 """The plan: which pairs each optimizer step sees, and how they are dealt into micro-batches.
 
 Both are pure functions of their arguments, so resuming is an index into the plan, and a run on several processes
-sees the same steps as a run on one. Shared rows have no padding, so batches are drawn at random and need no
-grouping by length.
+sees the same steps as a run on one. Batches are drawn at random; only inside a batch are pairs put beside those that
+they share tokens or padding with (`packing.py`).
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from worker.dpo.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -48,27 +51,31 @@ def _mix(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch * 7_919 + 1) % (2**63)
 
 
-def micro_batches(indices: Sequence[int], costs: Sequence[int], *, budget: int, processes: int = 1) -> list[list[list[int]]]:
+def micro_batches(indices: Sequence[int], packing: Packing, *, budget: int, processes: int = 1) -> list[list[list[int]]]:
     """Deal pairs into micro-batches of at most `budget` tokens; a pair above the budget is alone in one.
 
-    costs: tokens of every pair of the data set, by index. Returns for each process its list of micro-batches, all of
-    one length, so that collective operations meet; with fewer pairs than processes some micro-batches are empty.
+    Returns for each process its list of micro-batches, all of one length, so that collective operations meet; with
+    fewer pairs than processes some micro-batches are empty.
     """
-    by_size = sorted(indices, key=lambda index: (-costs[index], index))
-    rounds = max(1, math.ceil(sum(costs[index] for index in indices) / budget / processes))
-    while True:
-        bins = _deal(by_size, costs, rounds * processes)
-        if all(len(held) <= 1 or sum(costs[index] for index in held) <= budget for held in bins):
-            return [bins[process::processes] for process in range(processes)]
-        rounds += 1
+    ordered = packing.order(indices)
+    count = max(1, math.ceil(len(_cut(ordered, packing, budget)) / processes)) * processes
+    # The smallest size at which as many are enough: micro-batches of nearly equal size.
+    enough = 1 + bisect_left(range(1, budget), True, key=lambda size: len(_cut(ordered, packing, size)) <= count)
+    bins = _cut(ordered, packing, enough)
+    bins += [[] for _ in range(count - len(bins))]
+    return [bins[process::processes] for process in range(processes)]
 
 
-def _deal(by_size: Sequence[int], costs: Sequence[int], count: int) -> list[list[int]]:
-    """Longest first, each into the emptiest bin: bins of nearly equal size."""
-    bins: list[list[int]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for index in by_size:
-        lightest = loads.index(min(loads))
-        bins[lightest].append(index)
-        loads[lightest] += costs[index]
+def _cut(ordered: Sequence[int], packing: Packing, size: int) -> list[list[int]]:
+    """Neighbours together, up to `size` tokens."""
+    bins: list[list[int]] = []
+    taken = 0
+    for index in ordered:
+        grown = packing.grown(bins[-1], taken, index) if bins else size + 1
+        if grown <= size:
+            bins[-1].append(index)
+            taken = grown
+        else:
+            bins.append([index])
+            taken = packing.alone[index]
     return bins

@@ -1,9 +1,10 @@
 """Rows: how pairs of token ids become the tensors of one forward.
 
-Shared layout, one row `[prompt | chosen | rejected | prompt | chosen | rejected | …]` without any padding. Both
-completions take their positions from the prompt's end, and `attention.py` keeps the rejected tokens from seeing
-the chosen ones, so the prompt is computed once. Plain layout, for models that mix tokens other than by maskable
-attention: one right-padded line for each of `prompt+chosen` and `prompt+rejected`.
+Shared layout: one unpadded row in which what sequences (a prompt with one of its answers) have in common at their
+beginning stands once: `[prompt | chosen | rejected]` for a pair alone, and for pairs whose prompts begin alike, as with
+a system prompt, that beginning once for all of them. Positions are counted along each sequence, and `attention.py`
+lets a token see those before it in its own sequence only. Plain layout, for models that mix tokens other than by
+maskable attention: one right-padded line for each of `prompt+chosen` and `prompt+rejected`.
 """
 
 from collections.abc import Sequence
@@ -14,21 +15,36 @@ from torch import Tensor
 
 from worker.dpo.pairs import TokenPair
 
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True)
-class Segment:
-    """Lengths in tokens of one pair inside a shared row."""
+class Strand:
+    """Tokens [begin, end) of a shared row, which continue a sequence.
 
-    prompt: int
-    chosen: int
-    rejected: int
+    seen: spans [begin, end) of the row, in order, that hold the sequence's earlier tokens; all lie before `begin`.
+    """
+
+    seen: tuple[Span, ...]
+    begin: int
+    end: int
+
+    @property
+    def own(self) -> int:
+        """Tokens of the strand itself."""
+        return self.end - self.begin
+
+    @property
+    def before(self) -> int:
+        """Tokens of the sequence that come before the strand."""
+        return sum(end - begin for begin, end in self.seen)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pairs of a shared row lie, and the masks of its rejected halves, made once for all layers."""
+    """The strands of a shared row, in its order and covering it, and their masks, made once for all layers."""
 
-    segments: tuple[Segment, ...]
+    strands: tuple[Strand, ...]
     masks: dict = field(default_factory=dict, compare=False)
 
 
@@ -39,7 +55,7 @@ class Rows:
     input_ids, position_ids: (lines, length). Plain lines are padded on the right, where no real token looks, so they
     need no mask. lengths: tokens of each plain line, None in the shared layout.
     source: (completion tokens,) flat index of the hidden state that predicts each completion token. The last
-    prompt token predicts the first token of both completions, so it appears twice.
+    prompt token predicts the first token of both completions, so it appears twice at least.
     target: (completion tokens,) the token ids predicted. owner: (completion tokens,) the sequence of each.
     """
 
@@ -63,8 +79,22 @@ class Rows:
 
 
 def shared_length(pair: TokenPair) -> int:
-    """Tokens of one pair in the shared layout."""
-    return len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
+    """Tokens of one pair alone in the shared layout."""
+    alike = common_length(pair.chosen_ids, pair.rejected_ids)
+    return len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) - alike
+
+
+def common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two tuples of ids have in common at their beginning."""
+    low, high = 0, min(len(left), len(right))
+    # By halves: comparing slices is much faster than going token by token.
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def plain_length(pair: TokenPair) -> int:
@@ -73,26 +103,36 @@ def plain_length(pair: TokenPair) -> int:
 
 
 def shared_rows(pairs: Sequence[TokenPair]) -> Rows:
-    """All pairs in one unpadded row, the prompt of each once."""
+    """All sequences of `pairs` in one unpadded row, each beginning that several have in common once."""
+    for pair in pairs:
+        _require_prompt(pair)
+    prompts = [pair.prompt_ids for pair in pairs] * 2
+    sequences = [pair.prompt_ids + pair.chosen_ids for pair in pairs] + [pair.prompt_ids + pair.rejected_ids for pair in pairs]
     ids: list[int] = []
     positions: list[int] = []
+    strands: list[Strand] = []
+    # Where in the row each sequence has its tokens. In sorted order none has more in common with an earlier one
+    # than with the one just before it.
+    places: list[list[int]] = [[] for _ in sequences]
+    previous: tuple[int, ...] = ()
+    where: list[int] = []
+    for number in sorted(range(len(sequences)), key=sequences.__getitem__):
+        sequence = sequences[number]
+        common, begin = common_length(previous, sequence), len(ids)
+        end = begin + len(sequence) - common
+        if begin < end:
+            strands.append(Strand(_spans(where[:common]), begin, end))
+        ids += sequence[common:]
+        positions += range(common, len(sequence))
+        previous, where = sequence, [*where[:common], *range(begin, end)]
+        places[number] = where
     source: list[int] = []
     target: list[int] = []
     owner: list[int] = []
-    segments = []
-    for number, pair in enumerate(pairs):
-        _require_prompt(pair)
-        start, length = len(ids), len(pair.prompt_ids)
-        ids += pair.prompt_ids
-        positions += range(length)
-        for completion, sequence in ((pair.chosen_ids, number), (pair.rejected_ids, len(pairs) + number)):
-            if completion:
-                source += [start + length - 1, *range(len(ids), len(ids) + len(completion) - 1)]
-            target += completion
-            owner += [sequence] * len(completion)
-            ids += completion
-            positions += range(length, length + len(completion))
-        segments.append(Segment(length, len(pair.chosen_ids), len(pair.rejected_ids)))
+    for number, (prompt, sequence) in enumerate(zip(prompts, sequences, strict=True)):
+        source += places[number][len(prompt) - 1 : len(sequence) - 1]
+        target += sequence[len(prompt) :]
+        owner += [number] * (len(sequence) - len(prompt))
     return Rows(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([positions]),
@@ -101,8 +141,19 @@ def shared_rows(pairs: Sequence[TokenPair]) -> Rows:
         target=torch.tensor(target, dtype=torch.long),
         owner=torch.tensor(owner, dtype=torch.long),
         pairs=len(pairs),
-        layout=Layout(tuple(segments)),
+        layout=Layout(tuple(strands)),
     )
+
+
+def _spans(places: Sequence[int]) -> tuple[Span, ...]:
+    """The runs of neighbouring places, as [begin, end)."""
+    spans: list[Span] = []
+    for place in places:
+        if spans and spans[-1][1] == place:
+            spans[-1] = (spans[-1][0], place + 1)
+        else:
+            spans.append((place, place + 1))
+    return tuple(spans)
 
 
 def plain_rows(pairs: Sequence[TokenPair], *, pad_id: int) -> Rows:
@@ -139,8 +190,20 @@ def _require_prompt(pair: TokenPair) -> None:
         raise ValueError(f"Line {pair.line} has no prompt token, so nothing predicts the first token of its answers.")
 
 
-def causal_mask(layout: Layout, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
-    """(queries, keys) additive mask of the last `queries` of `keys` tokens in order, within `window` tokens."""
+def is_causal(strand: Strand) -> bool:
+    """Whether to attend with a whole causal sequence, the queries of `seen` again, instead of a mask: where that is less work."""
+    return strand.before <= strand.own
+
+
+def mask_of(layout: Layout, strand: Strand, window: int | None, like: Tensor) -> Tensor | None:
+    """(queries, keys) additive mask of a strand within `window` tokens; None where a kernel's causal order says it all.
+
+    Keys are all tokens of the sequence up to the strand's end; queries the same where `is_causal`, else the strand's own.
+    """
+    keys = strand.before + strand.own
+    if is_causal(strand) and (window is None or keys <= window):
+        return None
+    queries = keys if is_causal(strand) else strand.own
     identity = (queries, keys, window, like.dtype, like.device)
     if identity not in layout.masks:
         query_position = torch.arange(keys - queries, keys, device=like.device)[:, None]

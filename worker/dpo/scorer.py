@@ -16,8 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from worker.dpo.attention import NAME, has_fixed_positions
 from worker.dpo.generate import generate
 from worker.dpo.head import logit_shape, sequence_logps
+from worker.dpo.packing import Packing, PlainPacking, SharedPacking
 from worker.dpo.pairs import Prompt, TokenPair
-from worker.dpo.rows import Layout, Rows, plain_length, plain_rows, shared_length, shared_rows
+from worker.dpo.rows import Layout, Rows, plain_rows, shared_rows
 
 
 class PairScorer(nn.Module):
@@ -64,9 +65,9 @@ class PairScorer(nn.Module):
         pad = self.causal_lm.config.get_text_config().pad_token_id
         return plain_rows(pairs, pad_id=pad if isinstance(pad, int) and pad >= 0 else 0).to(self.device)
 
-    def cost(self, pair: TokenPair) -> int:
-        """Tokens that this pair takes of a token budget when it is alone in a forward."""
-        return shared_length(pair) if self.shared else 2 * plain_length(pair)
+    def packing(self, pairs: Sequence[TokenPair]) -> Packing:
+        """What pairs take of a token budget in this scorer's layout."""
+        return SharedPacking(pairs) if self.shared else PlainPacking(pairs)
 
     def forward(self, rows: Rows) -> Tensor:
         """(2, pairs) sums of completion log-probabilities in nats, chosen first."""

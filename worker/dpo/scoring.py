@@ -27,9 +27,8 @@ def score_pairs(
     on_scored: called on each process after each of its micro-batches with the pairs' indices and their (2, …) numbers.
     """
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
-    costs = [scorer.cost(pair) for pair in pairs]
     values = torch.zeros(2, len(pairs), dtype=torch.float64)
-    for indices in micro_batches(range(len(pairs)), costs, budget=budget, processes=processes)[rank]:
+    for indices in micro_batches(range(len(pairs)), scorer.packing(pairs), budget=budget, processes=processes)[rank]:
         if stop is not None and processes == 1:
             stop.check()
         # An empty micro-batch still runs: sharded weights are gathered by all processes together.

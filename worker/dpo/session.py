@@ -17,6 +17,7 @@ from worker.dpo.check import choose_scorer
 from worker.dpo.config import TrainConfig
 from worker.dpo.errors import BadData
 from worker.dpo.memory import MemoryPlan, agreed, keep_freed_memory, plan_memory
+from worker.dpo.packing import Packing
 from worker.dpo.pairs import Dataset
 from worker.dpo.plan import Plan, make_plan
 from worker.dpo.progress import EventWriter
@@ -56,7 +57,7 @@ class Session:
     memory: MemoryPlan
     weights: str
     max_length: int | None
-    costs: list[int]
+    packing: Packing
     reference: Tensor | None = None
     eval_reference: Tensor | None = None
     facts: dict = field(default_factory=dict)
@@ -144,7 +145,7 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
         memory=memory,
         weights=weights,
         max_length=max_length,
-        costs=[scorer.cost(pair) for pair in train.pairs],
+        packing=scorer.packing(train.pairs),
     )
 
 

@@ -127,7 +127,7 @@ class Run:
         self.optimizer.zero_grad()
         self._seed()
         session.wrapped.train()
-        dealt = micro_batches(batch, session.costs, budget=self.progress.token_budget, processes=processes)
+        dealt = micro_batches(batch, session.packing, budget=self.progress.token_budget, processes=processes)
         mine = dealt[self.accelerator.process_index]
         sums: dict[str, float] = {}
         rewards: list[Tensor] = []
@@ -228,7 +228,7 @@ class Run:
         gc.collect()
         if self.session.scorer.device.type == "cuda":
             torch.cuda.empty_cache()
-        budget, smallest = self.progress.token_budget, min(self.session.costs)
+        budget, smallest = self.progress.token_budget, min(self.session.packing.alone)
         if budget // 2 < smallest:
             raise self._too_much() from problem
         self.progress.token_budget = budget // 2

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,20 @@ def random_pairs(count: int, *, seed: int = 0, vocab: int = 250, lengths: Sequen
         return tuple(drawn.randrange(4, vocab) for _ in range(length))
 
     return [TokenPair(number + 1, ids(prompt), ids(chosen), ids(rejected)) for number, (prompt, chosen, rejected) in enumerate(shapes)]
+
+
+def begin_alike(pairs: Sequence[TokenPair]) -> list[TokenPair]:
+    """`pairs`, then as many of each kind of kinship: the same beginning of the prompt, the same prompt, one answer in
+    common, answers that begin alike."""
+    system, found = tuple(range(5, 14)), list(pairs)
+    for one, other in zip(pairs, [*pairs[1:], pairs[0]], strict=True):
+        found += [
+            replace(one, prompt_ids=system + one.prompt_ids),
+            replace(one, chosen_ids=other.chosen_ids, rejected_ids=other.rejected_ids),
+            replace(one, rejected_ids=other.rejected_ids),
+            replace(one, rejected_ids=one.chosen_ids + one.rejected_ids),
+        ]
+    return found
 
 
 def one_by_one(model: torch.nn.Module, pairs: Sequence[TokenPair]) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.worker.dpo.pairs_for_tests import one_by_one, random_pairs
+from tests.worker.dpo.pairs_for_tests import begin_alike, one_by_one, random_pairs
 from worker.dpo.check import choose_scorer
 from worker.dpo.config import from_mapping
 from worker.dpo.models import prepare_policy, remove_dropout
@@ -102,7 +102,7 @@ def test_log_probabilities_and_gradients_are_those_of_plain_unshared_rows(name, 
     overrides = (SHARED | PLAIN)[name]
     model = tiny_model(name, overrides)
     policy = with_lora(model) if lora else model
-    pairs = random_pairs(0, vocab=97, lengths=[(9, 4, 6), (1, 3, 1), (12, 1, 7)])
+    pairs = begin_alike(random_pairs(0, vocab=97, lengths=[(9, 4, 6), (1, 3, 1), (12, 1, 7)]))
     expected = logps_and_gradients(policy, one_by_one(policy, pairs))
 
     said: list[str] = []

@@ -1,5 +1,7 @@
 """Attention over shared rows on a CPU: the textbook's, whatever the lengths, the window, the groups and the type."""
 
+from itertools import islice
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 
 from worker.dpo import cpu_attention
 from worker.dpo.attention import shared_prefix_attention
-from worker.dpo.rows import Layout, Segment
+from worker.dpo.pairs import TokenPair
+from worker.dpo.rows import shared_rows
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 
@@ -15,17 +18,12 @@ HEADS, KV_HEADS, DIM = 4, 2, 8
 def textbook(query, key, value, layout, window):
     """softmax(QKᵀ/√d + mask)·V with the whole row's mask, in float64."""
     tokens = query.shape[2]
-    pair, part, place = torch.zeros(3, tokens, dtype=torch.long)
-    start = 0
-    for index, segment in enumerate(layout.segments):
-        for kind, (length, first) in enumerate(((segment.prompt, 0), (segment.chosen, segment.prompt), (segment.rejected, segment.prompt))):
-            pair[start : start + length], part[start : start + length] = index, kind
-            place[start : start + length] = torch.arange(first, first + length)
-            start += length
-    distance = place[:, None] - place[None, :]
-    seen = (pair[:, None] == pair) & (distance >= 0) & ((part[:, None] == part) | (part[None, :] == 0))
-    if window is not None:
-        seen &= distance < window
+    seen = torch.zeros(tokens, tokens, dtype=torch.bool)
+    for strand in layout.strands:
+        places = [place for span in (*strand.seen, (strand.begin, strand.end)) for place in range(*span)]
+        for depth in range(strand.before, len(places)):
+            first = 0 if window is None else max(0, depth - window + 1)
+            seen[places[depth], places[first : depth + 1]] = True
     wide = [
         tensor.double() for tensor in (query, key.repeat_interleave(HEADS // KV_HEADS, 1), value.repeat_interleave(HEADS // KV_HEADS, 1))
     ]
@@ -33,8 +31,19 @@ def textbook(query, key, value, layout, window):
     return (scores.softmax(-1) @ wide[2]).transpose(1, 2)
 
 
+def row(*lengths, system=0):
+    """The layout of pairs with prompt, chosen and rejected of these lengths after a beginning of `system` tokens."""
+    ids = iter(range(10_000))
+
+    def fresh(length):
+        return tuple(islice(ids, length))
+
+    beginning = fresh(system)
+    return shared_rows([TokenPair(1, beginning + fresh(prompt), fresh(chosen), fresh(other)) for prompt, chosen, other in lengths]).layout
+
+
 def drawn(layout, dtype):
-    tokens = sum(part.prompt + part.chosen + part.rejected for part in layout.segments)
+    tokens = layout.strands[-1].end
     generator = torch.Generator().manual_seed(tokens)
     shapes = [(1, HEADS, tokens, DIM), (1, KV_HEADS, tokens, DIM), (1, KV_HEADS, tokens, DIM)]
     return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
@@ -56,25 +65,26 @@ LENGTHS = st.tuples(st.integers(1, 20), st.integers(0, 9), st.integers(0, 9))
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths=st.lists(LENGTHS, min_size=1, max_size=4), window=st.sampled_from([None, 1, 3, 8]))
-def test_any_lengths_and_windows_give_the_textbook_s_outputs_and_gradients(lengths, window):
-    compare(Layout(tuple(Segment(*three) for three in lengths)), window, torch.float64, 1e-10)
+@given(
+    lengths=st.lists(LENGTHS, min_size=1, max_size=4),
+    system=st.sampled_from([0, 1, 12]),
+    window=st.sampled_from([None, 1, 3, 8]),
+    kernels=st.booleans(),
+)
+def test_any_lengths_and_windows_give_the_textbook_s_outputs_and_gradients(lengths, system, window, kernels):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_attention, "_AVAILABLE", kernels and cpu_attention._AVAILABLE)
+        compare(row(*lengths, system=system), window, torch.float64, 1e-10)
 
 
 @pytest.mark.parametrize("prompt", [30, cpu_attention.WIDE_UP_TO + 40], ids=["short", "long"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)], ids=["float32", "bfloat16"])
 def test_half_precision_rounds_its_inputs_and_output_and_no_more_than_its_kernel(prompt, dtype, tolerance):
-    compare(Layout((Segment(prompt, 20, 30), Segment(5, 1, 1))), None, dtype, tolerance)
-
-
-def test_without_the_cpu_kernels_the_result_is_the_same(monkeypatch):
-    monkeypatch.setattr(cpu_attention, "_AVAILABLE", False)
-    for window in (None, 4):
-        compare(Layout((Segment(9, 3, 5), Segment(4, 6, 1))), window, torch.float64, 1e-10)
+    compare(row((prompt, 20, 30), (5, 1, 1), (5, 20, 9), system=12), None, dtype, tolerance)
 
 
 def test_keys_and_values_are_kept_once_and_not_once_a_query_head():
-    layout = Layout((Segment(40, 10, 10),))
+    layout = row((40, 10, 10))
     inputs = drawn(layout, torch.float32)
     kept = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.setdefault(tensor.data_ptr(), tensor), lambda tensor: tensor):

@@ -32,7 +32,7 @@ def plan(available: int, monkeypatch, said: list[str] | None = None, **settings)
 
 def test_plenty_of_memory_gives_the_full_budget_without_recomputing(monkeypatch):
     found = plan(1 << 34, monkeypatch)
-    assert found.token_budget == memory.BUDGET_CPU or found.token_budget == sum(map(scorer().cost, random_pairs(60)))
+    assert found.token_budget == memory.BUDGET_CPU or found.token_budget == scorer().packing(random_pairs(60)).together()
     assert not found.checkpointing
 
 

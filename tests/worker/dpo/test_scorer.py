@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.worker.dpo.pairs_for_tests import one_by_one, random_pairs
+from tests.worker.dpo.pairs_for_tests import begin_alike, one_by_one, random_pairs
 from tests.worker.dpo.tiny import tiny_llama
 from worker.dpo import fused, matmul
 from worker.dpo.check import choose_scorer
@@ -15,11 +15,13 @@ from worker.dpo.config import from_mapping
 from worker.dpo.matmul import product
 from worker.dpo.models import prepare_policy
 from worker.dpo.pairs import TokenPair
-from worker.dpo.rows import Layout, Segment, shared_rows
+from worker.dpo.rows import Layout, Strand, shared_rows
 from worker.dpo.scorer import PairScorer
 
 MODEL = tiny_llama(dtype=torch.float64).eval().requires_grad_(False)
 IDS = st.lists(st.integers(4, 250), min_size=1, max_size=14).map(tuple)
+# So that many prompts have one in common, or one is the beginning of another.
+BEGINNINGS = [(), tuple(range(10, 16)), tuple(range(10, 40))]
 COMPLETIONS = st.lists(st.integers(4, 250), min_size=0, max_size=14).map(tuple)
 
 
@@ -27,7 +29,8 @@ COMPLETIONS = st.lists(st.integers(4, 250), min_size=0, max_size=14).map(tuple)
 def token_pairs(draw) -> TokenPair:
     chosen, rejected = draw(COMPLETIONS), draw(COMPLETIONS)
     shared = draw(COMPLETIONS) if draw(st.booleans()) else ()
-    return TokenPair(1, draw(IDS), shared + chosen, shared + rejected)
+    beginning = draw(st.sampled_from(BEGINNINGS))
+    return TokenPair(1, beginning + draw(IDS), shared + chosen, shared + rejected)
 
 
 @given(pairs=st.lists(token_pairs(), min_size=1, max_size=4), shared=st.booleans())
@@ -51,7 +54,7 @@ def test_completions_up_to_the_models_longest_row_score_as_alone(cut):
 
 
 def test_a_pair_scores_the_same_whoever_shares_its_row():
-    pairs = random_pairs(6)
+    pairs = begin_alike(random_pairs(6))
     scorer = PairScorer(MODEL, shared=True)
     together = scorer(scorer.rows(pairs))
     alone = torch.cat([scorer(scorer.rows([pair])) for pair in pairs], dim=1)
@@ -74,7 +77,7 @@ def test_fused_layers_give_the_same_gradients_in_float32(lora_r):
         for name, weight in policy.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.1)
-    pairs, results = random_pairs(5), []
+    pairs, results = begin_alike(random_pairs(5)), []
     scorer = PairScorer(policy, shared=True)
     for fast in (False, True):
         if fast:
@@ -106,8 +109,8 @@ def test_the_cpu_product_is_exact_to_float32(strided, onednn, monkeypatch):
 
 def let_rejected_see_chosen(pairs):
     rows = shared_rows(pairs)
-    parts = tuple(Segment(part.prompt + part.chosen, 0, part.rejected) for part in rows.layout.segments)
-    return replace(rows, layout=Layout(parts))
+    strands = tuple(Strand(((0, strand.begin),) if strand.seen else (), strand.begin, strand.end) for strand in rows.layout.strands)
+    return replace(rows, layout=Layout(strands))
 
 
 def shift_positions(pairs):
