@@ -1,11 +1,14 @@
 """Linear layers, norms and gated MLPs that keep and compute no more than DPO needs.
 
 `install` gives modules of a loaded model a forward that is equal within rounding and cheaper: no gradient of a frozen
-weight, no float32 copies, LoRA in the same product. Each is a plain autograd function whose derivative is written out;
+weight, no float32 copies, LoRA in the same product; in the last layer nothing after the attention's mixing for tokens
+whose state no one reads (`reading`). Each is a plain autograd function whose derivative is written out;
 `check.py` compares the whole with the model as transformers runs it before a run starts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -143,6 +146,22 @@ class _GatedSiLU(torch.autograd.Function):
         return torch.ops.aten.silu_backward(upstream * up, gate), F.silu(gate).mul_(upstream)
 
 
+_READ: ContextVar[Tensor | None] = ContextVar("read", default=None)
+
+
+@contextmanager
+def reading(places: Tensor | None) -> Iterator[None]:
+    """Within it only these tokens' states are read from the last layer, counted through the whole batch; None: all.
+
+    The others' are left unfinished. The backward must not run the forward again (activation checkpointing).
+    """
+    token = _READ.set(places)
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
 def install(model: nn.Module) -> None:
     """Give the model's layers their cheaper forward; `remove` takes it back."""
     inside_lora = {id(part) for module in model.modules() if isinstance(module, LoraLinear) for part in module.modules()}
@@ -150,6 +169,8 @@ def install(model: nn.Module) -> None:
         forward = _forward_for(module, inside_lora)
         if forward is not None:
             module.forward = forward
+    for module in _after_the_last_mixing(model):
+        module.forward = partial(_read_forward, module.forward)
 
 
 def remove(model: nn.Module) -> None:
@@ -157,6 +178,26 @@ def remove(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module.__dict__.get("forward"), partial):
             del module.__dict__["forward"]
+
+
+def _after_the_last_mixing(model: nn.Module) -> list[nn.Module]:
+    """Modules of the last layer that take each token by itself, and add to its state: the attention's output and the MLP."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) and hasattr(module[-1], "mlp")]
+    if len(lists) != 1:
+        return []
+    last = lists[0][-1]
+    output = getattr(getattr(last, "self_attn", None), "o_proj", None)
+    return [module for module in (output, last.mlp) if isinstance(module, nn.Module)]
+
+
+def _read_forward(inner: Callable, x: Tensor) -> Tensor:
+    """`inner` of the tokens that are read, zeros for the others. x: (lines, length, width)."""
+    places = _READ.get()
+    if places is None:
+        return inner(x)
+    found = inner(x.flatten(0, 1).index_select(0, places)[None])[0]
+    whole = found.new_zeros(x.shape[0] * x.shape[1], found.shape[-1])
+    return whole.index_copy(0, places, found).view(*x.shape[:2], -1)
 
 
 def _forward_for(module: nn.Module, inside_lora: set[int]) -> Callable | None:

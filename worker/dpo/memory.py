@@ -113,6 +113,7 @@ def _checkpointing_choices(config: TrainConfig) -> tuple[bool, ...]:
 def set_checkpointing(scorer: PairScorer, wanted: bool) -> None:
     """Recompute activations in the backward, or keep them."""
     model = scorer.causal_lm
+    scorer.recomputes = wanted
     if wanted:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     elif any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from worker.dpo import fused
 from worker.dpo.attention import NAME, has_fixed_positions
 from worker.dpo.generate import generate
 from worker.dpo.head import logit_shape, sequence_logps
@@ -43,6 +44,8 @@ class PairScorer(nn.Module):
         self.own_head = own_head
         self.chunk_bytes = chunk_bytes
         self.autocast = autocast
+        # Whether the backward may run parts of the forward again.
+        self.recomputes = False
         # Positions that depend on the longest line of a forward would make a score depend on its neighbours.
         self.line_by_line = not has_fixed_positions(self.causal_lm.config.get_text_config())
         # Kept on the model: a second scorer of it finds the first one's attention in place.
@@ -86,8 +89,10 @@ class PairScorer(nn.Module):
             tokens = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
             tokens = tokens.gather(1, rows.target[:, None]).squeeze(1)
             return torch.zeros(2 * rows.pairs, dtype=tokens.dtype, device=tokens.device).index_add(0, rows.owner, tokens)
+        with fused.reading(None if self.recomputes or rows.layout is None else rows.source.unique()):
+            states = self._states(model.base_model, rows)
         return sequence_logps(
-            self._states(model.base_model, rows),
+            states,
             model.get_output_embeddings(),
             rows.target,
             rows.owner,

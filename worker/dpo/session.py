@@ -89,6 +89,8 @@ class Session:
             return
         self.wrapped = self.accelerator.prepare(self.scorer)
         if isinstance(self.wrapped, FSDPModule):
+            # Accelerate's own settings may have its layers recomputed.
+            self.scorer.recomputes = True
             register_fsdp_forward_method(self.wrapped, "generate")
 
     def trainable(self) -> dict[str, nn.Parameter]:

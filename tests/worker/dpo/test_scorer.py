@@ -89,6 +89,24 @@ def test_fused_layers_give_the_same_gradients_in_float32(lora_r):
     assert (results[1][1] - results[0][1]).norm() < 1e-4 * results[0][1].norm()
 
 
+def test_after_its_attention_the_last_layer_computes_only_what_the_head_reads(monkeypatch):
+    policy = prepare_policy(tiny_llama(seed=2), from_mapping({"lora_r": 4}))
+    fused.install(policy)
+    tokens = {}
+    monkeypatch.setattr(fused, "product", lambda x, weight, *bias: tokens.update({weight.data_ptr(): len(x)}) or product(x, weight, *bias))
+    scorer, pairs = PairScorer(policy, shared=True), begin_alike(random_pairs(4))
+    rows = scorer.rows(pairs)
+    found = {}
+    for scorer.recomputes in (False, True):
+        found[scorer.recomputes] = scorer(rows).detach()
+        *others, last = scorer.causal_lm.model.layers
+        read = rows.tokens if scorer.recomputes else len(set(rows.source.tolist()))
+        assert {tokens[layer.mlp.down_proj.base_layer.weight.data_ptr()] for layer in others} == {rows.tokens}
+        assert tokens[last.mlp.down_proj.base_layer.weight.data_ptr()] == tokens[last.self_attn.o_proj.base_layer.weight.data_ptr()] == read
+        assert tokens[last.self_attn.v_proj.base_layer.weight.data_ptr()] == rows.tokens
+    torch.testing.assert_close(found[False], found[True], rtol=1e-6, atol=1e-5)
+
+
 def test_removing_the_fused_layers_restores_the_model():
     policy = prepare_policy(tiny_llama(), from_mapping({"lora_r": 4}))
     fused.install(policy)
