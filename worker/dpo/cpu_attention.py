@@ -1,8 +1,8 @@
-"""Shared-prefix attention on a CPU, with its derivative written out.
+"""Attention over shared rows on a CPU, with its derivative written out.
 
-It calls the kernels that `scaled_dot_product_attention` takes on CPUs, so its numbers are theirs; what differs is what
-is kept and copied. Autograd would keep keys and values once per query head and a prompt's again for every strand that
-sees it; here they are kept as the model made them and spread out again in the backward.
+Strands of long sequences go through the kernels that `scaled_dot_product_attention` takes on CPUs, short ones through plain
+products, which are faster there: they need nothing computed that is thrown away, and no copy of keys for each query
+head. Either way keys and values are kept as the model made them, not once per query head or per strand that sees them.
 """
 
 from typing import Any
@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.dpo.rows import Layout, Span, Strand, is_causal, mask_of
+from worker.dpo.rows import Layout, Span, Strand, causal_mask, is_causal, mask_of
 
 _KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 _AVAILABLE = all(hasattr(torch.ops.aten, name) for name in (_KERNEL, f"{_KERNEL}_backward"))
-# The half-precision kernel is slower than the float32 one on sequences up to about this length.
-WIDE_UP_TO = 256
+# Sequences of up to so many tokens are short: on HH pairs plain products take a sixth less time than the kernel; from about
+# this length on they are no faster, and in the thousands much slower (`bench/attention_speed.py`).
+SHORT = 384
+# Queries of a plain product: what later queries see and these don't is never computed.
+BLOCK = 64
 
 
 def serves(query: Tensor) -> bool:
@@ -34,11 +37,16 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None) -> Tensor:
         output = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
         kernel, sums = getattr(torch.ops.aten, _KERNEL), []
+        products = _Products(query, key, value, layout, scaling, window)
         for strand in layout.strands:
+            own = slice(strand.begin, strand.end)
+            if _is_short(strand):
+                products.attend(strand, output[0, own].transpose(0, 1))
+                continue
             inputs = _inputs(query, key, value, strand)
             mask = mask_of(layout, strand, window, inputs[0])
             found, sum_ = kernel(*inputs, is_causal=mask is None, attn_mask=mask, scale=scaling)
-            output[:, strand.begin : strand.end] = found[:, :, -strand.own :].transpose(1, 2)
+            output[:, own] = found[:, :, -strand.own :].transpose(1, 2)
             sums.append(sum_)
         ctx.save_for_backward(query, key, value, output, *sums)
         ctx.layout, ctx.scaling, ctx.window = layout, scaling, window
@@ -48,48 +56,129 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, *sums = ctx.saved_tensors
         output, upstream = output.transpose(1, 2), upstream.transpose(1, 2)
-        kernel = getattr(torch.ops.aten, f"{_KERNEL}_backward")
-        d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        for strand, sum_ in zip(ctx.layout.strands, sums, strict=True):
-            inputs = _inputs(query, key, value, strand)
-            part, wide = (strand.begin, strand.end), inputs[0].dtype
-            mask = mask_of(ctx.layout, strand, ctx.window, inputs[0])
-            again = strand.before if is_causal(strand) else 0
-            gradients = kernel(
-                _padded(upstream, part, again).to(wide), *inputs, _padded(output, part, again).to(wide), sum_, 0.0, mask is None,
-                attn_mask=mask, scale=ctx.scaling,
-            )  # fmt: skip
-            d_query[:, :, strand.begin : strand.end] = gradients[0][:, :, again:]
-            for total, gradient in ((d_key, gradients[1]), (d_value, gradients[2])):
-                grouped = gradient.unflatten(1, (key.shape[1], -1)).sum(2)
-                total[:, :, strand.begin : strand.end] = grouped[:, :, strand.before :]
+        d_query = torch.empty_like(query)
+        # Several strands add to what they see.
+        d_key, d_value = (torch.empty_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in (key, value))
+        products = _Products(query, key, value, ctx.layout, ctx.scaling, ctx.window)
+        for strand in ctx.layout.strands:
+            own = slice(strand.begin, strand.end)
+            if _is_short(strand):
+                gradients = products.gradients(strand, upstream[0, :, own])
+            else:
+                gradients = _kernel_gradients(ctx, strand, query, key, value, output, upstream, sums.pop(0))
+            d_query[0, :, own] = gradients[0]
+            for total, gradient in ((d_key[0], gradients[1]), (d_value[0], gradients[2])):
+                total[:, own] = gradient[:, strand.before :]
                 # What it sees lies before it in the row, so it has been written to already.
                 first = 0
                 for begin, end in strand.seen:
-                    total[:, :, begin:end] += grouped[:, :, first : first + end - begin]
+                    total[:, begin:end].add_(gradient[:, first : first + end - begin])
                     first += end - begin
-        return d_query, d_key, d_value, None, None, None
+        return d_query, d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
+
+
+def _is_short(strand: Strand) -> bool:
+    return strand.before + strand.own <= SHORT
+
+
+class _Products:
+    """Attention of short strands by plain products, in float32 at least. Query heads that share a head of keys are rows of one product."""
+
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None) -> None:
+        """query: (1, heads, tokens, dim); key, value: (1, kv heads, tokens, dim)."""
+        self.layout, self.window = layout, window
+        if not any(map(_is_short, layout.strands)):
+            return
+        wide = torch.promote_types(query.dtype, torch.float32)
+        self.scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        self.query = query[0].to(wide) * self.scaling
+        self.key, self.value = key[0].to(wide), value[0].to(wide)
+
+    def attend(self, strand: Strand, output: Tensor) -> None:
+        """Write what the strand's queries get to `output`, (heads, queries, dim)."""
+        key, value = self._sequence(strand)
+        for block, seen in _blocks(strand):
+            weights = self._weights(self._grouped(self.query, strand, block), key[:, :seen], block)
+            output[:, block] = torch.bmm(weights, value[:, :seen]).view(len(output), -1, output.shape[-1])
+
+    def gradients(self, strand: Strand, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By the strand's queries, (heads, queries, dim), and by its sequence's keys and values, (kv heads, tokens, dim).
+
+        upstream: (heads, queries, dim), by what `attend` wrote.
+        """
+        key, value = self._sequence(strand)
+        upstream = upstream.to(key.dtype)
+        d_query = torch.empty_like(upstream)
+        d_key = d_value = None
+        # The last block first: it sees all keys, and the others add to what it gave.
+        for block, seen in reversed(_blocks(strand)):
+            query, above = self._grouped(self.query, strand, block), upstream[:, block].reshape(len(key), -1, key.shape[-1])
+            weights = self._weights(query, key[:, :seen], block)
+            d_weights = torch.bmm(above, value[:, :seen].transpose(1, 2))
+            d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, d_weights.dtype)
+            d_query[:, block] = torch.bmm(d_scores, key[:, :seen]).mul_(self.scaling).view(len(d_query), -1, d_query.shape[-1])
+            if d_key is None or d_value is None:
+                d_key, d_value = torch.bmm(d_scores.transpose(1, 2), query), torch.bmm(weights.transpose(1, 2), above)
+            else:
+                d_key[:, :seen].baddbmm_(d_scores.transpose(1, 2), query)
+                d_value[:, :seen].baddbmm_(weights.transpose(1, 2), above)
+        assert d_key is not None and d_value is not None
+        return d_query, d_key, d_value
+
+    def _sequence(self, strand: Strand) -> tuple[Tensor, Tensor]:
+        spans = (*strand.seen, (strand.begin, strand.end))
+        return _gathered(self.key, spans), _gathered(self.value, spans)
+
+    def _grouped(self, tensor: Tensor, strand: Strand, block: slice) -> Tensor:
+        """(kv heads, heads a kv head · queries, dim) of a block's queries."""
+        inside = tensor[:, strand.begin + block.start : strand.begin + block.stop]
+        return inside.reshape(len(self.key), -1, tensor.shape[-1])
+
+    def _weights(self, query: Tensor, key: Tensor, block: slice) -> Tensor:
+        """Softmax of the block's queries, grouped and scaled, over its sequence's keys, of which theirs are the last."""
+        scores = torch.bmm(query, key.transpose(1, 2))
+        queries, keys = block.stop - block.start, key.shape[1]
+        # Without a window only the queries' own keys are partly hidden.
+        hiding = queries if self.window is None else keys
+        mask = causal_mask(self.layout, queries, hiding, self.window, scores)
+        scores.view(len(scores), -1, queries, keys)[..., keys - hiding :].add_(mask)
+        return torch.softmax(scores, -1)
+
+
+def _blocks(strand: Strand) -> list[tuple[slice, int]]:
+    """The strand's queries, about BLOCK in each, and how many of the sequence's tokens the last of them sees."""
+    size = -(-strand.own // max(1, round(strand.own / BLOCK)))
+    ends = [min(strand.own, begin + size) for begin in range(0, strand.own, size)]
+    return [(slice(begin, end), strand.before + end) for begin, end in zip(range(0, strand.own, size), ends, strict=True)]
+
+
+def _kernel_gradients(
+    ctx: Any, strand: Strand, query: Tensor, key: Tensor, value: Tensor, output: Tensor, upstream: Tensor, sum_: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_Short.gradients` gives, of a strand that went through the kernel. output, upstream: (1, heads, tokens, dim)."""
+    inputs = _inputs(query, key, value, strand)
+    mask = mask_of(ctx.layout, strand, ctx.window, inputs[0])
+    again = strand.before if is_causal(strand) else 0
+    # Queries that were only attended again get no gradient from above.
+    above, found = (torch.nn.functional.pad(tensor[:, :, strand.begin : strand.end], (0, 0, again, 0)) for tensor in (upstream, output))
+    kernel = getattr(torch.ops.aten, f"{_KERNEL}_backward")
+    d_query, *others = kernel(above, *inputs, found, sum_, 0.0, mask is None, attn_mask=mask, scale=ctx.scaling)
+    d_key, d_value = (gradient[0].unflatten(0, (key.shape[1], -1)).sum(1) for gradient in others)
+    return d_query[0, :, again:], d_key, d_value
 
 
 def _inputs(query: Tensor, key: Tensor, value: Tensor, strand: Strand) -> tuple[Tensor, Tensor, Tensor]:
     """The strand's queries, keys and values with a head of keys for each head of queries, as the kernels want them."""
-    length = strand.before + strand.own
-    dtype = torch.promote_types(query.dtype, torch.float32) if length <= WIDE_UP_TO else query.dtype
+    own = ((strand.begin, strand.end),)
+    whole = (*strand.seen, *own)
     groups = query.shape[1] // key.shape[1]
-    own = (strand.begin, strand.end)
-
-    def gathered(tensor: Tensor, spans: tuple[Span, ...]) -> Tensor:
-        parts = [tensor[:, :, begin:end].to(dtype) for begin, end in spans]
-        return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
-
-    def spread(tensor: Tensor) -> Tensor:
-        seen = gathered(tensor, (*strand.seen, own))
-        return seen.repeat_interleave(groups, 1) if groups > 1 else seen
-
-    return gathered(query, (*strand.seen, own) if is_causal(strand) else (own,)), spread(key), spread(value)
+    keys, values = (_gathered(tensor[0], whole)[None] for tensor in (key, value))
+    if groups > 1:
+        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+    return _gathered(query[0], whole if is_causal(strand) else own)[None], keys, values
 
 
-def _padded(tensor: Tensor, part: Span, before: int) -> Tensor:
-    """The tokens of `part` after `before` zeros. tensor: (1, heads, tokens, dim)."""
-    inside = tensor[:, :, part[0] : part[1]]
-    return torch.nn.functional.pad(inside, (0, 0, before, 0)) if before else inside
+def _gathered(tensor: Tensor, spans: tuple[Span, ...]) -> Tensor:
+    """The tokens in `spans`, one after the other. tensor: (heads, tokens, dim)."""
+    parts = [tensor[:, begin:end] for begin, end in spans]
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

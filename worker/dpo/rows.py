@@ -203,7 +203,11 @@ def mask_of(layout: Layout, strand: Strand, window: int | None, like: Tensor) ->
     keys = strand.before + strand.own
     if is_causal(strand) and (window is None or keys <= window):
         return None
-    queries = keys if is_causal(strand) else strand.own
+    return causal_mask(layout, keys if is_causal(strand) else strand.own, keys, window, like)
+
+
+def causal_mask(layout: Layout, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
+    """(queries, keys) additive mask of the last `queries` of `keys` tokens of a sequence, within `window` tokens."""
     identity = (queries, keys, window, like.dtype, like.device)
     if identity not in layout.masks:
         query_position = torch.arange(keys - queries, keys, device=like.device)[:, None]
