@@ -27,6 +27,8 @@ from worker.dpo.pairs import TokenPair
 from worker.dpo.scorer import PairScorer
 
 PRODUCTS = {"mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::addmm_"}
+# Of short sequences; long ones go through a kernel of that name.
+ATTENTION = {"aten::bmm", "aten::baddbmm_", "aten::_softmax", "aten::_softmax_backward_data"}
 COPIES = {"aten::copy_", "aten::cat", "aten::fill_", "aten::zero_", "aten::index", "aten::index_select", "aten::repeat_interleave"}
 
 
@@ -106,8 +108,8 @@ def group_of(operator: str, shapes: list[list[int]], answers: int, rank: int) ->
     if operator in PRODUCTS:
         sizes = {size for shape in shapes for size in shape}
         return "head products" if answers in sizes else "LoRA products" if rank in sizes else "layer products"
-    if "attention" in operator:
-        return "attention kernels"
+    if "attention" in operator or operator in ATTENTION:
+        return "attention"
     if operator in COPIES:
         return "copies"
     if operator.startswith("aten::"):
