@@ -2,7 +2,7 @@
 
 Registered with transformers' `AttentionInterface`, so that it serves every model that dispatches its attention
 there. Transformers makes no mask for an implementation that it doesn't know, so sliding windows are applied here,
-from positions. No mask over the whole row is ever made and no product between two pairs is ever computed.
+from positions. No mask over the whole row is ever made, and nothing is computed between sequences but over what they share.
 """
 
 from bisect import bisect_left
