@@ -193,7 +193,7 @@ def _after_the_last_mixing(model: nn.Module) -> list[nn.Module]:
 def _read_forward(inner: Callable, x: Tensor) -> Tensor:
     """`inner` of the tokens that are read, zeros for the others. x: (lines, length, width)."""
     places = _READ.get()
-    if places is None:
+    if places is None or not places.numel():
         return inner(x)
     found = inner(x.flatten(0, 1).index_select(0, places)[None])[0]
     whole = found.new_zeros(x.shape[0] * x.shape[1], found.shape[-1])

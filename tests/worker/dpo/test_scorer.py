@@ -107,6 +107,15 @@ def test_after_its_attention_the_last_layer_computes_only_what_the_head_reads(mo
     torch.testing.assert_close(found[False], found[True], rtol=1e-6, atol=1e-5)
 
 
+def test_answers_without_a_token_score_nothing_in_fused_layers_too():
+    policy = prepare_policy(tiny_llama(), from_mapping({"lora_r": 4}))
+    fused.install(policy)
+    scorer = PairScorer(policy, shared=True)
+    found = scorer(scorer.rows([TokenPair(1, (5, 6), (), ())]))
+    found.sum().backward()
+    assert found.tolist() == [[0.0], [0.0]]
+
+
 def test_removing_the_fused_layers_restores_the_model():
     policy = prepare_policy(tiny_llama(), from_mapping({"lora_r": 4}))
     fused.install(policy)
