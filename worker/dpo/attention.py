@@ -55,16 +55,15 @@ def shared_prefix_attention(
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     # split, not slices: its backward is one concatenation, not a zero-filled row for every slice.
-    cuts = sorted({place for strand in prefix_layout.strands for span in (*strand.seen, (strand.begin, strand.end)) for place in span})
+    cuts = prefix_layout.cuts
     sizes = [end - begin for begin, end in pairwise(cuts)]
     queries, keys, values = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
     outputs = []
     for strand in prefix_layout.strands:
-        own = _pieces(cuts, (strand.begin, strand.end))
-        seen = [piece for span in strand.seen for piece in _pieces(cuts, span)]
-        asked = seen + own if is_causal(strand) else own
+        whole = [piece for span in strand.whole for piece in _pieces(cuts, span)]
+        asked = whole if is_causal(strand) else _pieces(cuts, (strand.begin, strand.end))
         mask = mask_of(prefix_layout, strand, sliding_window, query)
-        joined = (_joined(queries, asked), _joined(keys, seen + own), _joined(values, seen + own))
+        joined = (_joined(queries, asked), _joined(keys, whole), _joined(values, whole))
         outputs.append(_attend(*joined, mask, scaling, softcap)[:, :, -strand.own :])
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 

@@ -126,8 +126,7 @@ class _Products:
         return d_query, d_key, d_value
 
     def _sequence(self, strand: Strand) -> tuple[Tensor, Tensor]:
-        spans = (*strand.seen, (strand.begin, strand.end))
-        return _gathered(self.key, spans), _gathered(self.value, spans)
+        return _gathered(self.key, strand.whole), _gathered(self.value, strand.whole)
 
     def _grouped(self, tensor: Tensor, strand: Strand, block: slice) -> Tensor:
         """(kv heads, heads a kv head · queries, dim) of a block's queries."""
@@ -155,7 +154,7 @@ def _blocks(strand: Strand) -> list[tuple[slice, int]]:
 def _kernel_gradients(
     ctx: Any, strand: Strand, query: Tensor, key: Tensor, value: Tensor, output: Tensor, upstream: Tensor, sum_: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `_Short.gradients` gives, of a strand that went through the kernel. output, upstream: (1, heads, tokens, dim)."""
+    """What `_Products.gradients` gives, of a strand that went through the kernel. output, upstream: (1, heads, tokens, dim)."""
     inputs = _inputs(query, key, value, strand)
     mask = mask_of(ctx.layout, strand, ctx.window, inputs[0])
     again = strand.before if is_causal(strand) else 0
@@ -169,13 +168,11 @@ def _kernel_gradients(
 
 def _inputs(query: Tensor, key: Tensor, value: Tensor, strand: Strand) -> tuple[Tensor, Tensor, Tensor]:
     """The strand's queries, keys and values with a head of keys for each head of queries, as the kernels want them."""
-    own = ((strand.begin, strand.end),)
-    whole = (*strand.seen, *own)
     groups = query.shape[1] // key.shape[1]
-    keys, values = (_gathered(tensor[0], whole)[None] for tensor in (key, value))
+    keys, values = (_gathered(tensor[0], strand.whole)[None] for tensor in (key, value))
     if groups > 1:
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-    return _gathered(query[0], whole if is_causal(strand) else own)[None], keys, values
+    return _gathered(query[0], strand.whole if is_causal(strand) else ((strand.begin, strand.end),))[None], keys, values
 
 
 def _gathered(tensor: Tensor, spans: tuple[Span, ...]) -> Tensor:

@@ -9,6 +9,7 @@ maskable attention: one right-padded line for each of `prompt+chosen` and `promp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,6 +36,11 @@ class Strand:
         return self.end - self.begin
 
     @property
+    def whole(self) -> tuple[Span, ...]:
+        """Spans of the row that hold the sequence up to the strand's end."""
+        return *self.seen, (self.begin, self.end)
+
+    @property
     def before(self) -> int:
         """Tokens of the sequence that come before the strand."""
         return sum(end - begin for begin, end in self.seen)
@@ -46,6 +52,11 @@ class Layout:
 
     strands: tuple[Strand, ...]
     masks: dict = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def cuts(self) -> list[int]:
+        """All places at which a span begins or ends, in order."""
+        return sorted({place for strand in self.strands for span in strand.whole for place in span})
 
 
 @dataclass(frozen=True)

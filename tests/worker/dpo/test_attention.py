@@ -20,7 +20,7 @@ def textbook(query, key, value, layout, window):
     tokens = query.shape[2]
     seen = torch.zeros(tokens, tokens, dtype=torch.bool)
     for strand in layout.strands:
-        places = [place for span in (*strand.seen, (strand.begin, strand.end)) for place in range(*span)]
+        places = [place for span in strand.whole for place in range(*span)]
         for depth in range(strand.before, len(places)):
             first = 0 if window is None else max(0, depth - window + 1)
             seen[places[depth], places[first : depth + 1]] = True

@@ -40,7 +40,7 @@ def sequences_of(rows):
     """(ids, positions) of each whole sequence of a shared row, read along what its strands see, to the end of each strand."""
     ids, positions = rows.input_ids[0].tolist(), rows.position_ids[0].tolist()
     for strand in rows.layout.strands:
-        places = [place for span in (*strand.seen, (strand.begin, strand.end)) for place in range(*span)]
+        places = [place for span in strand.whole for place in range(*span)]
         yield tuple(ids[place] for place in places), [positions[place] for place in places]
 
 
