@@ -278,18 +278,17 @@
     (first ? question : answers).scrollBy({ top: distance });
   }
 
-  let leader = null;
-  let freed;
+  const placed = new WeakMap(); // where we put an answer: the scroll event that this makes is not the reader's
   document.addEventListener("scroll", (event) => {
     const body = event.target;
     if (!(body instanceof Element) || !body.matches(".answer-body")) return;
-    if (leader && leader !== body) return; // the other one, moved by us
-    leader = body;
-    clearTimeout(freed);
-    freed = setTimeout(() => { leader = null; }, 80);
+    if (Math.abs(body.scrollTop - (placed.get(body) ?? -9)) < 1) return;
+    placed.delete(body);
     const share = body.scrollTop / Math.max(1, body.scrollHeight - body.clientHeight);
     for (const other of bodies()) {
-      if (other !== body) other.scrollTop = share * (other.scrollHeight - other.clientHeight);
+      if (other === body) continue;
+      other.scrollTop = share * (other.scrollHeight - other.clientHeight);
+      placed.set(other, other.scrollTop);
     }
   }, { capture: true, passive: true });
 
