@@ -22,7 +22,9 @@ from tests.services_for_tests import postgresql, redis_server
 
 ROOT = Path(__file__).parent.parent
 HH_FILE = ROOT.parent / "shared" / "data" / "hh-harmless-1.jsonl.gz"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Processes that share the cores wait for each other's threads many times longer than the work takes.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 hypothesis.settings.register_profile("no-clock", deadline=None)  # a busy machine is no fault of the code's
 hypothesis.settings.load_profile("no-clock")
 

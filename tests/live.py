@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +61,15 @@ class LiveServer:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    @contextmanager
+    def standing_still(self, name: str) -> Iterator[None]:
+        """That process and its children take connections and do nothing, as on a machine that sleeps."""
+        os.killpg(self.processes[name].pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.processes[name].pid, signal.SIGCONT)
 
     def _wait_until_ready(self) -> None:
         for _ in range(600):

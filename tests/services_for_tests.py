@@ -68,7 +68,7 @@ def postgresql() -> Iterator[str]:
 def _wait_for_postgres(url: str) -> None:
     import psycopg
 
-    for _ in range(200):
+    for _ in range(1200):
         try:
             psycopg.connect(url.replace("+psycopg", "")).close()
             return
@@ -101,7 +101,7 @@ def redis_server(port: int | None = None) -> Iterator[str]:
 
 
 def _wait_for_port(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         if server.poll() is not None:
             raise RuntimeError(f"the server ended at once:\n{log.read_text()}")
         with socket.socket() as probe:

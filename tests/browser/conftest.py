@@ -5,13 +5,15 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from app.models import Role, User
 from tests.live import LiveServer
 
 FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--disable-sync"]
+PATIENCE = 60_000  # ms for anything to appear: as long as a busy machine may need, and no wait where it comes at once
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")  # not the session: an open Playwright keeps an event loop running under the tests that follow
@@ -29,7 +31,7 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A fresh browser profile."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE)
     yield context
     context.close()
 

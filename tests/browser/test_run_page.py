@@ -14,7 +14,6 @@ from tests.live import LiveServer
 from tests.pretend_worker import PretendWorker, prepare_model
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=20_000)
 
 SignedIn = Callable[[Role], User]
 # What the loss chart holds, read from the drawing library itself: [[steps], [train], [eval]].
