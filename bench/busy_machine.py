@@ -40,7 +40,8 @@ def main() -> None:
         alone = child(environment)
         with busy_core():
             found[name] = {"alone": alone, "beside": child(environment)}
-    publish(args.out, {"seconds": found, "tokens": args.tokens, "machine": machine_facts()}, report(found, machine_facts()))
+    machine = machine_facts()
+    publish(args.out, {"seconds": found, "tokens": args.tokens, "machine": machine}, report(found, machine))
 
 
 def arguments() -> argparse.Namespace:

@@ -282,7 +282,7 @@
   document.addEventListener("scroll", (event) => {
     const body = event.target;
     if (!(body instanceof Element) || !body.matches(".answer-body")) return;
-    if (Math.abs(body.scrollTop - (placed.get(body) ?? -9)) < 1) return;
+    if (placed.has(body) && Math.abs(body.scrollTop - placed.get(body)) < 1) return;
     placed.delete(body);
     const share = body.scrollTop / Math.max(1, body.scrollHeight - body.clientHeight);
     for (const other of bodies()) {

@@ -12,6 +12,7 @@ from app.db import get_engine, read_session, write_session
 from app.models import Judgment, Project, Role, User, UserSession
 from app.models.base import now
 from app.services import projects
+from tests.browser.keys import close_guidelines, gone, press_for_next, token
 from tests.live import LiveServer
 
 pytestmark = pytest.mark.browser
@@ -39,32 +40,13 @@ def desk(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Proj
 
 def to_desk(server: LiveServer, page: Page) -> Page:
     page.goto(f"{server.url}/projects/tone/compare")
-    close = page.get_by_role("button", name="Close the guidelines")
-    if close.is_visible():  # they open by themselves the first time
-        close.click()
+    close_guidelines(page)
     return page
 
 
 def judgments(server: LiveServer) -> list[Judgment]:
     with read_session(get_engine(server.settings)) as session:
         return list(session.scalars(select(Judgment).order_by(Judgment.id)))
-
-
-def token(page: Page) -> str:
-    return page.locator("input[name=token]").input_value()
-
-
-def gone(page: Page, before: str) -> None:
-    """Waits until the pair of that token has left, and the page takes keys for what came after it."""
-    expect(page.locator(f"input[name=token][value='{before}']")).to_have_count(0)
-    expect(page.locator("#desk.htmx-added")).to_have_count(0)
-
-
-def press_for_next(page: Page, key: str) -> None:
-    """Presses a key and waits until another pair (or none) is there."""
-    before = token(page)
-    page.keyboard.press(key)
-    gone(page, before)
 
 
 def eventually(page: Page, condition: str) -> None:

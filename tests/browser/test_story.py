@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from app.db import get_engine, read_session
 from app.models import Job, JobEvent, JobState, Role, User
 from app.services import models
+from tests.browser.keys import close_guidelines, press_for_next
 from tests.live import LiveServer
 from tests.worker.dpo.tiny import save_tiny
 
@@ -19,13 +20,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def judge_by_keys(page: Page, count: int) -> None:
-    close = page.get_by_role("button", name="Close the guidelines")
-    if close.is_visible():
-        close.click()
+    close_guidelines(page)
     for number in range(count):
-        before = page.locator("input[name=token]").input_value()
-        page.keyboard.press("12"[number % 2])
-        expect(page.locator(f"input[name=token][value='{before}']")).to_have_count(0)
+        press_for_next(page, "12"[number % 2])
 
 
 def start_run(page: Page, address: str, **settings: object) -> int:
