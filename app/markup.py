@@ -27,10 +27,11 @@ NESTING_LIMIT = 20
 HIGHLIGHT_LIMIT = 10_000
 CODE_LINE_LIMIT = 1_000
 CODE_LINES_LIMIT = 500
-LANGUAGES = frozenset("""
+_LANGUAGE_NAMES = """
     bash c c# c++ cmake cpp csharp css diff docker dockerfile go graphql html http ini java javascript js json jsx kotlin
     lua nginx perl php powershell py python r ruby rust scala sh shell sql swift toml ts tsx typescript xml yaml yml zsh
-""".split())  # noqa: SIM905, one line a name would hide the rest
+"""
+LANGUAGES = frozenset(_LANGUAGE_NAMES.split())
 
 LINK = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 MARKS = re.compile(r"[\[\]*_~`<>!()\\]+")
@@ -38,10 +39,43 @@ MARKS = re.compile(r"[\[\]*_~`<>!()\\]+")
 INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 HEADING_SHIFT = 2  # the page has its own h1 and h2
 
-TAGS = {"p", "br", "hr", "h3", "h4", "h5", "h6", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li",
-        "table", "thead", "tbody", "tr", "th", "td", "a", "span", "div"}
-ATTRIBUTES = {"a": {"href", "target"}, "ol": {"start"}, "span": {"class"}, "code": {"class"}, "pre": {"tabindex"},
-              "th": {"class"}, "td": {"class"}, "div": {"class"}}
+TAGS = {
+    "p",
+    "br",
+    "hr",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "strong",
+    "em",
+    "s",
+    "code",
+    "pre",
+    "blockquote",
+    "ul",
+    "ol",
+    "li",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "a",
+    "span",
+    "div",
+}
+ATTRIBUTES = {
+    "a": {"href", "target"},
+    "ol": {"start"},
+    "span": {"class"},
+    "code": {"class"},
+    "pre": {"tabindex"},
+    "th": {"class"},
+    "td": {"class"},
+    "div": {"class"},
+}
 SCHEMES = {"http", "https", "mailto"}
 CLASS = re.compile(r"(language-)?[\w+#.-]{1,40}")
 
@@ -56,8 +90,14 @@ def markdown(text: str) -> Markup:
     tokens = _parser.parse(text)
     if any(token.level >= NESTING_LIMIT for token in tokens):  # the parser leaves out what lies deeper
         return _plain(text)
-    clean = nh3.clean(_parser.renderer.render(tokens, _parser.options, {}), tags=TAGS, attributes=ATTRIBUTES,
-                      attribute_filter=_keep, url_schemes=SCHEMES, link_rel="noopener nofollow noreferrer")
+    clean = nh3.clean(
+        _parser.renderer.render(tokens, _parser.options, {}),
+        tags=TAGS,
+        attributes=ATTRIBUTES,
+        attribute_filter=_keep,
+        url_schemes=SCHEMES,
+        link_rel="noopener nofollow noreferrer",
+    )
     return Markup(clean)  # noqa: S704, that is what cleaning was for
 
 
@@ -75,7 +115,9 @@ def _plain(text: str) -> Markup:
 
 def _is_hostile(text: str) -> bool:
     """Long runs of marks or of one line cost the parser quadratic time and are no one's prose."""
-    return any(len(run.group()) > 500 for run in MARKS.finditer(text)) or any(len(line) > LINE_LIMIT for line in text.split("\n"))
+    return any(len(run.group()) > 500 for run in MARKS.finditer(text)) or any(
+        len(line) > LINE_LIMIT for line in text.split("\n")
+    )
 
 
 def _keep(tag: str, attribute: str, value: str) -> str | None:
@@ -95,7 +137,9 @@ class _Renderer(RendererHTML):
         words = self.renderInlineAsText(token.children, options, env) if token.children else ""
         address = str(token.attrGet("src") or "")
         shown = address if len(address) <= 200 else address[:200] + "…"
-        return f'<span class="image-text">[image: {html.escape(words) or "no description"} · {html.escape(shown)}]</span>'
+        return (
+            f'<span class="image-text">[image: {html.escape(words) or "no description"} · {html.escape(shown)}]</span>'
+        )
 
     def fence(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         token = tokens[idx]

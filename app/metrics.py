@@ -29,12 +29,18 @@ class Metrics:
         self._library = prometheus_client
         self.registry = prometheus_client.CollectorRegistry()
         self.requests = prometheus_client.Counter(
-            "prefloop_requests", "Answered requests.", ["method", "route", "status"], registry=self.registry)
+            "prefloop_requests", "Answered requests.", ["method", "route", "status"], registry=self.registry
+        )
         self.seconds = prometheus_client.Histogram(
-            "prefloop_request_seconds", "Time to the end of the answer; streams left out.", ["method", "route"],
-            buckets=BUCKETS, registry=self.registry)
+            "prefloop_request_seconds",
+            "Time to the end of the answer; streams left out.",
+            ["method", "route"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
         self.streams = prometheus_client.Gauge(
-            "prefloop_event_streams", "Open event streams.", registry=self.registry, multiprocess_mode="livesum")
+            "prefloop_event_streams", "Open event streams.", registry=self.registry, multiprocess_mode="livesum"
+        )
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         method = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
@@ -78,11 +84,17 @@ class _Facts:
             for state in JobState:
                 jobs.add_metric([state.value], counts.get(state, 0))
             yield jobs
-            yield CounterMetricFamily("prefloop_judgments", "Judgments stored, superseded ones included.", _count(session, Judgment))
+            yield CounterMetricFamily(
+                "prefloop_judgments", "Judgments stored, superseded ones included.", _count(session, Judgment)
+            )
             yield GaugeMetricFamily("prefloop_comparisons", "Pairs of answers.", _count(session, Comparison))
             yield GaugeMetricFamily("prefloop_snapshots", "Frozen datasets.", _count(session, Snapshot))
-            yield GaugeMetricFamily("prefloop_workers_alive", "Workers heard of within the last minute.", workers_alive(session))
-            living = select(func.count()).where(UserSession.revoked_at.is_(None), UserSession.expires_at > datetime.now(UTC))
+            yield GaugeMetricFamily(
+                "prefloop_workers_alive", "Workers heard of within the last minute.", workers_alive(session)
+            )
+            living = select(func.count()).where(
+                UserSession.revoked_at.is_(None), UserSession.expires_at > datetime.now(UTC)
+            )
             yield GaugeMetricFamily("prefloop_sessions", "Browsers that are signed in.", session.scalar(living) or 0)
 
 

@@ -107,9 +107,16 @@ class Frame:
             return
         user = scope["state"].get("user")
         # Never the query, nor a path that holds a link's token.
-        log.info("request", method=scope["method"], path=_loggable(scope["path"]), status=status,
-                 ms=round(1000 * seconds, 1), user=user.username if user else None, request_id=scope["state"]["request_id"],
-                 address=scope["client"][0] if scope.get("client") else None)
+        log.info(
+            "request",
+            method=scope["method"],
+            path=_loggable(scope["path"]),
+            status=status,
+            ms=round(1000 * seconds, 1),
+            user=user.username if user else None,
+            request_id=scope["state"]["request_id"],
+            address=scope["client"][0] if scope.get("client") else None,
+        )
 
 
 class Guard:
@@ -142,14 +149,18 @@ class Guard:
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         own = self.public_origin or f"{scope['scheme']}://{headers.get('host', '')}"
         if is_cross_site(site=headers.get("sec-fetch-site"), origin=headers.get("origin"), own_origin=own):
-            raise CrossSite("This request came from another site, so nothing was done.",
-                            "Use the page itself; scripts use the API with a token.")
+            raise CrossSite(
+                "This request came from another site, so nothing was done.",
+                "Use the page itself; scripts use the API with a token.",
+            )
 
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         imports = IMPORT.fullmatch(scope["path"]) is not None
         limit = self.settings.max_import_bytes if imports else self.settings.max_request_bytes
-        too_large = TooLarge(f"The request is larger than {limit / 1e6:,.0f} MB.",
-                             "Split it." if imports else "Send large files through an import.")
+        too_large = TooLarge(
+            f"The request is larger than {limit / 1e6:,.0f} MB.",
+            "Split it." if imports else "Send large files through an import.",
+        )
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
             raise too_large

@@ -130,7 +130,9 @@ def ring_after_commit(session: Session, settings: Settings, *, job_id: int) -> N
 
 
 def _note(bind: Any, settings: Settings, job_id: int) -> None:
-    text = f"The message broker {describe(settings)} does not answer. The job stays queued until it does, and starts then."
+    text = (
+        f"The message broker {describe(settings)} does not answer. The job stays queued until it does, and starts then."
+    )
     with write_session(bind) as fresh:
         events.append(fresh, job=job_id, type="log", data={"message": text, "level": "warning"})
     events.wake(settings, job_id)

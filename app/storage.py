@@ -90,7 +90,9 @@ class Storage:
         stored = self.put_bytes(key, b"prefloop")
         try:
             if self.read_bytes(key) != b"prefloop" or stored.size != self.size(key):
-                raise Unavailable(f"The artifact store {self.url} returns other bytes than were written.", "Check the store.")
+                raise Unavailable(
+                    f"The artifact store {self.url} returns other bytes than were written.", "Check the store."
+                )
         finally:
             self.delete(key)
 

@@ -26,10 +26,23 @@ THEMES = ("auto", "light", "dark")
 
 # The part of the bar that is lit: the path's word after the project, or its first word where there is no project.
 SECTIONS = {
-    "compare": "compare", "history": "history", "guidelines": "guidelines", "settings": "settings",
-    "data": "data", "import": "data", "imports": "data", "snapshots": "data", "comparisons": "data",
-    "runs": "runs", "train": "runs", "jobs": "runs", "checkpoints": "checkpoints",
-    "people": "people", "workers": "workers", "audit": "audit", "account": "account",
+    "compare": "compare",
+    "history": "history",
+    "guidelines": "guidelines",
+    "settings": "settings",
+    "data": "data",
+    "import": "data",
+    "imports": "data",
+    "snapshots": "data",
+    "comparisons": "data",
+    "runs": "runs",
+    "train": "runs",
+    "jobs": "runs",
+    "checkpoints": "checkpoints",
+    "people": "people",
+    "workers": "workers",
+    "audit": "audit",
+    "account": "account",
 }
 
 
@@ -39,14 +52,17 @@ class Context(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-def render(request: Request, template: str, context: Context, *, block: str | Sequence[str] | None = None,
-           status: int = 200) -> HTMLResponse:
+def render(
+    request: Request, template: str, context: Context, *, block: str | Sequence[str] | None = None, status: int = 200
+) -> HTMLResponse:
     """The page as HTML, or only its `block` (one or several) for htmx. `context`'s fields, `request`, `user` and
     `section` are the template's names."""
     names: dict[str, Any] = {field.name: getattr(context, field.name) for field in fields(context)}
     names |= {"request": request, "user": getattr(request.state, "user", None), "section": section_of(request.url.path)}
     if block:
-        return HTMLResponse(render_blocks(environment(), template, [block] if isinstance(block, str) else list(block), **names), status)
+        return HTMLResponse(
+            render_blocks(environment(), template, [block] if isinstance(block, str) else list(block), **names), status
+        )
     theme = request.cookies.get(THEME_COOKIE, "auto")
     names |= {"theme": theme if theme in THEMES else "auto", "flashes": _flashes(request)}
     response = HTMLResponse(environment().get_template(template).render(**names), status)
@@ -59,15 +75,20 @@ def redirect(url: str, flash: str = "", kind: str = "info") -> RedirectResponse:
     """See Other to a page of ours, which shows `flash` once. `kind`: info, good, bad."""
     response = RedirectResponse(url, 303)
     if flash:
-        response.set_cookie(FLASH_COOKIE, quote(json.dumps([kind, flash[:500]])), max_age=60, httponly=True, samesite="lax")
+        response.set_cookie(
+            FLASH_COOKIE, quote(json.dumps([kind, flash[:500]])), max_age=60, httponly=True, samesite="lax"
+        )
     return response
 
 
 def is_fragment(request: Request) -> bool:
     """True if htmx asks for a part of a page; a restored history entry needs the whole."""
     headers = request.headers
-    return headers.get("HX-Request") == "true" and headers.get("HX-Request-Type") != "full" \
+    return (
+        headers.get("HX-Request") == "true"
+        and headers.get("HX-Request-Type") != "full"
         and headers.get("HX-History-Restore-Request") != "true"
+    )
 
 
 def section_of(path: str) -> str:
@@ -87,11 +108,25 @@ def _flashes(request: Request) -> list[tuple[str, str]]:
 @lru_cache
 def environment() -> Environment:
     """The one environment. A name that a page forgot is an error, not an empty string."""
-    env = Environment(loader=FileSystemLoader(TEMPLATES_DIR), autoescape=True, undefined=StrictUndefined,
-                      trim_blocks=True, lstrip_blocks=True)
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES_DIR),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     env.globals |= {"static": static_url, "now": lambda: datetime.now(UTC), "query": query}
-    env.filters |= {"ago": ago, "absolute": absolute, "bytes": file_size, "number": number, "percent": percent,
-                    "duration": duration, "short_hash": short_hash, "markdown": markdown, "excerpt": excerpt}
+    env.filters |= {
+        "ago": ago,
+        "absolute": absolute,
+        "bytes": file_size,
+        "number": number,
+        "percent": percent,
+        "duration": duration,
+        "short_hash": short_hash,
+        "markdown": markdown,
+        "excerpt": excerpt,
+    }
     # Global, not imported by each template: a block rendered alone never runs its template's imports.
     env.globals |= {name: env.get_template(f"macros/{name}.html").module for name in ("ui", "forms")}
     return env

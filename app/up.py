@@ -44,8 +44,14 @@ class Child:
     def start(self) -> None:
         self.starts.append(time.monotonic())
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            start_new_session=True, preexec_fn=_die_with_parent)
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
 
     def ended(self) -> int | None:
         return self.process.poll() if self.process else None
@@ -76,11 +82,15 @@ def check_port(settings: Settings) -> None:
         try:
             probe.bind((settings.host, settings.port))
         except PermissionError as error:
-            raise CannotStart(f"Port {settings.port} needs more rights than this account has.",
-                              "Choose one above 1023: PREFLOOP_PORT=8000.") from error
+            raise CannotStart(
+                f"Port {settings.port} needs more rights than this account has.",
+                "Choose one above 1023: PREFLOOP_PORT=8000.",
+            ) from error
         except OSError as error:
-            raise CannotStart(f"Port {settings.port} on {settings.host} is taken ({error.strerror}).",
-                              f"Stop the program that uses it, or choose another: PREFLOOP_PORT={settings.port + 1}.") from error
+            raise CannotStart(
+                f"Port {settings.port} on {settings.host} is taken ({error.strerror}).",
+                f"Stop the program that uses it, or choose another: PREFLOOP_PORT={settings.port + 1}.",
+            ) from error
 
 
 def lock_data(settings: Settings) -> IO[str]:
@@ -89,15 +99,19 @@ def lock_data(settings: Settings) -> IO[str]:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         handle = (settings.data_dir / "up.lock").open("a+")
     except OSError as error:
-        raise CannotStart(f"Cannot write in the data folder {settings.data_dir} ({error.strerror}).",
-                          "Free space or fix its owner, or choose another with PREFLOOP_DATA_DIR.") from error
+        raise CannotStart(
+            f"Cannot write in the data folder {settings.data_dir} ({error.strerror}).",
+            "Free space or fix its owner, or choose another with PREFLOOP_DATA_DIR.",
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         handle.seek(0)
         pid = handle.read().strip() or "unknown"
-        raise CannotStart(f"Prefloop already runs on the data folder {settings.data_dir} (process {pid}).",
-                          f"Open {settings.base_url}, or stop that process first.") from error
+        raise CannotStart(
+            f"Prefloop already runs on the data folder {settings.data_dir} (process {pid}).",
+            f"Open {settings.base_url}, or stop that process first.",
+        ) from error
     handle.truncate(0)
     handle.write(str(os.getpid()))
     handle.flush()
@@ -109,7 +123,9 @@ def wait_until_ready(settings: Settings, web: Child, stopping: Callable[[], bool
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and not stopping():
         if web.ended() is not None:
-            raise CannotStart(f"The web server ended while starting. Its last lines:\n{web.tail()}\n", f"Whole log: {web.log}")
+            raise CannotStart(
+                f"The web server ended while starting. Its last lines:\n{web.tail()}\n", f"Whole log: {web.log}"
+            )
         if _answers(host, settings.port):
             return
         time.sleep(0.1)
@@ -149,7 +165,10 @@ def run(settings: Settings, console: Console, *, prepare: Callable[[], None], we
     logs = settings.data_dir / "logs"
     logs.mkdir(exist_ok=True)
     prefloop = [sys.executable, "-m", "app.cli"]
-    children = [Child("web server", [*prefloop, "serve"], logs / "web.log"), Child("worker", [*prefloop, "worker"], logs / "worker.log")]
+    children = [
+        Child("web server", [*prefloop, "serve"], logs / "web.log"),
+        Child("worker", [*prefloop, "worker"], logs / "worker.log"),
+    ]
     code = 0
     try:
         for child in children:
@@ -174,10 +193,14 @@ def _watch(children: list[Child], console: Console, stopping: Callable[[], bool]
             if status is None:
                 continue
             if child.restarts_too_often():
-                console.print(f"[red]The {child.name} keeps ending (last status {status}).[/red] Its last lines:\n{child.tail()}",
-                              highlight=False)
+                console.print(
+                    f"[red]The {child.name} keeps ending (last status {status}).[/red] Its last lines:\n{child.tail()}",
+                    highlight=False,
+                )
                 return 1
-            console.print(f"[yellow]The {child.name} ended with status {status}; starting it again.[/yellow] Log: {child.log}")
+            console.print(
+                f"[yellow]The {child.name} ended with status {status}; starting it again.[/yellow] Log: {child.log}"
+            )
             child.start()
         time.sleep(0.3)
     return 0

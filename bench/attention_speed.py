@@ -35,7 +35,9 @@ def main() -> None:
     keep_freed_memory()
     rows = {"HH": real_pairs(args.model)} | {str(length): random_pairs(length) for length in args.lengths}
     found = {
-        (dtype, name): measure(layouts(pairs), getattr(torch, dtype), args.repeats) for dtype in args.dtypes for name, pairs in rows.items()
+        (dtype, name): measure(layouts(pairs), getattr(torch, dtype), args.repeats)
+        for dtype in args.dtypes
+        for name, pairs in rows.items()
     }
     result = {
         "milliseconds": {f"{dtype} {name}": times for (dtype, name), times in found.items()},
@@ -87,7 +89,9 @@ def measure(rows: list[Layout], dtype: torch.dtype, repeats: int) -> dict[str, f
             for layout, (query, key, value, above) in zip(rows, inputs, strict=True):
                 with torch.no_grad():
                     cpu_attention.attend(query, key, value, layout, None, None)
-                torch.autograd.grad(cpu_attention.attend(query, key, value, layout, None, None), (query, key, value), above)
+                torch.autograd.grad(
+                    cpu_attention.attend(query, key, value, layout, None, None), (query, key, value), above
+                )
             best[name] = min(best.get(name, float("inf")), 1000 * (time.perf_counter() - started))
     return best
 
@@ -95,14 +99,20 @@ def measure(rows: list[Layout], dtype: torch.dtype, repeats: int) -> dict[str, f
 def drawn(layout: Layout, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     tokens = layout.strands[-1].end
     # Heads innermost but one, as linear layers give them.
-    inputs = [torch.randn(1, tokens, heads, DIM).to(dtype).transpose(1, 2).requires_grad_() for heads in (HEADS, KV_HEADS, KV_HEADS)]
+    inputs = [
+        torch.randn(1, tokens, heads, DIM).to(dtype).transpose(1, 2).requires_grad_()
+        for heads in (HEADS, KV_HEADS, KV_HEADS)
+    ]
     return *inputs, torch.randn(1, tokens, HEADS, DIM).to(dtype)
 
 
 def report(result: dict) -> str:
     machine = result["machine"]
     lines = [f"| rows | {' | '.join(PATHS)} |", "|---|" + "---|" * len(PATHS)]
-    lines += [f"| {name} | {' | '.join(f'{times[path]:.0f}' for path in PATHS)} |" for name, times in result["milliseconds"].items()]
+    lines += [
+        f"| {name} | {' | '.join(f'{times[path]:.0f}' for path in PATHS)} |"
+        for name, times in result["milliseconds"].items()
+    ]
     lines += ["", f"Milliseconds. The engine takes products for sequences of up to {result['short']} tokens."]
     lines += [f"{machine['processor']}, {machine['cores']} cores; torch {machine['torch']}."]
     return "\n".join(lines) + "\n"

@@ -60,7 +60,9 @@ def child(environment: dict[str, str]) -> float:
     done = subprocess.run(
         [sys.executable, "-m", "bench.busy_machine", "--child", *sys.argv[1:]],
         env={name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))} | environment,
-        stdout=subprocess.PIPE, text=True, check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     return float(done.stdout.splitlines()[-1])
 

@@ -63,7 +63,10 @@ def main() -> None:
                 order = args.configurations if repeat % 2 == 0 else args.configurations[::-1]
                 for configuration in order:
                     run = measure(args.model, data, configuration, case, Path(name))
-                    runs.append(case | {"configuration": configuration, "repeat": repeat, **run, **work(args.model, lengths, case)})
+                    runs.append(
+                        case
+                        | {"configuration": configuration, "repeat": repeat, **run, **work(args.model, lengths, case)}
+                    )
                     print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
         rates = {dtype: matmul_rates(args.model, getattr(torch, dtype)) for dtype in args.dtypes}
     result = {
@@ -85,7 +88,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--ratios", nargs="+", default=["hh"], help="hh, or prompt:completion such as 4:1 (random words)")
+    parser.add_argument(
+        "--ratios", nargs="+", default=["hh"], help="hh, or prompt:completion such as 4:1 (random words)"
+    )
     parser.add_argument("--epochs", nargs="+", type=int, default=[1])
     parser.add_argument("--lora-r", nargs="+", type=int, default=[16], help="0: full fine-tuning")
     parser.add_argument("--out", type=Path, default=Path("bench/results/dpo_vs_trl"))
@@ -94,7 +99,13 @@ def arguments() -> argparse.Namespace:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {"model": Path(args.model).name, "data": args.data.name, "pairs": args.pairs, "max_length": args.max_length, "batch": BATCH}
+    return {
+        "model": Path(args.model).name,
+        "data": args.data.name,
+        "pairs": args.pairs,
+        "max_length": args.max_length,
+        "batch": BATCH,
+    }
 
 
 def pairs_of(args: argparse.Namespace, ratio: str) -> list[dict]:
@@ -105,13 +116,20 @@ def pairs_of(args: argparse.Namespace, ratio: str) -> list[dict]:
     # A pair is a prompt and two answers: RATIO_TOKENS in all, about one word a token.
     answer = RATIO_TOKENS * right // (left + 2 * right)
     prompt = RATIO_TOKENS - 2 * answer
-    words, drawn = ["time", "year", "way", "day", "thing", "life", "world", "school", "state", "family"], random.Random(0)
+    words, drawn = (
+        ["time", "year", "way", "day", "thing", "life", "world", "school", "state", "family"],
+        random.Random(0),
+    )
 
     def message(role: str, length: int) -> list[dict]:
         return [{"role": role, "content": " ".join(drawn.choice(words) for _ in range(length))}]
 
     return [
-        {"prompt": message("user", prompt), "chosen": message("assistant", answer), "rejected": message("assistant", answer)}
+        {
+            "prompt": message("user", prompt),
+            "chosen": message("assistant", answer),
+            "rejected": message("assistant", answer),
+        }
         for _ in range(args.pairs)
     ]
 
@@ -131,17 +149,36 @@ def measure(model: str, data: Path, configuration: str, case: dict[str, Any], fo
         }
         if configuration == "prefloop":
             return run_prefloop(model, data, case, Path(name), environment)
-        given = case | {"began": time.time(), "model": model, "data": str(data), "configuration": configuration, "folder": name}
+        given = case | {
+            "began": time.time(),
+            "model": model,
+            "data": str(data),
+            "configuration": configuration,
+            "folder": name,
+        }
         output, peak = finish([sys.executable, "-m", "bench.dpo_vs_trl", "--child", json.dumps(given)], environment)
         return json.loads(output.splitlines()[-1]) | {"peak_gb": peak}
 
 
-def run_prefloop(model: str, data: Path, case: dict[str, Any], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+def run_prefloop(
+    model: str, data: Path, case: dict[str, Any], folder: Path, environment: dict[str, str]
+) -> dict[str, Any]:
     given = {
         "lora_r": case["lora_r"], "lora_alpha": 2 * max(1, case["lora_r"]), "num_train_epochs": case["epochs"], "batch_size": BATCH,
         "learning_rate": 5e-6, "dtype": case["dtype"], "sample_prompts": 0, "report_to": "[]", "save_minutes": 0,
     }  # fmt: skip
-    command = [sys.executable, "-m", "worker.dpo", "train", "--model", model, "--data", str(data), "--out", str(folder / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "worker.dpo",
+        "train",
+        "--model",
+        model,
+        "--data",
+        str(data),
+        "--out",
+        str(folder / "out"),
+    ]
     command += [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
     started = time.time()
     output, peak = finish(command, environment)
@@ -174,7 +211,9 @@ def run_trl(given: dict[str, Any]) -> None:
         return found
 
     DPOTrainer._precompute_ref_logps = timed
-    lora = LoraConfig(r=given["lora_r"], lora_alpha=2 * given["lora_r"], target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=given["lora_r"], lora_alpha=2 * given["lora_r"], target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     # bfloat16 is TRL's own default there, autocast over float32 weights, and the weights themselves when it is tuned.
     half = given["dtype"] == "bfloat16"
     tuned = given["configuration"] == "trl-tuned"
@@ -249,7 +288,9 @@ def work(model: str, pairs: list[TokenPair], case: dict[str, Any]) -> dict[str, 
     head_size = getattr(config, "head_dim", None) or width // config.num_attention_heads
     queries, keys = config.num_attention_heads * head_size, config.num_key_value_heads * head_size
     linear = layers * (2 * width * queries + 2 * width * keys + 3 * width * config.intermediate_size)
-    adapter = case["lora_r"] * layers * (2 * (width + queries) + 2 * (width + keys) + 3 * (width + config.intermediate_size))
+    adapter = (
+        case["lora_r"] * layers * (2 * (width + queries) + 2 * (width + keys) + 3 * (width + config.intermediate_size))
+    )
     total = reference = 0.0
     for pair in pairs:
         prompt, chosen, rejected = len(pair.prompt_ids), len(pair.chosen_ids), len(pair.rejected_ids)
@@ -281,7 +322,9 @@ def matmul_rates(model: str, dtype: torch.dtype, *, tokens: int = 1024, repeats:
         for out, into in shapes:
             x, g, weight = (torch.randn(size).to(dtype) for size in ((tokens, into), (tokens, out), (out, into)))
             for call in (
-                (lambda x=x, w=weight: torch.nn.functional.linear(x, w)) if name == "torch" else (lambda x=x, w=weight: product(x, w)),
+                (lambda x=x, w=weight: torch.nn.functional.linear(x, w))
+                if name == "torch"
+                else (lambda x=x, w=weight: product(x, w)),
                 (lambda g=g, w=weight: g @ w) if name == "torch" else (lambda g=g, w=weight: product(g, w.t())),
             ):
                 call()
@@ -303,7 +346,9 @@ def summarise(runs: list[dict[str, Any]], rates: dict[str, dict[str, float]]) ->
         mine = [run for run in runs if (run["ratio"], run["dtype"], run["epochs"], run["lora_r"]) == case]
         speeds = {}
         for name in dict.fromkeys(run["configuration"] for run in mine):
-            speeds[name] = statistics.median(run["pairs"] * run["epochs"] / run["seconds"] for run in mine if run["configuration"] == name)
+            speeds[name] = statistics.median(
+                run["pairs"] * run["epochs"] / run["seconds"] for run in mine if run["configuration"] == name
+            )
         for name, speed in speeds.items():
             own = [run for run in mine if run["configuration"] == name]
             gflops = own[0]["gflop_per_pair"] * speed
@@ -338,7 +383,9 @@ def report(result: dict[str, Any]) -> str:
             f"| {row['pairs_per_second']:.3f} | {ratio} | {row['peak_gb']:.2f} | {row['padding']:.0%} | {row['gflop_per_pair']:.0f} "
             f"| {row['of_torch_rate']:.0%} | {row['of_engine_rate']:.0%} | {row['start_seconds']:.0f} |"
         )
-    said = ", ".join(f"{dtype} {rate['torch']:.0f} by torch and {rate['engine']:.0f} by the engine" for dtype, rate in rates.items())
+    said = ", ".join(
+        f"{dtype} {rate['torch']:.0f} by torch and {rate['engine']:.0f} by the engine" for dtype, rate in rates.items()
+    )
     lines += [
         "",
         f"Matrix products at the model's shapes, GFLOP/s: {said}. {result['settings']['pairs']} pairs of {result['settings']['data']}, "

@@ -25,7 +25,24 @@ from app.db import make_engine, write_session
 from app.models import Base
 from app.services import imports, projects, users
 
-WORDS = ["parcel", "order", "refund", "please", "today", "account", "invoice", "late", "thanks", "address", "card", "window", "help", "number", "tomorrow", "email"]
+WORDS = [
+    "parcel",
+    "order",
+    "refund",
+    "please",
+    "today",
+    "account",
+    "invoice",
+    "late",
+    "thanks",
+    "address",
+    "card",
+    "window",
+    "help",
+    "number",
+    "tomorrow",
+    "email",
+]
 
 
 class Lines(io.RawIOBase):
@@ -53,12 +70,21 @@ def measure(count: int, url: str, folder: Path) -> None:
         project = projects.create(session, slug=f"bench-{count}", name="Bench", by=user)
     for what in ("new", "duplicates"):
         began = time.perf_counter()
-        row = imports.load(engine, project_id=project.id, user_id=user.id, stream=cast(BinaryIO, Lines(count)), filename=what,
-                           settings=Settings(data_dir=folder))
+        row = imports.load(
+            engine,
+            project_id=project.id,
+            user_id=user.id,
+            stream=cast(BinaryIO, Lines(count)),
+            filename=what,
+            settings=Settings(data_dir=folder),
+        )
         seconds = time.perf_counter() - began
         assert (row.added if what == "new" else row.duplicates) == count and not row.rejected
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{engine.dialect.name:10}  {count:>8,} lines  {what:10}  {count / seconds:>7,.0f} lines/s  peak memory {peak:,.0f} MiB", flush=True)
+        print(
+            f"{engine.dialect.name:10}  {count:>8,} lines  {what:10}  {count / seconds:>7,.0f} lines/s  peak memory {peak:,.0f} MiB",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -37,19 +37,35 @@ def timed(name: str, action: Callable[[], object], times: int = 50) -> None:
 
 def fill(session: Session, project: Project, count: int) -> None:
     for start in range(0, count, 1000):
-        comparisons.add_many(session, project=project, pairs=[
-            NewPair([{"role": "user", "content": f"Question {number}?"}], (f"Yes {number}. " * 20, f"No {number}. " * 30))
-            for number in range(start, min(start + 1000, count))])
+        comparisons.add_many(
+            session,
+            project=project,
+            pairs=[
+                NewPair(
+                    [{"role": "user", "content": f"Question {number}?"}],
+                    (f"Yes {number}. " * 20, f"No {number}. " * 30),
+                )
+                for number in range(start, min(start + 1000, count))
+            ],
+        )
 
 
 def judge_half(session: Session, project: Project, user: User) -> None:
     """As if this person had judged the first half of the pairs, written in bulk."""
-    ids = list(session.scalars(select(Comparison.id).where(Comparison.project_id == project.id).order_by(Comparison.id)))
-    ids = ids[:len(ids) // 2]
-    session.execute(update(Slot).where(Slot.project_id == project.id, Slot.ordinal == 1, Slot.comparison_id <= ids[-1])
-                    .values(state=SlotState.DONE, holder_id=user.id), execution_options={"synchronize_session": False})
-    session.execute(insert(Judgment), [
-        {"project_id": project.id, "comparison_id": row, "user_id": user.id, "choice": Choice.FIRST} for row in ids])
+    ids = list(
+        session.scalars(select(Comparison.id).where(Comparison.project_id == project.id).order_by(Comparison.id))
+    )
+    ids = ids[: len(ids) // 2]
+    session.execute(
+        update(Slot)
+        .where(Slot.project_id == project.id, Slot.ordinal == 1, Slot.comparison_id <= ids[-1])
+        .values(state=SlotState.DONE, holder_id=user.id),
+        execution_options={"synchronize_session": False},
+    )
+    session.execute(
+        insert(Judgment),
+        [{"project_id": project.id, "comparison_id": row, "user_id": user.id, "choice": Choice.FIRST} for row in ids],
+    )
 
 
 def desk(engine: Engine, project: Project, user: User) -> None:
@@ -71,7 +87,9 @@ def desk(engine: Engine, project: Project, user: User) -> None:
 def measure(engine: Engine, count: int, folder: str) -> None:
     Base.metadata.create_all(engine)
     with write_session(engine) as session:
-        ann, bo, cy = (users.create(session, username=name, display_name=name, role="evaluator") for name in ("ann", "bo", "cy"))
+        ann, bo, cy = (
+            users.create(session, username=name, display_name=name, role="evaluator") for name in ("ann", "bo", "cy")
+        )
         project = projects.create(session, slug="bench", name="Bench", by=ann, judgments_per_comparison=2)
         fill(session, project, count)
     print(f"{engine.dialect.name}: {count:,} comparisons, all open")
@@ -88,15 +106,21 @@ def measure(engine: Engine, count: int, folder: str) -> None:
     desk(engine, project, bo)
     with write_session(engine) as session:
         # What is left of the first round is done: all that is open is the second judgment of what Ann has judged.
-        session.execute(update(Slot).where(Slot.project_id == project.id, Slot.ordinal == 1, Slot.state != SlotState.DONE)
-                        .values(state=SlotState.DONE, holder_id=cy.id, lease_token=None), execution_options={"synchronize_session": False})
+        session.execute(
+            update(Slot)
+            .where(Slot.project_id == project.id, Slot.ordinal == 1, Slot.state != SlotState.DONE)
+            .values(state=SlotState.DONE, holder_id=cy.id, lease_token=None),
+            execution_options={"synchronize_session": False},
+        )
     print("only second judgments are open, half of them of pairs that the person has judged")
     desk(engine, project, ann)
     for name, action in (("preview of a snapshot", snapshots.preview), ("freezing it", snapshots.freeze)):
+
         def run(action: Callable[..., object] = action) -> None:
             with write_session(engine) as session:
                 more = {"by": ann, "storage": Storage(f"file://{folder}")} if action is snapshots.freeze else {}
                 action(session, project=session.get_one(Project, project.id), **more)
+
         timed(name, run, 2)
 
 

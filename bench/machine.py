@@ -25,7 +25,9 @@ def machine_facts() -> dict[str, Any]:
     """Processor, cores, memory and versions."""
     cpu = Path("/proc/cpuinfo")
     names = (
-        [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] if cpu.exists() else []
+        [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+        if cpu.exists()
+        else []
     )
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {

@@ -41,7 +41,9 @@ def main() -> None:
     if args.child:
         train_with_trl(json.loads(args.child))
         return
-    rows = choose_pairs(args.data, args.model, count=args.pairs + args.eval_pairs, max_length=args.max_length, turns=args.turns)
+    rows = choose_pairs(
+        args.data, args.model, count=args.pairs + args.eval_pairs, max_length=args.max_length, turns=args.turns
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     kept = args.out.with_suffix(".runs.jsonl")
     runs = earlier_runs(kept, settings(args))
@@ -52,7 +54,9 @@ def main() -> None:
         for seed in args.seeds:
             # Turn about, so that neither always runs on a warmer machine.
             for trainer in TRAINERS if seed % 2 else reversed(TRAINERS):
-                if trainer not in args.trainers or any(run["trainer"] == trainer and run["seed"] == seed for run in runs):
+                if trainer not in args.trainers or any(
+                    run["trainer"] == trainer and run["seed"] == seed for run in runs
+                ):
                     continue
                 out = folder / f"{trainer}-{seed}"
                 {"prefloop": prefloop, "prefloop-paired": prefloop_paired, "trl": trl}[trainer](args, train, out, seed)
@@ -75,9 +79,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=list(TRAINERS))
     parser.add_argument("--turns", type=int, help="messages that a prompt keeps, from its end (default: all)")
-    parser.add_argument("--steps", type=int, default=-1, help="optimizer steps (default: one epoch; the paired runs need that)")
+    parser.add_argument(
+        "--steps", type=int, default=-1, help="optimizer steps (default: one epoch; the paired runs need that)"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="pairs per optimizer step")
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="high enough that few steps show (default 1e-4)")
+    parser.add_argument(
+        "--learning-rate", type=float, default=1e-4, help="high enough that few steps show (default 1e-4)"
+    )
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--lora-r", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=512, help="longest pair taken, in tokens")
@@ -88,7 +96,19 @@ def arguments() -> argparse.Namespace:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("pairs", "eval_pairs", "seeds", "turns", "steps", "batch_size", "learning_rate", "beta", "lora_r", "max_length", "dtype")
+    names = (
+        "pairs",
+        "eval_pairs",
+        "seeds",
+        "turns",
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "beta",
+        "lora_r",
+        "max_length",
+        "dtype",
+    )
     return {"model": Path(args.model).name, "data": args.data.name} | {name: getattr(args, name) for name in names}
 
 
@@ -139,7 +159,13 @@ def prefloop_paired(args: argparse.Namespace, train: Path, out: Path, seed: int)
 
 def trl(args: argparse.Namespace, train: Path, out: Path, seed: int, *, start_only: bool = False) -> None:
     """Train with TRL in a process of its own; start_only: leave only the adapter it starts from and the order it takes."""
-    given = settings(args) | {"model": args.model, "train": str(train), "out": str(out), "seed": seed, "start_only": start_only}
+    given = settings(args) | {
+        "model": args.model,
+        "train": str(train),
+        "out": str(out),
+        "seed": seed,
+        "start_only": start_only,
+    }
     environment = os.environ | {"HF_HOME": str(out.parent / "huggingface")}
     output_of([sys.executable, "-m", "bench.quality_vs_trl", "--child", json.dumps(given)], environment)
 
@@ -187,7 +213,9 @@ def trl_trainer(given: dict[str, Any]) -> Any:
             disable_tqdm=True,
         ),
         train_dataset=load_dataset("json", data_files=given["train"], split="train"),
-        peft_config=LoraConfig(r=given["lora_r"], lora_alpha=2 * given["lora_r"], target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(
+            r=given["lora_r"], lora_alpha=2 * given["lora_r"], target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
     )
 
 
@@ -238,7 +266,9 @@ def score(args: argparse.Namespace, held_out: Path, adapter: Path) -> dict[str, 
 def output_of(command: list[str], environment: dict[str, str] | None = None) -> str:
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     if run.returncode:
-        raise SystemExit(f"{' '.join(command)}\nended with {run.returncode}:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")
+        raise SystemExit(
+            f"{' '.join(command)}\nended with {run.returncode}:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+        )
     return run.stdout
 
 
@@ -248,7 +278,10 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     for metric in METRICS:
         by = {trainer: {run["seed"]: run[metric] for run in runs if run["trainer"] == trainer} for trainer in TRAINERS}
         found[metric] = {
-            trainer: {"value": interval(list(values.values())), "difference": interval([values[seed] - by["trl"][seed] for seed in values])}
+            trainer: {
+                "value": interval(list(values.values())),
+                "difference": interval([values[seed] - by["trl"][seed] for seed in values]),
+            }
             for trainer, values in by.items()
             if values
         }
@@ -272,7 +305,8 @@ def report(result: dict[str, Any]) -> str:
     rows = [
         f"| {metric} | {shown(found['trl']['value'])} | "
         + " | ".join(
-            f"{shown(found[name]['value'])} | {shown(found[name]['difference'])} {verdict(found[name]['difference'])}" for name in ours
+            f"{shown(found[name]['value'])} | {shown(found[name]['difference'])} {verdict(found[name]['difference'])}"
+            for name in ours
         )
         + " |"
         for metric, found in result["summary"].items()

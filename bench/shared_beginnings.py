@@ -66,7 +66,10 @@ def report(result: dict) -> str:
     lines = ["| shared | tokens a pair | of a pair's own row |", "|---|---|---|"]
     own = result["tokens_per_pair"]["a pair's own prompt"]
     lines += [f"| {name} | {count:.1f} | {count / own:.1%} |" for name, count in result["tokens_per_pair"].items()]
-    lines += ["", f"{result['pairs']} pairs of {result['data']}, {result['model']}; batches of {result['batch_size']}, "]
+    lines += [
+        "",
+        f"{result['pairs']} pairs of {result['data']}, {result['model']}; batches of {result['batch_size']}, ",
+    ]
     lines[-1] += f"rows of up to {result['token_budget']} tokens."
     return "\n".join(lines) + "\n"
 

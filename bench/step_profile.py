@@ -29,13 +29,27 @@ from worker.dpo.scorer import PairScorer
 PRODUCTS = {"mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::addmm_"}
 # Of short sequences; long ones go through a kernel of that name.
 ATTENTION = {"aten::bmm", "aten::baddbmm_", "aten::_softmax", "aten::_softmax_backward_data"}
-COPIES = {"aten::copy_", "aten::cat", "aten::fill_", "aten::zero_", "aten::index", "aten::index_select", "aten::repeat_interleave"}
+COPIES = {
+    "aten::copy_",
+    "aten::cat",
+    "aten::fill_",
+    "aten::zero_",
+    "aten::index",
+    "aten::index_select",
+    "aten::repeat_interleave",
+}
 
 
 def main() -> None:
     args = arguments()
     parts = {dtype: measure(args, dtype) for dtype in args.dtypes}
-    result = {"parts": parts, "tokens": args.tokens, "lora_r": args.lora_r, "model": Path(args.model).name, "machine": machine_facts()}
+    result = {
+        "parts": parts,
+        "tokens": args.tokens,
+        "lora_r": args.lora_r,
+        "model": Path(args.model).name,
+        "machine": machine_facts(),
+    }
     publish(args.out, result, report(result))
 
 
@@ -91,7 +105,9 @@ def load(args: argparse.Namespace, dtype: str) -> tuple[PairScorer, list[TokenPa
     """The model with a new adapter as a run would have it, and pairs that fill one micro-batch."""
     config = from_mapping({"dtype": dtype, "lora_r": args.lora_r, "lora_alpha": 2 * args.lora_r})
     tokenizer = models.load_tokenizer(args.model)
-    rows = write_rows(args.out.with_suffix(".pairs.jsonl"), choose_pairs(args.data, args.model, count=24, max_length=512))
+    rows = write_rows(
+        args.out.with_suffix(".pairs.jsonl"), choose_pairs(args.data, args.model, count=24, max_length=512)
+    )
     pairs = data.load_dataset(rows, tokenizer, max_length=None).pairs
     rows.unlink()
     policy = models.prepare_policy(models.load_base(args.model, dtype=dtype, device="cpu"), config)

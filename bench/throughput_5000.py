@@ -53,7 +53,18 @@ def arguments() -> argparse.Namespace:
 def train(args: argparse.Namespace, data: Path, folder: Path) -> list[dict[str, Any]]:
     """The events of one run, its reference cache empty so that the reference pass counts."""
     settings = [f"reference_cache={folder / 'reference'}", "sample_prompts=0", *args.settings]
-    command = [sys.executable, "-m", "worker.dpo", "train", "--model", args.model, "--data", str(data), "--out", str(folder / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "worker.dpo",
+        "train",
+        "--model",
+        args.model,
+        "--data",
+        str(data),
+        "--out",
+        str(folder / "out"),
+    ]
     for setting in settings:
         command += ["--set", setting]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True)

@@ -17,8 +17,12 @@ def main(link: str, run: str, checkpoint: str) -> None:
     """Writes docs/images/*.png, 1280 by 800 pixels each."""
     parts = urlsplit(link)
     base = f"{parts.scheme}://{parts.netloc}"
-    pages = {"compare": "/projects/support-tone/compare", "data": "/projects/support-tone/data", "run": f"/jobs/{run}",
-             "checkpoint": f"/checkpoints/{checkpoint}"}
+    pages = {
+        "compare": "/projects/support-tone/compare",
+        "data": "/projects/support-tone/data",
+        "run": f"/jobs/{run}",
+        "checkpoint": f"/checkpoints/{checkpoint}",
+    }
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

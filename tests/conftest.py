@@ -33,7 +33,9 @@ hypothesis.settings.load_profile("no-clock")
 def hh_file() -> Path:
     """Real preference pairs; they live beside the checkout because their text is offensive."""
     if not HH_FILE.exists():
-        pytest.fail(f"The real pairs are missing: put hh-harmless-1.jsonl.gz (half of anthropics/hh-rlhf, harmless-base test) at {HH_FILE}")
+        pytest.fail(
+            f"The real pairs are missing: put hh-harmless-1.jsonl.gz (half of anthropics/hh-rlhf, harmless-base test) at {HH_FILE}"
+        )
     return HH_FILE
 
 
@@ -102,8 +104,12 @@ def settings(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Settings of this test, also in the environment for the processes that it starts."""
     for name in [name for name in os.environ if name.startswith("PREFLOOP_") and "TEST" not in name]:
         monkeypatch.delenv(name)
-    for name, value in {"DATA_DIR": str(tmp_path / "data"), "DATABASE_URL": database_url, "SECRET_KEY": "test-" * 10,
-                        "PUBLIC_URL": "http://testserver"}.items():
+    for name, value in {
+        "DATA_DIR": str(tmp_path / "data"),
+        "DATABASE_URL": database_url,
+        "SECRET_KEY": "test-" * 10,
+        "PUBLIC_URL": "http://testserver",
+    }.items():
         monkeypatch.setenv(f"PREFLOOP_{name}", value)
     get_settings.cache_clear()
     yield get_settings()

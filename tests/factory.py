@@ -35,16 +35,27 @@ class Factory:
         by = by or self.user(Role.ADMIN)
         with write_session(self.engine) as session:
             slug = slug or f"project-{self._next()}"
-            return projects.create(session, slug=slug, name=slug.replace("-", " ").title(), by=by,
-                                   guidelines="Pick the shorter answer.", **rules)
+            return projects.create(
+                session,
+                slug=slug,
+                name=slug.replace("-", " ").title(),
+                by=by,
+                guidelines="Pick the shorter answer.",
+                **rules,
+            )
 
-    def comparison(self, project: Project, *, prompt: str | None = None, answers: tuple[str, str] | None = None,
-                   **more: object) -> Comparison:
+    def comparison(
+        self, project: Project, *, prompt: str | None = None, answers: tuple[str, str] | None = None, **more: object
+    ) -> Comparison:
         number = self._next()
         with write_session(self.engine) as session:
             row, added = comparisons.add(
-                session, project=session.merge(project), prompt=[{"role": "user", "content": prompt or f"Question {number}?"}],
-                responses=answers or (f"Answer one to {number}.", f"A second, longer answer to {number}."), **more)
+                session,
+                project=session.merge(project),
+                prompt=[{"role": "user", "content": prompt or f"Question {number}?"}],
+                responses=answers or (f"Answer one to {number}.", f"A second, longer answer to {number}."),
+                **more,
+            )
             assert added
             return row
 
@@ -74,4 +85,6 @@ class Factory:
 
         project = project or self.judged()
         with write_session(self.engine) as session:
-            return snapshots.freeze(session, project=session.merge(project), by=None, storage=get_storage(self.settings))
+            return snapshots.freeze(
+                session, project=session.merge(project), by=None, storage=get_storage(self.settings)
+            )

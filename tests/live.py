@@ -44,8 +44,14 @@ class LiveServer:
     def start(self, name: str) -> None:
         """`name` is a prefloop command: serve or worker."""
         log = (self.settings.data_dir / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen([sys.executable, "-m", "app.cli", name], env=self.environment, cwd=ROOT,
-                                                stdout=log, stderr=log, start_new_session=True)
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", name],
+            env=self.environment,
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         if name == "serve":
             self._wait_until_ready()
 
@@ -96,7 +102,13 @@ def live_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Liv
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith("PREFLOOP_") and "TEST" not in name]:
         monkeypatch.delenv(name)
-    for name, value in {"DATA_DIR": folder, "PORT": port, "HEARTBEAT_SECONDS": 0.5, "SWEEP_SECONDS": 1, "STREAM_POLL_SECONDS": 0.2}.items():
+    for name, value in {
+        "DATA_DIR": folder,
+        "PORT": port,
+        "HEARTBEAT_SECONDS": 0.5,
+        "SWEEP_SECONDS": 1,
+        "STREAM_POLL_SECONDS": 0.2,
+    }.items():
         monkeypatch.setenv(f"PREFLOOP_{name}", str(value))
     get_settings.cache_clear()
     settings = get_settings()

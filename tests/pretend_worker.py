@@ -13,9 +13,17 @@ from app.services import checkpoints, job_leases, jobs, models, workers
 from app.storage import get_storage
 
 MANIFEST: dict[str, Any] = {
-    "title": "Tiny model", "licence": "apache-2.0", "architecture": "LlamaForCausalLM", "parameters": 134_515_008, "dtype": "float32",
-    "weights_sha256": "b7" * 32, "weights": [{"name": "model.safetensors", "size": 538_000_000}], "context_length": 8192,
-    "chat_template": True, "note": "weights dequantised from a 4-bit (Q4_1) file", "prepared_at": "2026-01-01T00:00:00+00:00",
+    "title": "Tiny model",
+    "licence": "apache-2.0",
+    "architecture": "LlamaForCausalLM",
+    "parameters": 134_515_008,
+    "dtype": "float32",
+    "weights_sha256": "b7" * 32,
+    "weights": [{"name": "model.safetensors", "size": 538_000_000}],
+    "context_length": 8192,
+    "chat_template": True,
+    "note": "weights dequantised from a 4-bit (Q4_1) file",
+    "prepared_at": "2026-01-01T00:00:00+00:00",
 }
 
 
@@ -33,8 +41,12 @@ def metrics(step: int, prefix: str = "") -> dict[str, float]:
     learned = 1 - math.exp(-step / 40)
     chosen, rejected = 0.4 * learned, -0.9 * learned
     found = {
-        "loss": math.log1p(math.exp(-(chosen - rejected))), "rewards/chosen": chosen, "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected, "rewards/accuracies": 0.5 + 0.4 * learned if step else 0.0, "logps/chosen": -60 + chosen / 0.1,
+        "loss": math.log1p(math.exp(-(chosen - rejected))),
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": 0.5 + 0.4 * learned if step else 0.0,
+        "logps/chosen": -60 + chosen / 0.1,
     }
     return {prefix + name: value for name, value in found.items()}
 
@@ -42,8 +54,10 @@ def metrics(step: int, prefix: str = "") -> dict[str, float]:
 def evaluation(step: int, pairs: int = 24) -> dict[str, Any]:
     accuracy = metrics(step)["rewards/accuracies"]
     return metrics(step, "eval_") | {
-        "eval_rewards/accuracies_low": max(0.0, accuracy - 0.17), "eval_rewards/accuracies_high": min(1.0, accuracy + 0.13),
-        "eval_kl": 0.02 * step, "eval_pairs": pairs,
+        "eval_rewards/accuracies_low": max(0.0, accuracy - 0.17),
+        "eval_rewards/accuracies_high": min(1.0, accuracy + 0.13),
+        "eval_kl": 0.02 * step,
+        "eval_pairs": pairs,
     }
 
 
@@ -54,7 +68,9 @@ class PretendWorker:
         self.engine, self.settings, self.name = engine, settings, name
         self.job_id, self.token, self._bytes = 0, "", 0
         with write_session(engine) as session:
-            workers.register(session, name=name, device="2 CPU cores", memory_bytes=8_000_000_000, versions={"torch": "2.13.0"})
+            workers.register(
+                session, name=name, device="2 CPU cores", memory_bytes=8_000_000_000, versions={"torch": "2.13.0"}
+            )
 
     def claim(self) -> Job:
         with write_session(self.engine) as session:
@@ -67,19 +83,38 @@ class PretendWorker:
     def say(self, *printed: tuple[str, int | None, dict[str, Any]]) -> None:
         self._bytes += 1
         with write_session(self.engine) as session:
-            job_leases.progress(session, job_id=self.job_id, token=self.token, printed=printed, output_bytes=self._bytes)
+            job_leases.progress(
+                session, job_id=self.job_id, token=self.token, printed=printed, output_bytes=self._bytes
+            )
 
     def start(self, total: int) -> None:
         """From loading to the first step: the evaluation and the samples before training."""
-        self.say(("state", None, {"stage": "loading"}), ("log", None, {"message": "Training 88 pairs, evaluating 24.", "level": "info"}),
-                 ("state", 0, {"stage": "evaluating", "total_steps": total}), ("eval", 0, evaluation(0)))
+        self.say(
+            ("state", None, {"stage": "loading"}),
+            ("log", None, {"message": "Training 88 pairs, evaluating 24.", "level": "info"}),
+            ("state", 0, {"stage": "evaluating", "total_steps": total}),
+            ("eval", 0, evaluation(0)),
+        )
         self.sample("before", 0, "Your export failed. Please wait.")
         self.say(("state", 0, {"stage": "training", "total_steps": total}))
 
     def steps(self, first: int, last: int, total: int) -> None:
-        self.say(*(("step", step, metrics(step) | {"grad_norm": 2 / step, "learning_rate": 5e-6 * (1 - step / total / 2),
-                                                   "total_steps": total, "eta_seconds": float(total - step)})
-                   for step in range(first, last + 1)))
+        self.say(
+            *(
+                (
+                    "step",
+                    step,
+                    metrics(step)
+                    | {
+                        "grad_norm": 2 / step,
+                        "learning_rate": 5e-6 * (1 - step / total / 2),
+                        "total_steps": total,
+                        "eta_seconds": float(total - step),
+                    },
+                )
+                for step in range(first, last + 1)
+            )
+        )
 
     def evaluate(self, step: int) -> None:
         self.say(("eval", step, evaluation(step)))
@@ -91,13 +126,26 @@ class PretendWorker:
     def publish(self, files: dict[str, bytes] | None = None, step: int = 60) -> Checkpoint:
         """Ends the job well, with a checkpoint of these files."""
         storage = get_storage(self.settings)
-        contents = files or {"adapter_model.safetensors": b"weights" * 1000, "adapter_config.json": b"{}", "prefloop.json": b"{}",
-                             "README.md": b"---\nlicense: apache-2.0\n---\n\n# Support tone, run 1\n\nA LoRA adapter.\n"}
-        facts = {"step": step, "seed": 42, "metrics": {"before": evaluation(0), "after": evaluation(step)}, "kind": "lora",
-                 "versions": {"torch": "2.13.0", "peft": "0.21.0"}, "device": "cpu"}
+        contents = files or {
+            "adapter_model.safetensors": b"weights" * 1000,
+            "adapter_config.json": b"{}",
+            "prefloop.json": b"{}",
+            "README.md": b"---\nlicense: apache-2.0\n---\n\n# Support tone, run 1\n\nA LoRA adapter.\n",
+        }
+        facts = {
+            "step": step,
+            "seed": 42,
+            "metrics": {"before": evaluation(0), "after": evaluation(step)},
+            "kind": "lora",
+            "versions": {"torch": "2.13.0", "peft": "0.21.0"},
+            "device": "cpu",
+        }
         with write_session(self.engine) as session:
             job = job_leases.hold(session, job_id=self.job_id, token=self.token)
-        uploads = [checkpoints.Upload(name, storage.put_bytes(f"checkpoints/job-{job.id}/{name}", data)) for name, data in sorted(contents.items())]
+        uploads = [
+            checkpoints.Upload(name, storage.put_bytes(f"checkpoints/job-{job.id}/{name}", data))
+            for name, data in sorted(contents.items())
+        ]
         with write_session(self.engine) as session:
             whole = jobs.get(session, job.id)
             base = {"weights_sha256": "b7" * 32, "origin": "a folder", "note": MANIFEST["note"]}
@@ -108,7 +156,9 @@ class PretendWorker:
 
     def fail(self, code: str, error: str, *, kept: str = "", lines: tuple[str, ...] = ()) -> None:
         with write_session(self.engine) as session:
-            job_leases.fail(session, job_id=self.job_id, token=self.token, code=code, error=error, kept=kept, lines=lines)
+            job_leases.fail(
+                session, job_id=self.job_id, token=self.token, code=code, error=error, kept=kept, lines=lines
+            )
 
     def end_cancelled(self, kept: str) -> None:
         with write_session(self.engine) as session:

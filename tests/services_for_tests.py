@@ -47,12 +47,38 @@ def postgresql() -> Iterator[str]:
             folder.chmod(0o755)
             shutil.chown(folder, user)
         data = folder / "data"
-        subprocess.run([programs / "initdb", "-D", data, "-U", "prefloop", "--auth=trust", "-E", "UTF8", "--locale=C", "-N"],
-                       user=user, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        subprocess.run(
+            [programs / "initdb", "-D", data, "-U", "prefloop", "--auth=trust", "-E", "UTF8", "--locale=C", "-N"],
+            user=user,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )
         server = subprocess.Popen(
-            [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-c", "fsync=off",
-             "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=200"],
-            user=user, cwd="/", stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb"))
+            [
+                programs / "postgres",
+                "-D",
+                data,
+                "-p",
+                str(port),
+                "-h",
+                "127.0.0.1",
+                "-k",
+                folder,
+                "-c",
+                "fsync=off",
+                "-c",
+                "synchronous_commit=off",
+                "-c",
+                "full_page_writes=off",
+                "-c",
+                "max_connections=200",
+            ],
+            user=user,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "log").open("wb"),
+        )
         try:
             _wait_for_port(port, server, folder / "log")
             url = f"postgresql+psycopg://prefloop@127.0.0.1:{port}/postgres"
@@ -89,8 +115,11 @@ def redis_server(port: int | None = None) -> Iterator[str]:
     port = port or free_port()
     folder = Path(tempfile.mkdtemp(prefix="prefloop-redis-"))
     log = folder / "log"
-    server = subprocess.Popen([program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder],
-                              stdout=log.open("wb"), stderr=subprocess.STDOUT)
+    server = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder],
+        stdout=log.open("wb"),
+        stderr=subprocess.STDOUT,
+    )
     try:
         _wait_for_port(port, server, log)
         yield f"redis://127.0.0.1:{port}/0"

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 
 from app.archive import Content, Member, tar
 
-files = st.lists(st.tuples(st.from_regex(r"[a-z]{1,12}\.json", fullmatch=True), st.binary(max_size=2000)), min_size=1, max_size=5,
-                 unique_by=lambda file: file[0])
+files = st.lists(
+    st.tuples(st.from_regex(r"[a-z]{1,12}\.json", fullmatch=True), st.binary(max_size=2000)),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda file: file[0],
+)
 
 
 def content_of(found: list[tuple[str, bytes]]) -> tuple[Content, dict[str, bytes]]:
@@ -28,7 +32,9 @@ def test_tar_unpacks_to_the_same_files(found: list[tuple[str, bytes]]) -> None:
     data = whole(content, stored)
     assert len(data) == content.size
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        assert {member.name: archive.extractfile(member).read() for member in archive} == {f"folder/{name}": data for name, data in found}
+        assert {member.name: archive.extractfile(member).read() for member in archive} == {
+            f"folder/{name}": data for name, data in found
+        }
 
 
 def test_same_files_give_the_same_bytes_and_another_content_another_hash() -> None:

@@ -10,14 +10,20 @@ from app import bootstrap
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize(("output", "advice"), [
-    ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
-    ("WARNING: Retrying ... Temporary failure in name resolution", "could not be reached"),
-    ("npm error code ENOTFOUND\nnpm error syscall getaddrinfo", "could not be reached"),
-    ("The virtual environment was not created successfully because ensurepip is not available.", "apt install python3-venv"),
-    ("PermissionError: [Errno 13] Permission denied: '/srv'", "Fix its owner"),
-    ("line\nERROR: something never seen before", "something never seen before"),
-])
+@pytest.mark.parametrize(
+    ("output", "advice"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+        ("WARNING: Retrying ... Temporary failure in name resolution", "could not be reached"),
+        ("npm error code ENOTFOUND\nnpm error syscall getaddrinfo", "could not be reached"),
+        (
+            "The virtual environment was not created successfully because ensurepip is not available.",
+            "apt install python3-venv",
+        ),
+        ("PermissionError: [Errno 13] Permission denied: '/srv'", "Fix its owner"),
+        ("line\nERROR: something never seen before", "something never seen before"),
+    ],
+)
 def test_a_failure_says_what_to_do(output: str, advice: str) -> None:
     assert advice in str(bootstrap.explain(output, "Installing the dependencies"))
 
@@ -48,6 +54,11 @@ def test_a_second_set_up_does_nothing() -> None:
 
 
 def test_it_needs_nothing_that_is_not_in_the_standard_library() -> None:
-    done = subprocess.run([sys.executable, "-I", "-S", ROOT / "app" / "bootstrap.py", "nonsense"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", ROOT / "app" / "bootstrap.py", "nonsense"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "usage" in done.stderr

@@ -27,8 +27,15 @@ def prefloop(*words: str, given: str = "") -> Result:
 
 def outside(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, where errors become lines and exit statuses."""
-    return subprocess.run([sys.executable, "-m", "app.cli", *words], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
-                          timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *words],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -55,7 +62,11 @@ def test_from_an_empty_database_to_exported_files(admin: str, pairs: Path, tmp_p
     again = json.loads(prefloop("import", "tone", str(pairs), "--json").output)
     assert (again["added"], again["duplicates"]) == (0, 40)
     assert prefloop("export", "tone", "--out", str(tmp_path / "out")).exit_code == 0
-    rows = [json.loads(line) for name in ("train", "eval") for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for name in ("train", "eval")
+        for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()
+    ]
     assert len(rows) == 40
     assert all(row["chosen"][0]["content"].startswith("Good") for row in rows)
     (listed,) = prefloop("snapshot", "list", "tone", "--json").output.splitlines()

@@ -22,7 +22,9 @@ def job(engine: Engine, factory: Factory) -> Job:
     engineer = factory.engineer()
     snapshot = factory.snapshot(factory.judged(4))
     with write_session(engine) as session:
-        return jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer))
+        return jobs.create(
+            session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer)
+        )
 
 
 def claim(engine: Engine) -> str:
@@ -32,7 +34,9 @@ def claim(engine: Engine) -> str:
 
 def add_steps(engine: Engine, job: Job, first: int, last: int) -> None:
     with write_session(engine) as session:
-        events.append_all(session, job=job.id, events=[("step", step, {"loss": 1 / step}) for step in range(first, last + 1)])
+        events.append_all(
+            session, job=job.id, events=[("step", step, {"loss": 1 / step}) for step in range(first, last + 1)]
+        )
 
 
 def succeed(engine: Engine, job: Job, token: str) -> None:
@@ -62,7 +66,9 @@ def run(scenario: Callable[[], Awaitable[Any]]) -> Any:
 
 @pytest.fixture
 def feed(engine: Engine, settings: Settings) -> Feed:
-    return Feed(engine, settings.model_copy(update={"stream_poll_seconds": 0.02, "stream_ping_seconds": 0.1, "redis_url": ""}))
+    return Feed(
+        engine, settings.model_copy(update={"stream_poll_seconds": 0.02, "stream_ping_seconds": 0.1, "redis_url": ""})
+    )
 
 
 def test_stream_tells_what_was_and_what_comes_and_ends_with_the_job(engine: Engine, job: Job, feed: Feed) -> None:
@@ -187,7 +193,9 @@ def test_redis_wakes_the_stream_and_without_it_polling_goes_on(
     async def scenario() -> None:
         with redis_server(port):
             seen: list[list[JobEvent]] = [[], []]
-            watching = [asyncio.create_task(collect(feed.watch(job.id), rows)) for feed, rows in zip(feeds, seen, strict=True)]
+            watching = [
+                asyncio.create_task(collect(feed.watch(job.id), rows)) for feed, rows in zip(feeds, seen, strict=True)
+            ]
             await until(lambda: all(feed._redis_awake for feed in feeds))
             await asyncio.to_thread(add_steps, engine, job, 1, 1)
             await asyncio.to_thread(events.wake, with_redis, job.id)
@@ -206,6 +214,8 @@ def test_message_of_several_lines_stays_one_message() -> None:
     assert events.message("a\nb\r\nc", id=7, event="log") == b"id: 7\nevent: log\ndata: a\ndata: b\ndata: c\n\n"
 
 
-@pytest.mark.parametrize(("text", "found"), [("12", 12), ("", 3), (None, 3), ("x", 3), ("-1", 3), ("9" * 40, 3), ("²", 3)])
+@pytest.mark.parametrize(
+    ("text", "found"), [("12", 12), ("", 3), (None, 3), ("x", 3), ("-1", 3), ("9" * 40, 3), ("²", 3)]
+)
 def test_last_event_id_of_a_stranger_counts_as_none(text: str | None, found: int) -> None:
     assert events.parse_id(text, default=3) == found

@@ -15,7 +15,13 @@ README = ROOT / "README.md"
 
 
 def test_imports_go_in_the_drawn_directions() -> None:
-    done = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -25,7 +31,13 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
         variable = f"PREFLOOP_{name.upper()}"
         assert variable in table, f"README's table of settings lacks {variable}: {field.description}"
         shown = table.pop(variable).strip(" `")
-        assert shown == ("" if field.default in ("", None) else str(field.default).lower() if isinstance(field.default, bool) else str(field.default))
+        assert shown == (
+            ""
+            if field.default in ("", None)
+            else str(field.default).lower()
+            if isinstance(field.default, bool)
+            else str(field.default)
+        )
     assert not table, f"README names settings that do not exist: {sorted(table)}"
 
 
@@ -78,7 +90,11 @@ def test_constraints_pin_every_dependency() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + [name for extra in project["optional-dependencies"].values() for name in extra]
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
     missing = {re.split(r"[\[>=<]", name)[0].lower() for name in wanted} - pinned
     assert not missing
 

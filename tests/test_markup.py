@@ -63,15 +63,15 @@ ATTACKS = [
     "[x](data:text/html;base64,PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg==)",
     "[x](vbscript:msgbox(1))",
     "[x](file:///etc/passwd)",
-    "[x](https://ok.example\"onmouseover=alert(1))",
-    "[x](<https://ok.example\" onclick=\"alert(1)>)",
+    '[x](https://ok.example"onmouseover=alert(1))',
+    '[x](<https://ok.example" onclick="alert(1)>)',
     "<javascript:alert(1)>",
     "![x](https://evil.example/pixel.png)",
     "![x](javascript:alert(1))",
-    "![<img src=x onerror=alert(1)>](https://evil.example/a.png \"onload=alert(1)\")",
+    '![<img src=x onerror=alert(1)>](https://evil.example/a.png "onload=alert(1)")',
     "```html\n<script>alert(1)</script>\n```",
     "```<script>alert(1)</script>\ncode\n```",
-    "```\"onclick=\"alert(1)\ncode\n```",
+    '```"onclick="alert(1)\ncode\n```',
     "`<script>alert(1)</script>`",
     "| a |\n|---|\n| <script>alert(1)</script> |",
     "# <script>alert(1)</script>",
@@ -86,12 +86,16 @@ def test_nothing_in_an_answer_runs_loads_or_looks_like_the_page(text: str) -> No
     assert_harmless(markdown(text))
 
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "<b>bold</b>", "<!-- hidden -->", "<div hidden>secret</div>"])
+@pytest.mark.parametrize(
+    "text", ["<script>alert(1)</script>", "<b>bold</b>", "<!-- hidden -->", "<div hidden>secret</div>"]
+)
 def test_raw_html_is_shown_as_it_was_written(text: str) -> None:
     assert Elements(markdown(text)).text.strip() == text
 
 
-PIECES = st.sampled_from([*ATTACKS, "\n", "\n\n", "> ", "- ", "1. ", "```", "|", "**", "_", "[", "](", ")", "![", "`", "\\", "<", "&", "  "])
+PIECES = st.sampled_from(
+    [*ATTACKS, "\n", "\n\n", "> ", "- ", "1. ", "```", "|", "**", "_", "[", "](", ")", "![", "`", "\\", "<", "&", "  "]
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -114,7 +118,9 @@ def test_an_image_is_named_and_its_address_told_but_not_loaded() -> None:
 
 
 def test_a_link_opens_elsewhere_and_tells_the_other_site_nothing() -> None:
-    (_, link), = [found for found in Elements(markdown("[x](https://docs.example/a?b=1&c=2)")).found if found[0] == "a"]
+    ((_, link),) = [
+        found for found in Elements(markdown("[x](https://docs.example/a?b=1&c=2)")).found if found[0] == "a"
+    ]
     assert link == {"href": "https://docs.example/a?b=1&c=2", "target": "_blank", "rel": "noopener nofollow noreferrer"}
 
 
@@ -147,7 +153,14 @@ def test_every_language_offered_has_a_lexer() -> None:
 
 def test_tables_lists_and_line_breaks_come_through() -> None:
     html = markdown("a\nb\n\n| x | y |\n|--:|---|\n| 1 | 2 |\n\n3. three\n\n~~gone~~ **bold**")
-    for part in ("a<br>", '<th class="align-right">x</th>', "<td>2</td>", '<ol start="3">', "<s>gone</s>", "<strong>bold</strong>"):
+    for part in (
+        "a<br>",
+        '<th class="align-right">x</th>',
+        "<td>2</td>",
+        '<ol start="3">',
+        "<s>gone</s>",
+        "<strong>bold</strong>",
+    ):
         assert part in html
 
 
@@ -160,14 +173,17 @@ def test_what_defines_links_without_showing_is_shown() -> None:
     assert "hidden instruction" in Elements(markdown("[//]: # (hidden instruction)")).text
 
 
-@pytest.mark.parametrize("text", [
-    "word " * (MARKDOWN_LIMIT // 5 + 1),
-    "[" * 2000,
-    "**" * 2000,
-    "a" * 30_000,
-    "\n".join("  " * level + "- item" for level in range(60)),
-    ">" * 500 + " deep",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word " * (MARKDOWN_LIMIT // 5 + 1),
+        "[" * 2000,
+        "**" * 2000,
+        "a" * 30_000,
+        "\n".join("  " * level + "- item" for level in range(60)),
+        ">" * 500 + " deep",
+    ],
+)
 def test_what_is_too_long_or_too_deep_to_parse_is_shown_as_plain_text(text: str) -> None:
     html = markdown(text)
     assert html.startswith('<div class="plain">')

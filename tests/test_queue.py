@@ -55,10 +55,14 @@ def test_nothing_rings_for_work_that_was_rolled_back(engine: Engine, settings: S
     assert not settings.broker_dir.exists() or not list((settings.broker_dir / "messages").iterdir())
 
 
-def test_broker_that_is_away_leaves_the_job_queued_with_a_word_on_its_page(engine: Engine, settings: Settings, factory: Factory) -> None:
+def test_broker_that_is_away_leaves_the_job_queued_with_a_word_on_its_page(
+    engine: Engine, settings: Settings, factory: Factory
+) -> None:
     snapshot, user = factory.snapshot(factory.judged(4)), factory.engineer()
     with write_session(engine) as session:
-        job = jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user))
+        job = jobs.create(
+            session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user)
+        )
         queue.ring_after_commit(session, away(settings), job_id=job.id)
     with read_session(engine) as session:
         (note,) = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type == "log"))

@@ -29,18 +29,36 @@ def test_a_path_of_ours_is_kept(path: str) -> None:
     assert security.local_path(path) == path
 
 
-@pytest.mark.parametrize(("address", "bucket"), [
-    ("192.0.2.1", "192.0.2.1"), ("2001:db8::1", "2001:db8::/64"), ("2001:db8:0:0:ffff::", "2001:db8::/64"),
-    ("::ffff:192.0.2.1", "192.0.2.1"), ("testclient", "testclient"), ("", ""),
-])
+@pytest.mark.parametrize(
+    ("address", "bucket"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8:0:0:ffff::", "2001:db8::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("testclient", "testclient"),
+        ("", ""),
+    ],
+)
 def test_one_person_is_one_address(address: str, bucket: str) -> None:
     assert security.address_bucket(address) == bucket
 
 
-@pytest.mark.parametrize(("host", "here"), [
-    ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("[::1]", True), ("localhost", True),
-    ("localhost.evil.example", False), ("10.0.0.1", False), ("", False), (None, False), ("127.0.0.1.evil.example", False),
-])
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("localhost.evil.example", False),
+        ("10.0.0.1", False),
+        ("", False),
+        (None, False),
+        ("127.0.0.1.evil.example", False),
+    ],
+)
 def test_only_this_machine_is_loopback(host: str | None, here: bool) -> None:
     assert security.is_loopback(host) is here
 

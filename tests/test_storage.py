@@ -20,8 +20,12 @@ def buckets() -> Iterator[Callable[[str], str]]:
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1",
-                            "ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        for name, value in {
+            "ACCESS_KEY_ID": "test",
+            "SECRET_ACCESS_KEY": "test",
+            "DEFAULT_REGION": "us-east-1",
+            "ENDPOINT_URL": f"http://{host}:{port}",
+        }.items():
             patch.setenv(f"AWS_{name}", value)
 
         def make(name: str) -> str:
@@ -56,7 +60,9 @@ def test_second_write_replaces_the_first(store: Storage) -> None:
     assert store.read_bytes("a/b.json") == b"second"
 
 
-def test_broken_off_write_leaves_neither_file_nor_rest(store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_off_write_leaves_neither_file_nor_rest(
+    store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "_publish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(Unavailable, match="No space left"):
         store.put_bytes("a/b.json", b"data")

@@ -18,7 +18,9 @@ from tests.factory import Factory
 def test_job_of_the_last_worker_does_not_run_for_ever(engine: Engine, settings: Settings, factory: Factory) -> None:
     snapshot, user = factory.snapshot(factory.judged(4)), factory.engineer()
     with write_session(engine) as session:
-        job = jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user))
+        job = jobs.create(
+            session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user)
+        )
         job_leases.claim(session, worker="gone", lease_seconds=-1)
 
     def state() -> JobState:

@@ -29,8 +29,14 @@ class Up:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFLOOP_")}
         environment |= {"PREFLOOP_DATA_DIR": str(folder), "PREFLOOP_PORT": str(port), "OMP_NUM_THREADS": "1"}
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen([sys.executable, "-m", "app.cli", "up"], cwd=ROOT, env=environment, stdout=output, stderr=output,
-                                            start_new_session=True)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "up"],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     @property
     def text(self) -> str:

@@ -31,7 +31,9 @@ def find() -> list[Device]:
 def describe(devices: list[Device]) -> str:
     """In words, e.g. `2 × NVIDIA H100 80GB HBM3`."""
     names = [device.name for device in devices]
-    return ", ".join(f"{names.count(name)} × {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
+    return ", ".join(
+        f"{names.count(name)} × {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)
+    )
 
 
 def versions() -> dict[str, str]:

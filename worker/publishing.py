@@ -35,7 +35,10 @@ def collect(session: Session, job: Job, out: Path, settings: Settings) -> Finish
     facts["base_model"] = public_name
     facts["config"] = {key: value for key, value in facts["config"].items() if key not in training_config.WORKER_KEYS}
     chain = checkpoints.provenance(
-        session, job=job, facts=facts, base={"weights_sha256": base.weights_sha256, "origin": base.origin, "note": base.note}
+        session,
+        job=job,
+        facts=facts,
+        base={"weights_sha256": base.weights_sha256, "origin": base.origin, "note": base.note},
     )
     write_card(out, facts | _card_facts(job, facts, chain))
     _rename_base(out / "adapter_config.json", public_name)

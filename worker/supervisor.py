@@ -100,7 +100,9 @@ class Supervisor:
         while self._store_output(fresh=False):
             pass
         self._error = {}  # that was how the earlier attempt ended
-        newest = select(JobEvent.type, func.max(JobEvent.step)).where(JobEvent.job_id == self.job.id).group_by(JobEvent.type)
+        newest = (
+            select(JobEvent.type, func.max(JobEvent.step)).where(JobEvent.job_id == self.job.id).group_by(JobEvent.type)
+        )
         with read_session(self._engine) as session:
             self._seen = {kind: step for kind, step in session.execute(newest).tuples() if step is not None}
 
@@ -209,17 +211,23 @@ class Supervisor:
         if code == 0:
             self._publish()
         elif self._cancelled:
-            self._write(lambda session: job_leases.end_cancelled(session, job_id=self.job.id, token=self.token, kept=kept))
+            self._write(
+                lambda session: job_leases.end_cancelled(session, job_id=self.job.id, token=self.token, kept=kept)
+            )
         elif self._must_give_back or (code in (TERMINATED, -signal.SIGTERM) and self._stopping.wait(2)):
             reason = "Its worker is shutting down. " + (kept.partition(";")[0] + "." if kept else "It starts anew.")
-            self._write(lambda session: job_leases.give_back(session, job_id=self.job.id, token=self.token, reason=reason))
+            self._write(
+                lambda session: job_leases.give_back(session, job_id=self.job.id, token=self.token, reason=reason)
+            )
         else:
             self._fail(*_explain(code, self._error, killed_for_memory))
 
     def _publish(self) -> None:
         stage: list[Printed] = [("state", None, {"stage": "publishing"})]
         self._write(
-            lambda session: job_leases.progress(session, job_id=self.job.id, token=self.token, printed=stage, output_bytes=self._offset)
+            lambda session: job_leases.progress(
+                session, job_id=self.job.id, token=self.token, printed=stage, output_bytes=self._offset
+            )
         )
         with read_session(self._engine) as session:
             finished = publishing.collect(session, self.job, self._folder.out, self._settings)
@@ -238,7 +246,13 @@ class Supervisor:
         with suppress(LeaseLost):
             self._write(
                 lambda session: job_leases.fail(
-                    session, job_id=self.job.id, token=self.token, code=code, error=error, kept=self._folder.kept(), lines=lines
+                    session,
+                    job_id=self.job.id,
+                    token=self.token,
+                    code=code,
+                    error=error,
+                    kept=self._folder.kept(),
+                    lines=lines,
                 )
             )
 

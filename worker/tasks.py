@@ -34,7 +34,9 @@ class Station:
             pass
 
     def _work_once(self) -> bool:
-        claimed = devices.claim(self.devices, self.settings.data_dir / "work", every=bool(self.settings.train_launcher.strip()))
+        claimed = devices.claim(
+            self.devices, self.settings.data_dir / "work", every=bool(self.settings.train_launcher.strip())
+        )
         if claimed is None:
             return False  # another worker of this machine uses the device
         try:
@@ -46,7 +48,13 @@ class Station:
             self.pulse.hold(job.id, job.lease_token)
             try:
                 Supervisor(
-                    job, self.settings, self.engine, get_storage(self.settings), self.pulse, self.stopping, claimed.environment()
+                    job,
+                    self.settings,
+                    self.engine,
+                    get_storage(self.settings),
+                    self.pulse,
+                    self.stopping,
+                    claimed.environment(),
                 ).run()
             finally:
                 self.pulse.let_go()

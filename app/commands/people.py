@@ -30,9 +30,20 @@ def read_audit(
 ) -> None:
     """Show who did what to which row, the newest first."""
     with read_session() as session:
-        show(({"at": entry.at, "who": who or "command line", "action": entry.action, "target": entry.target, "detail": entry.detail}
-              for entry, who in audit.listing(session, username=username, action=action, page=page).items),
-             as_json=as_json, empty="Nothing was recorded.")
+        show(
+            (
+                {
+                    "at": entry.at,
+                    "who": who or "command line",
+                    "action": entry.action,
+                    "target": entry.target,
+                    "detail": entry.detail,
+                }
+                for entry, who in audit.listing(session, username=username, action=action, page=page).items
+            ),
+            as_json=as_json,
+            empty="Nothing was recorded.",
+        )
 
 
 @user.command("add")
@@ -40,7 +51,9 @@ def add_user(
     username: str,
     role: Annotated[Role, typer.Option(help="What the account may do.")] = Role.EVALUATOR,
     name: Annotated[str, typer.Option(help="Name that others see.")] = "",
-    password: Annotated[bool, typer.Option("--password", help="Ask for a password now. Without it, a link signs in.")] = False,
+    password: Annotated[
+        bool, typer.Option("--password", help="Ask for a password now. Without it, a link signs in.")
+    ] = False,
 ) -> None:
     """Make an account and print a link that signs it in once."""
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if password else None
@@ -55,9 +68,20 @@ def add_user(
 def list_users(as_json: AsJson = False) -> None:
     """Show the accounts."""
     with read_session() as session:
-        show(({"username": row.username, "name": row.display_name, "role": row.role.value, "active": row.active,
-               "last_seen": row.last_seen_at} for row in users.listing(session)),
-             as_json=as_json, empty="No accounts yet. Make one: prefloop user add NAME --role admin")
+        show(
+            (
+                {
+                    "username": row.username,
+                    "name": row.display_name,
+                    "role": row.role.value,
+                    "active": row.active,
+                    "last_seen": row.last_seen_at,
+                }
+                for row in users.listing(session)
+            ),
+            as_json=as_json,
+            empty="No accounts yet. Make one: prefloop user add NAME --role admin",
+        )
 
 
 @user.command("link")
@@ -100,8 +124,14 @@ def invite(
 def list_invitations(as_json: AsJson = False) -> None:
     """Show the invitations that nobody has used yet."""
     with read_session() as session:
-        show(({"id": row.id, "role": row.role.value if row.role else "", "note": row.note, "expires": row.expires_at}
-              for row in links.open_invitations(session)), as_json=as_json, empty="No open invitation. Make one: prefloop user invite")
+        show(
+            (
+                {"id": row.id, "role": row.role.value if row.role else "", "note": row.note, "expires": row.expires_at}
+                for row in links.open_invitations(session)
+            ),
+            as_json=as_json,
+            empty="No open invitation. Make one: prefloop user invite",
+        )
 
 
 @user.command("withdraw")
@@ -142,9 +172,22 @@ def create_token(
 def list_tokens(as_json: AsJson = False) -> None:
     """Show the tokens, without their secrets."""
     with read_session() as session:
-        show(({"id": row.id, "name": row.name, "owner": row.user.username, "starts_with": row.prefix, "created": row.created_at,
-               "last_used": row.last_used_at, "revoked": row.revoked_at} for row in tokens.listing(session)),
-             as_json=as_json, empty="No tokens yet. Make one: prefloop token create NAME")
+        show(
+            (
+                {
+                    "id": row.id,
+                    "name": row.name,
+                    "owner": row.user.username,
+                    "starts_with": row.prefix,
+                    "created": row.created_at,
+                    "last_used": row.last_used_at,
+                    "revoked": row.revoked_at,
+                }
+                for row in tokens.listing(session)
+            ),
+            as_json=as_json,
+            empty="No tokens yet. Make one: prefloop token create NAME",
+        )
 
 
 @token.command("revoke")

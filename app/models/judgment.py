@@ -27,8 +27,14 @@ class Judgment(Base):
     __table_args__ = (
         CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="strength"),
         Index("ix_judgments_comparison_user", "comparison_id", "user_id"),
-        Index("uq_judgments_current", "comparison_id", "user_id", unique=True,
-              sqlite_where=text("NOT superseded"), postgresql_where=text("NOT superseded")),
+        Index(
+            "uq_judgments_current",
+            "comparison_id",
+            "user_id",
+            unique=True,
+            sqlite_where=text("NOT superseded"),
+            postgresql_where=text("NOT superseded"),
+        ),
         Index("ix_judgments_user", "project_id", "user_id", "submitted_at"),
     )
 

@@ -19,8 +19,14 @@ router = APIRouter(prefix="/account")
 
 # In this order: most browsers name several others.
 BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
-SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows"), ("Mac OS X", "macOS"),
-           ("Linux", "Linux"))
+SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
 
 
 class PasswordForm(BaseModel):
@@ -50,18 +56,24 @@ class AccountPage:
     password_problem: PrefloopError | None = None
     token_problem: PrefloopError | None = None
 
+
 @router.get("")
 def show(request: Request, session: SessionDep, user: UserDep) -> Response:
     return _page(request, session, user)
 
 
 @router.post("/password")
-def change_password(request: Request, form: Annotated[PasswordForm, Form()], session: SessionDep, user: UserDep,
-                    settings: SettingsDep) -> Response:
+def change_password(
+    request: Request, form: Annotated[PasswordForm, Form()], session: SessionDep, user: UserDep, settings: SettingsDep
+) -> Response:
     if user.password_hash and not logins.confirm(session, user=user, password=form.current, settings=settings):
-        return _page(request, session, user, password_problem=Invalid("The current password is wrong.", "Nothing was changed."))
+        return _page(
+            request, session, user, password_problem=Invalid("The current password is wrong.", "Nothing was changed.")
+        )
     try:
-        users.set_password(session, user=user, password=form.password, by=user, keep_session_id=request.state.session_id)
+        users.set_password(
+            session, user=user, password=form.password, by=user, keep_session_id=request.state.session_id
+        )
     except Invalid as problem:
         return _page(request, session, user, password_problem=problem)
     return redirect("/account", "Password changed. Other browsers were signed out.", "good")
@@ -80,8 +92,9 @@ def end_other_sessions(request: Request, session: SessionDep, user: UserDep) -> 
 
 
 @router.post("/tokens")
-def make_token(request: Request, form: Annotated[TokenForm, Form()], session: SessionDep, user: UserDep,
-               settings: SettingsDep) -> Response:
+def make_token(
+    request: Request, form: Annotated[TokenForm, Form()], session: SessionDep, user: UserDep, settings: SettingsDep
+) -> Response:
     try:
         _, secret = tokens.create(session, user=user, name=form.name, days=form.days, settings=settings)
     except Invalid as problem:
@@ -102,10 +115,24 @@ def browser_name(user_agent: str) -> str:
     return f"{name} on {system}" if name and system else user_agent[:60] or "unknown"
 
 
-def _page(request: Request, session: Session, user: User, *, new_token: str = "", password_problem: PrefloopError | None = None,
-          token_problem: PrefloopError | None = None) -> Response:
+def _page(
+    request: Request,
+    session: Session,
+    user: User,
+    *,
+    new_token: str = "",
+    password_problem: PrefloopError | None = None,
+    token_problem: PrefloopError | None = None,
+) -> Response:
     browsers = [(row, browser_name(row.user_agent)) for row in sessions.listing(session, user=user)]
-    page = AccountPage(user, request.state.session_id, browsers, tokens.listing(session, user=user),
-                       new_token, password_problem, token_problem)
+    page = AccountPage(
+        user,
+        request.state.session_id,
+        browsers,
+        tokens.listing(session, user=user),
+        new_token,
+        password_problem,
+        token_problem,
+    )
     problem = password_problem or token_problem
     return render(request, "account/show.html", page, status=problem.status if problem else 200)

@@ -26,7 +26,14 @@ class AuditPage:
 
 
 @router.get("")
-def show(request: Request, session: SessionDep, user: AdminDep, who: str = "", action: str = "", target: str = "",
-         page: int = 1) -> Response:
+def show(
+    request: Request,
+    session: SessionDep,
+    user: AdminDep,
+    who: str = "",
+    action: str = "",
+    target: str = "",
+    page: int = 1,
+) -> Response:
     entries = audit.listing(session, username=who, action=action, target=target, page=page)
     return render(request, "audit/show.html", AuditPage(entries, audit.actions(session), who, action, target))

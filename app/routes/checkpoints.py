@@ -59,16 +59,34 @@ def listing(slug: str, request: Request, session: SessionDep, user: EngineerDep,
 
 
 @router.get("/checkpoints/{checkpoint_id}")
-def show(checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep,
-         storage: StorageDep) -> Response:
+def show(
+    checkpoint_id: RowId,
+    request: Request,
+    session: SessionDep,
+    user: EngineerDep,
+    settings: SettingsDep,
+    storage: StorageDep,
+) -> Response:
     row = checkpoints.get(session, checkpoint_id)
     base = row.provenance.get("base_model") or {}
     folder = checkpoints.folder_name(row)
-    return render(request, "checkpoints/show.html", CheckpointPage(
-        project=row.job.project, checkpoint=row, chain=row.provenance, verdict=verdicts.verdict(row.metrics),
-        size=checkpoints.size(row), archive=f"{folder}.tar", snippet=load_snippets.snippet(row, folder=folder, settings=settings),
-        is_adapter=load_snippets.is_adapter(row), note=str(base.get("note") or ""), card=_card(row, storage),
-        configuration=run_page.configuration(row.provenance.get("config") or {})))
+    return render(
+        request,
+        "checkpoints/show.html",
+        CheckpointPage(
+            project=row.job.project,
+            checkpoint=row,
+            chain=row.provenance,
+            verdict=verdicts.verdict(row.metrics),
+            size=checkpoints.size(row),
+            archive=f"{folder}.tar",
+            snippet=load_snippets.snippet(row, folder=folder, settings=settings),
+            is_adapter=load_snippets.is_adapter(row),
+            note=str(base.get("note") or ""),
+            card=_card(row, storage),
+            configuration=run_page.configuration(row.provenance.get("config") or {}),
+        ),
+    )
 
 
 def _card(row: Checkpoint, storage: Storage) -> str:
@@ -81,11 +99,15 @@ def _card(row: Checkpoint, storage: Storage) -> str:
 
 @router.head("/checkpoints/{checkpoint_id}/files/{name:path}")
 @router.get("/checkpoints/{checkpoint_id}/files/{name:path}")
-def download(checkpoint_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep) -> Response:
+def download(
+    checkpoint_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+) -> Response:
     return send_checkpoint_file(request, session, storage, checkpoint_id=checkpoint_id, name=name)
 
 
 @router.head("/checkpoints/{checkpoint_id}/archive.tar")
 @router.get("/checkpoints/{checkpoint_id}/archive.tar")
-def archive(checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep) -> Response:
+def archive(
+    checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+) -> Response:
     return send_checkpoint_archive(request, session, storage, checkpoint_id=checkpoint_id)

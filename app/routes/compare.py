@@ -19,7 +19,13 @@ from app.templating import is_fragment, redirect, render
 
 router = APIRouter()
 
-SAID = {"left": "Answer 1 is better", "right": "Answer 2 is better", "tie": "Tie", "both_bad": "Both bad", "skip": "Skipped"}
+SAID = {
+    "left": "Answer 1 is better",
+    "right": "Answer 2 is better",
+    "tie": "Tie",
+    "both_bad": "Both bad",
+    "skip": "Skipped",
+}
 STRENGTHS = {1: "Slightly", 2: "Clearly", 3: "Far"}
 
 
@@ -70,15 +76,26 @@ def show(request: Request, slug: str, user: UserDep, engine: EngineDep, edit: in
 
 
 @router.post("/projects/{slug}/compare")
-def judge(request: Request, slug: str, session: SessionDep, user: UserDep, verdict: Annotated[Verdict, Form()]) -> Response:
+def judge(
+    request: Request, slug: str, session: SessionDep, user: UserDep, verdict: Annotated[Verdict, Form()]
+) -> Response:
     project = projects.get(session, slug)
     try:
-        judgment = judgments.record(session, token=verdict.token, user=user, choice=verdict.choice,  # type: ignore[arg-type]
-                                    strength=_strength(verdict.strength), rationale=verdict.rationale, flags=verdict.flags)
+        judgment = judgments.record(
+            session,
+            token=verdict.token,
+            user=user,
+            choice=verdict.choice,  # type: ignore[arg-type]
+            strength=_strength(verdict.strength),
+            rationale=verdict.rationale,
+            flags=verdict.flags,
+        )
     except (Invalid, Conflict, NotFound) as refusal:
         return _refused(request, session, project, user, verdict, refusal)
     said = f"{SAID[judgments.side_of(judgment)]}, saved."
-    notice = "The pair had gone to somebody else by then: your judgment is kept as an extra one." if judgment.late else ""
+    notice = (
+        "The pair had gone to somebody else by then: your judgment is kept as an extra one." if judgment.late else ""
+    )
     return _next(request, session, project, user, verdict, said=said, notice=notice)
 
 
@@ -93,10 +110,18 @@ def undo(request: Request, slug: str, session: SessionDep, user: UserDep) -> Res
     return _reply(request, _edit_page(session, project, user, lease, lease.previous), seen=project.guideline_version)
 
 
-def _desk(session: Session, project: Project, user: User, *, said: str = "", notice: str = "", draft: Draft | None = None) -> DeskPage:
-    return DeskPage(project, comparisons.lease_next(session, project=project, user=user),
-                    judgments.progress(session, project=project, user=user),
-                    projects.guideline(session, project=project), draft or Draft(), said, notice)
+def _desk(
+    session: Session, project: Project, user: User, *, said: str = "", notice: str = "", draft: Draft | None = None
+) -> DeskPage:
+    return DeskPage(
+        project,
+        comparisons.lease_next(session, project=project, user=user),
+        judgments.progress(session, project=project, user=user),
+        projects.guideline(session, project=project),
+        draft or Draft(),
+        said,
+        notice,
+    )
 
 
 def _editing(session: Session, project: Project, user: User, judgment_id: int) -> DeskPage:
@@ -108,12 +133,24 @@ def _editing(session: Session, project: Project, user: User, judgment_id: int) -
 
 def _edit_page(session: Session, project: Project, user: User, lease: Lease, previous: Judgment) -> DeskPage:
     draft = Draft(judgments.side_of(previous), previous.strength, previous.rationale, list(previous.flags))
-    return DeskPage(project, lease, judgments.progress(session, project=project, user=user),
-                    projects.guideline(session, project=project), draft, said=f"Your judgment was: {SAID[draft.choice]}. Choose again.")
+    return DeskPage(
+        project,
+        lease,
+        judgments.progress(session, project=project, user=user),
+        projects.guideline(session, project=project),
+        draft,
+        said=f"Your judgment was: {SAID[draft.choice]}. Choose again.",
+    )
 
 
-def _refused(request: Request, session: Session, project: Project, user: User, verdict: Verdict,
-             refusal: Invalid | Conflict | NotFound) -> Response:
+def _refused(
+    request: Request,
+    session: Session,
+    project: Project,
+    user: User,
+    verdict: Verdict,
+    refusal: Invalid | Conflict | NotFound,
+) -> Response:
     """What can't be recorded costs nothing but a line: an unfit form keeps its text, a pair that is settled gives way."""
     notice = f"{refusal.what} {refusal.next_step}"
     draft = None
@@ -126,8 +163,16 @@ def _refused(request: Request, session: Session, project: Project, user: User, v
     return _reply(request, _desk(session, project, user, notice=notice, draft=draft), seen=verdict.seen_guidelines)
 
 
-def _next(request: Request, session: Session, project: Project, user: User, verdict: Verdict, *, said: str = "",
-          notice: str = "") -> Response:
+def _next(
+    request: Request,
+    session: Session,
+    project: Project,
+    user: User,
+    verdict: Verdict,
+    *,
+    said: str = "",
+    notice: str = "",
+) -> Response:
     if not is_fragment(request):
         return redirect(f"/projects/{project.slug}/compare", notice)
     return _reply(request, _desk(session, project, user, said=said, notice=notice), seen=verdict.seen_guidelines)

@@ -18,7 +18,13 @@ router = APIRouter()
 
 STATES = {"": "All", "waiting": "Waiting", "judged": "Judged"}
 SPLITS = {"": "Both", "train": "Train", "eval": "Evaluation"}
-CHOICES = {Choice.FIRST: "first", Choice.SECOND: "second", Choice.TIE: "tie", Choice.BOTH_BAD: "both bad", Choice.SKIP: "skipped"}
+CHOICES = {
+    Choice.FIRST: "first",
+    Choice.SECOND: "second",
+    Choice.TIE: "tie",
+    Choice.BOTH_BAD: "both bad",
+    Choice.SKIP: "skipped",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +50,38 @@ class ComparisonPage:
 
 
 @router.get("/projects/{slug}/data")
-def show(slug: str, request: Request, session: SessionDep, user: EngineerDep, state: str = "", split: str = "", source: str = "",
-         text: str = "", import_id: str = "", page: int = 1) -> Response:
+def show(
+    slug: str,
+    request: Request,
+    session: SessionDep,
+    user: EngineerDep,
+    state: str = "",
+    split: str = "",
+    source: str = "",
+    text: str = "",
+    import_id: str = "",
+    page: int = 1,
+) -> Response:
     project = projects.get(session, slug)
     filters = Filters(
-        state=state if state in STATES else "", split=Split(split) if split in set(Split) else None, source=source[:255], text=text[:200],
+        state=state if state in STATES else "",
+        split=Split(split) if split in set(Split) else None,
+        source=source[:255],
+        text=text[:200],
         import_id=int(import_id) if import_id.isdecimal() and len(import_id) < 10 else None,
     )
     found = comparisons.listing(session, project=project, filters=filters, page=page, size=25)
     shown = DataPage(
-        project, snapshots.preview(session, project=project), snapshots.listing(session, project=project), found, filters,
-        filters != Filters(), STATES, SPLITS, CHOICES, LEFT_OUT,
+        project,
+        snapshots.preview(session, project=project),
+        snapshots.listing(session, project=project),
+        found,
+        filters,
+        filters != Filters(),
+        STATES,
+        SPLITS,
+        CHOICES,
+        LEFT_OUT,
     )
     return render(request, "data/show.html", shown)
 
@@ -63,5 +90,10 @@ def show(slug: str, request: Request, session: SessionDep, user: EngineerDep, st
 def comparison(comparison_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
     """One comparison with its sources and every judgment, for those who may see them."""
     found = comparisons.get(session, comparison_id)
-    return render(request, "data/comparison.html", ComparisonPage(
-        session.get_one(Project, found.project_id), found, judgments.of_comparison(session, found.id), CHOICES))
+    return render(
+        request,
+        "data/comparison.html",
+        ComparisonPage(
+            session.get_one(Project, found.project_id), found, judgments.of_comparison(session, found.id), CHOICES
+        ),
+    )

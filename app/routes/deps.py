@@ -110,19 +110,28 @@ def _is_still(found: UserSession | ApiToken | None, viewer: Viewer) -> bool:
     return found is not None and found.user.role == viewer.role
 
 
-def _maybe_user(request: Request, session: SessionDep, settings: SettingsDep, _: Annotated[None, Depends(_note_use)]) -> User | None:
+def _maybe_user(
+    request: Request, session: SessionDep, settings: SettingsDep, _: Annotated[None, Depends(_note_use)]
+) -> User | None:
     return signed_in_user(request, session, settings)
 
 
 MaybeUserDep = Annotated[User | None, Depends(_maybe_user)]
 
 
-def _api_user(request: Request, session: SessionDep, settings: SettingsDep, _: Annotated[None, Depends(_note_use)],
-              bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> User:
+def _api_user(
+    request: Request,
+    session: SessionDep,
+    settings: SettingsDep,
+    _: Annotated[None, Depends(_note_use)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> User:
     found = tokens.find(session, token=bearer.credentials, settings=settings) if bearer else None
     if found is None:
-        raise SignInNeeded("The API needs a valid token." if bearer is None else "This token is unknown, revoked or expired.",
-                           "Send `Authorization: Bearer plf_…`; make one on the account page or with `prefloop token create`.")
+        raise SignInNeeded(
+            "The API needs a valid token." if bearer is None else "This token is unknown, revoked or expired.",
+            "Send `Authorization: Bearer plf_…`; make one on the account page or with `prefloop token create`.",
+        )
     request.state.user = viewer = Viewer.of(found.user)
     token = bearer.credentials if bearer else ""
     request.state.still_in = lambda later: _is_still(tokens.find(later, token=token, settings=settings), viewer)
@@ -150,7 +159,9 @@ def _api_guard(roles: frozenset[Role]) -> Callable[..., User]:
 def _allowed(user: User, roles: frozenset[Role]) -> User:
     if user.role not in roles:
         needed = "admins" if roles == ADMINS else "engineers and admins"
-        raise NotAllowed(f"This is for {needed}; you are signed in as {user.role.value}.", "An admin can change your role.")
+        raise NotAllowed(
+            f"This is for {needed}; you are signed in as {user.role.value}.", "An admin can change your role."
+        )
     return user
 
 

@@ -54,7 +54,9 @@ def send(
     return StreamingResponse(_after(first, stream), status_code=status, headers=headers, media_type=media_type)
 
 
-def send_snapshot_file(request: Request, session: Session, storage: Storage, *, snapshot_id: int, name: str) -> Response:
+def send_snapshot_file(
+    request: Request, session: Session, storage: Storage, *, snapshot_id: int, name: str
+) -> Response:
     """One file of a snapshot, for the page and the API. Raises NotFound."""
     snapshot = snapshots.get(session, snapshot_id)
     file = snapshots.file(snapshot, name)

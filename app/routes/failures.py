@@ -50,7 +50,15 @@ class FailurePage:
 
 def install(app: FastAPI) -> None:
     """Plain functions: they run in a thread, since a page looks up who is signed in."""
-    for kind in (PrefloopError, HTTPException, RequestValidationError, DataError, IntegrityError, OperationalError, PoolTimeout):
+    for kind in (
+        PrefloopError,
+        HTTPException,
+        RequestValidationError,
+        DataError,
+        IntegrityError,
+        OperationalError,
+        PoolTimeout,
+    ):
         app.add_exception_handler(kind, respond)
 
 
@@ -90,28 +98,42 @@ def as_fact(error: Exception) -> PrefloopError:
         fact.code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         return fact
     if isinstance(error, RequestValidationError):
-        return Invalid("Something in the request is missing or wrong.", "Correct it and send it again.", errors=_fields(error))
+        return Invalid(
+            "Something in the request is missing or wrong.", "Correct it and send it again.", errors=_fields(error)
+        )
     if isinstance(error, IntegrityError):
         return Conflict("Somebody changed the same thing at the same moment.", "Reload and try again.")
     if isinstance(error, DataError) or (isinstance(error, OverflowError) and "SQLite" in str(error)):
-        return Invalid("A value in the request can't be stored or looked up.", "Check numbers and special characters in it.")
+        return Invalid(
+            "A value in the request can't be stored or looked up.", "Check numbers and special characters in it."
+        )
     if isinstance(error, OperationalError | PoolTimeout):
         log.error("the database does not answer", exc_info=error)
-        return Unavailable("The database is busy or away.", "Nothing was changed. Try again in a moment.", retry_after=BUSY_SECONDS)
-    return Unexpected("Something went wrong in Prefloop itself.",
-                      "Try again. If it stays, tell whoever runs it the request's number; the log says more.")
+        return Unavailable(
+            "The database is busy or away.", "Nothing was changed. Try again in a moment.", retry_after=BUSY_SECONDS
+        )
+    return Unexpected(
+        "Something went wrong in Prefloop itself.",
+        "Try again. If it stays, tell whoever runs it the request's number; the log says more.",
+    )
 
 
 def wants_json(request: Request) -> bool:
     accept = request.headers.get("accept", "")
-    return request.url.path.startswith("/api/") or "text/event-stream" in accept or (
-        "application/json" in accept and "text/html" not in accept)
+    return (
+        request.url.path.startswith("/api/")
+        or "text/event-stream" in accept
+        or ("application/json" in accept and "text/html" not in accept)
+    )
 
 
 def _methods_of(request: Request) -> list[str]:
     """Every method of the request's path: each is a route of its own, and the router names only the first one's."""
-    matching = [route for route in iter_route_contexts(request.app.routes)
-                if isinstance(route.original_route, Route) and route.path_regex.match(request.url.path)]
+    matching = [
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if isinstance(route.original_route, Route) and route.path_regex.match(request.url.path)
+    ]
     return sorted({method for route in matching for method in route.methods or ()})
 
 
@@ -121,13 +143,21 @@ def request_id(request: Request) -> str:
 
 def _fields(error: RequestValidationError) -> list[FieldProblem]:
     # Without the value that was sent: it may be a password.
-    return [FieldProblem(field=".".join(str(part) for part in item["loc"]), message=item["msg"]) for item in error.errors()[:50]]
+    return [
+        FieldProblem(field=".".join(str(part) for part in item["loc"]), message=item["msg"])
+        for item in error.errors()[:50]
+    ]
 
 
 def _problem(request: Request, fact: PrefloopError, headers: dict[str, str]) -> JSONResponse:
     body = Problem(
-        title=HTTPStatus(fact.status).phrase, status=fact.status, code=fact.code, detail=fact.what, next_step=fact.next_step,
-        request_id=request_id(request), **fact.details,
+        title=HTTPStatus(fact.status).phrase,
+        status=fact.status,
+        code=fact.code,
+        detail=fact.what,
+        next_step=fact.next_step,
+        request_id=request_id(request),
+        **fact.details,
     )
     return JSONResponse(body.model_dump(mode="json"), fact.status, headers, MEDIA_TYPE)
 
@@ -151,8 +181,14 @@ def _sign_in_url(path: str, query: str) -> str:
 def _page(request: Request, fact: PrefloopError, headers: dict[str, str]) -> HTMLResponse:
     _look_up_viewer(request)
     errors = fact.details.get("errors", [])
-    context = FailurePage(fact.status, HTTPStatus(fact.status).phrase, fact.what, fact.next_step, request_id(request),
-                          errors if isinstance(errors, list) else [])
+    context = FailurePage(
+        fact.status,
+        HTTPStatus(fact.status).phrase,
+        fact.what,
+        fact.next_step,
+        request_id(request),
+        errors if isinstance(errors, list) else [],
+    )
     if is_fragment(request):  # shown at the top of the page, not in the part of it that was to be swapped
         headers |= {"HX-Retarget": "#flashes", "HX-Reswap": "innerHTML"}
         page = render(request, "errors/flash.html", context, status=fact.status)
@@ -172,5 +208,3 @@ def _look_up_viewer(request: Request) -> None:
             signed_in_user(request, session, request.app.state.settings)
     except Exception:
         log.warning("couldn't look up who is signed in for an error page", exc_info=True)
-
-

@@ -19,7 +19,10 @@ log = structlog.get_logger(__name__)
 router = APIRouter(include_in_schema=False)
 
 CHECKS: dict[str, Callable[[Settings], Finding]] = {
-    "database": check_database, "migrations": check_migrations, "broker": check_broker, "storage": check_storage,
+    "database": check_database,
+    "migrations": check_migrations,
+    "broker": check_broker,
+    "storage": check_storage,
 }
 
 

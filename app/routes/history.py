@@ -29,6 +29,12 @@ class HistoryPage:
 @router.get("/projects/{slug}/history")
 def show(request: Request, slug: str, session: SessionDep, user: UserDep, page: int = 1) -> Response:
     project = projects.get(session, slug)
-    return render(request, "history/show.html", HistoryPage(
-        project, judgments.history(session, project=project, user=user, page=page, size=25),
-        judgments.progress(session, project=project, user=user)))
+    return render(
+        request,
+        "history/show.html",
+        HistoryPage(
+            project,
+            judgments.history(session, project=project, user=user, page=page, size=25),
+            judgments.progress(session, project=project, user=user),
+        ),
+    )

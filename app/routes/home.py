@@ -37,7 +37,9 @@ def home(request: Request, session: SessionDep, user: UserDep) -> Response:
     overviews = projects.listing(session, user=user)
     if user.role is Role.EVALUATOR and len(overviews) == 1:
         return redirect(f"/projects/{overviews[0].project.slug}/compare")
-    mine = {overview.project.id: judgments.progress(session, project=overview.project, user=user) for overview in overviews}
+    mine = {
+        overview.project.id: judgments.progress(session, project=overview.project, user=user) for overview in overviews
+    }
     return render(request, "home/show.html", ProjectsPage(overviews, mine))
 
 
@@ -47,9 +49,13 @@ def menu(request: Request, session: SessionDep, user: UserDep) -> Response:
 
 
 @router.post("/theme")
-def theme(request: Request, theme: Annotated[str, Form()] = "auto", next: Annotated[str, Form()] = "/") -> RedirectResponse:
+def theme(
+    request: Request, theme: Annotated[str, Form()] = "auto", next: Annotated[str, Form()] = "/"
+) -> RedirectResponse:
     """Light, dark or as the system; kept in a cookie so that no page flashes in the other one first."""
     response = redirect(local_path(next))
     secure = request.app.state.settings.secure_cookies
-    response.set_cookie(THEME_COOKIE, theme if theme in THEMES else "auto", max_age=YEAR, samesite="lax", httponly=True, secure=secure)
+    response.set_cookie(
+        THEME_COOKIE, theme if theme in THEMES else "auto", max_age=YEAR, samesite="lax", httponly=True, secure=secure
+    )
     return response

@@ -46,11 +46,17 @@ class ImportPage:
 @router.get("/projects/{slug}/import")
 def ask(slug: str, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
     project = projects.get(session, slug)
-    return render(request, "imports/new.html", UploadPage(project, imports.listing(session, project=project), settings.max_import_bytes))
+    return render(
+        request,
+        "imports/new.html",
+        UploadPage(project, imports.listing(session, project=project), settings.max_import_bytes),
+    )
 
 
 @router.post("/projects/{slug}/import")
-async def upload(slug: str, request: Request, session: SessionDep, user: EngineerDep, engine: EngineDep, settings: SettingsDep) -> Response:
+async def upload(
+    slug: str, request: Request, session: SessionDep, user: EngineerDep, engine: EngineDep, settings: SettingsDep
+) -> Response:
     """Answers as soon as the first lines are read; the import's own page follows the rest."""
     project = await run_in_threadpool(projects.get, session, slug)
     # Before the body is read: SQLite has one writer at a time, and an upload may take minutes.
@@ -80,7 +86,9 @@ def _own(file: BinaryIO) -> BinaryIO:
     return open(os.dup(file.fileno()), "rb")
 
 
-def _start(engine: Engine, project_id: int, user_id: int, stream: BinaryIO, filename: str, settings: Settings) -> Future[int]:
+def _start(
+    engine: Engine, project_id: int, user_id: int, stream: BinaryIO, filename: str, settings: Settings
+) -> Future[int]:
     """Reads the file in a thread of its own. The future is the import's id, once there is something to show."""
     first: Future[int] = Future()
 
@@ -91,8 +99,17 @@ def _start(engine: Engine, project_id: int, user_id: int, stream: BinaryIO, file
     def load() -> None:
         try:
             with stream:
-                told(imports.load(engine, project_id=project_id, user_id=user_id, stream=stream, filename=filename,
-                                  settings=settings, progress=told))
+                told(
+                    imports.load(
+                        engine,
+                        project_id=project_id,
+                        user_id=user_id,
+                        stream=stream,
+                        filename=filename,
+                        settings=settings,
+                        progress=told,
+                    )
+                )
         except BaseException as error:
             if first.done():
                 raise
@@ -108,5 +125,11 @@ def show(import_id: RowId, request: Request, session: SessionDep, user: Engineer
     row = imports.get(session, import_id)
     stalled = imports.is_stalled(row)
     reasons = Counter(str(rejection["reason"]) for rejection in row.rejections).most_common()
-    page = ImportPage(session.get_one(Project, row.project_id), row, row.state is ImportState.RUNNING and not stalled, stalled, reasons)
+    page = ImportPage(
+        session.get_one(Project, row.project_id),
+        row,
+        row.state is ImportState.RUNNING and not stalled,
+        stalled,
+        reasons,
+    )
     return render(request, "imports/show.html", page, block="progress" if is_fragment(request) else None)

@@ -30,14 +30,20 @@ class RunsPage:
 
 
 @router.get("/projects/{slug}/runs")
-def listing(slug: str, request: Request, session: SessionDep, user: EngineerDep, state: str = "", page: int = 1) -> Response:
+def listing(
+    slug: str, request: Request, session: SessionDep, user: EngineerDep, state: str = "", page: int = 1
+) -> Response:
     project = projects.get(session, slug)
     wanted = JobState(state) if state in set(JobState) else None
     found = jobs.listing(session, project=project, state=wanted, page=page, size=25)
     told = {job.id: verdicts.verdict(job.metrics) for job in found.items if job.state is JobState.SUCCEEDED}
     active = any(job.state not in FINISHED for job in found.items)
-    return render(request, "jobs/list.html", RunsPage(project, found, wanted or "", active, told),
-                  block="runs" if is_fragment(request) else None)
+    return render(
+        request,
+        "jobs/list.html",
+        RunsPage(project, found, wanted or "", active, told),
+        block="runs" if is_fragment(request) else None,
+    )
 
 
 @router.get("/jobs/{job_id}")
@@ -46,13 +52,23 @@ def show(job_id: RowId, request: Request, session: SessionDep, user: EngineerDep
 
 
 @router.get("/jobs/{job_id}/stream")
-def stream(job_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep, engine: EngineDep,
-           after: int = 0, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+def stream(
+    job_id: RowId,
+    request: Request,
+    session: SessionDep,
+    user: EngineerDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+    after: int = 0,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
     """What the run's page doesn't show yet; goes on after `Last-Event-ID`, or after `after` for a page just loaded."""
     jobs.get(session, job_id)
     start = events.parse_id(last_event_id, default=max(after, 0))
     told = run_stream.messages(request, job_id=job_id, after=start, engine=engine, settings=settings)
-    return StreamingResponse(told, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    return StreamingResponse(
+        told, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
 
 
 @router.post("/jobs/{job_id}/cancel")

@@ -24,6 +24,7 @@ from app.templating import redirect, render
 
 router = APIRouter()
 
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """What would be trained on: the project as it is now, or a snapshot that is frozen already."""
@@ -67,21 +68,36 @@ FieldsDep = Annotated[dict[str, str], Depends(_fields)]
 
 
 @router.get("/projects/{slug}/train")
-def show(slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+def show(
+    slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep
+) -> Response:
     project = projects.get(session, slug)
-    return render(request, "jobs/new.html", _page(session, project, _start(session, project, fields, settings), settings))
+    return render(
+        request, "jobs/new.html", _page(session, project, _start(session, project, fields, settings), settings)
+    )
 
 
 @router.get("/projects/{slug}/train/preview")
-def preview(slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+def preview(
+    slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep
+) -> Response:
     """The data and the cost under what the form says now."""
     project = projects.get(session, slug)
-    return render(request, "jobs/new.html", _page(session, project, training_form.read(fields), settings), block="preview")
+    return render(
+        request, "jobs/new.html", _page(session, project, training_form.read(fields), settings), block="preview"
+    )
 
 
 @router.post("/projects/{slug}/train")
-def create(slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep,
-           storage: StorageDep) -> Response:
+def create(
+    slug: str,
+    request: Request,
+    fields: FieldsDep,
+    session: SessionDep,
+    user: EngineerDep,
+    settings: SettingsDep,
+    storage: StorageDep,
+) -> Response:
     project, form = projects.get(session, slug), training_form.read(fields)
     try:
         with session.begin_nested():
@@ -99,8 +115,13 @@ def create(slug: str, request: Request, fields: FieldsDep, session: SessionDep, 
 def _queue(session: Session, project: Project, form: Form, user: User, storage: Storage, settings: Settings) -> Job:
     if form.base_model not in {model.name for model in models.list_models(settings)}:
         raise Invalid("Choose a base model.", "Its folder must be prepared on this machine.", field="base_model")
-    wanted: dict[str, Any] = {"base_model": form.base_model, "config": form.config(), "by": user, "note": form.note.strip(),
-                              "idempotency_key": form.key or None}
+    wanted: dict[str, Any] = {
+        "base_model": form.base_model,
+        "config": form.config(),
+        "by": user,
+        "note": form.note.strip(),
+        "idempotency_key": form.key or None,
+    }
     if form.snapshot_id is not None:
         return jobs.create(session, snapshot=_snapshot(session, project, form.snapshot_id), **wanted)
     return jobs.train_on_current(session, project=project, storage=storage, rule=form.checked_rule(), **wanted)
@@ -117,22 +138,38 @@ def _start(session: Session, project: Project, fields: Mapping[str, str], settin
     """The form as it opens: empty, on a snapshot (`?snapshot=`), or with the settings of an earlier run (`?from=`)."""
     known = [model.name for model in models.list_models(settings)]
     model = project.default_base_model if project.default_base_model in known else (known[0] if known else "")
-    chosen = {"base_model": model, "preset": "", "key": secrets.token_urlsafe(16), "snapshot_id": fields.get("snapshot", "")}
+    chosen = {
+        "base_model": model,
+        "preset": "",
+        "key": secrets.token_urlsafe(16),
+        "snapshot_id": fields.get("snapshot", ""),
+    }
     earlier = fields.get("from", "")
     if earlier.isdecimal():
         job = jobs.get(session, int(earlier))
-        chosen |= {"preset": "standard", "base_model": job.base_model if job.base_model in known else model, "note": job.note}
+        chosen |= {
+            "preset": "standard",
+            "base_model": job.base_model if job.base_model in known else model,
+            "note": job.note,
+        }
         chosen |= training_form.from_config(job.config)
     return training_form.read(chosen)
 
 
-def _page(session: Session, project: Project, form: Form, settings: Settings, errors: dict[str, str] | None = None) -> NewRunPage:
+def _page(
+    session: Session, project: Project, form: Form, settings: Settings, errors: dict[str, str] | None = None
+) -> NewRunPage:
     dataset = _dataset(session, project, form)
     if not form.preset:
         form = replace(form, preset=training_form.preset_for(int(dataset.counts["train"])))
     return NewRunPage(
-        project=project, dataset=dataset, form=form, cost=_cost(session, form, dataset), models=models.list_models(settings),
-        workers_alive=workers.alive(session, silent_after=settings.worker_lease_seconds), errors=errors or {},
+        project=project,
+        dataset=dataset,
+        form=form,
+        cost=_cost(session, form, dataset),
+        models=models.list_models(settings),
+        workers_alive=workers.alive(session, silent_after=settings.worker_lease_seconds),
+        errors=errors or {},
     )
 
 
@@ -140,7 +177,13 @@ def _dataset(session: Session, project: Project, form: Form) -> Dataset:
     if form.snapshot_id is not None:
         frozen = _snapshot(session, project, form.snapshot_id)
         text = f"Snapshot {frozen.number}: {frozen.counts['train']:,} pairs to train on and {frozen.counts['eval']:,} to evaluate with."
-        return Dataset(text, frozen.counts, frozen.statistics, [tuple(one) for one in frozen.statistics.get("warnings", [])], frozen)
+        return Dataset(
+            text,
+            frozen.counts,
+            frozen.statistics,
+            [tuple(one) for one in frozen.statistics.get("warnings", [])],
+            frozen,
+        )
     try:
         rule = form.checked_rule()
     except Invalid:

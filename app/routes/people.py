@@ -55,7 +55,9 @@ def show(request: Request, session: SessionDep, user: AdminDep) -> Response:
 
 
 @router.post("/invitations")
-def invite(request: Request, form: Annotated[InviteForm, Form()], session: SessionDep, user: AdminDep, settings: SettingsDep) -> Response:
+def invite(
+    request: Request, form: Annotated[InviteForm, Form()], session: SessionDep, user: AdminDep, settings: SettingsDep
+) -> Response:
     token = links.invite(session, role=form.role, by=user, note=form.note, settings=settings)
     title = f"Invitation as {form.role.value}" + (f" for {form.note.strip()}" if form.note.strip() else "")
     return _page(request, session, user, _link(token, title, settings.invitation_days * 86400, settings))
@@ -78,14 +80,21 @@ def change_role(username: str, form: Annotated[RoleForm, Form()], session: Sessi
 def set_active(username: str, form: Annotated[ActiveForm, Form()], session: SessionDep, user: AdminDep) -> Response:
     person = users.get(session, username)
     users.set_active(session, user=person, active=form.active, by=user)
-    return redirect("/people", f"{person.display_name} can sign in again." if form.active else f"{person.display_name} is shut out.")
+    return redirect(
+        "/people", f"{person.display_name} can sign in again." if form.active else f"{person.display_name} is shut out."
+    )
 
 
 @router.post("/{username}/link")
 def new_link(username: str, request: Request, session: SessionDep, user: AdminDep, settings: SettingsDep) -> Response:
     person = users.get(session, username)
     token = links.create_sign_in(session, user=person, by=user, settings=settings)
-    return _page(request, session, user, _link(token, f"Sign-in link for {person.display_name}", settings.link_minutes * 60, settings))
+    return _page(
+        request,
+        session,
+        user,
+        _link(token, f"Sign-in link for {person.display_name}", settings.link_minutes * 60, settings),
+    )
 
 
 def _link(token: str, title: str, valid: int, settings: Settings) -> NewLink:
@@ -93,5 +102,7 @@ def _link(token: str, title: str, valid: int, settings: Settings) -> NewLink:
 
 
 def _page(request: Request, session: Session, user: User, new: NewLink | None = None) -> Response:
-    page = PeoplePage(users.listing(session), links.open_invitations(session), user.id, [role.value for role in Role], new)
+    page = PeoplePage(
+        users.listing(session), links.open_invitations(session), user.id, [role.value for role in Role], new
+    )
     return render(request, "people/show.html", page)

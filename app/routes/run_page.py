@@ -14,8 +14,13 @@ from app.services.verdicts import Verdict
 from app.templating import duration, number
 
 STAGES = {
-    "starting": "Starting", "loading": "Loading the model", "reference": "Scoring the reference", "training": "Training",
-    "evaluating": "Evaluating", "exporting": "Writing the checkpoint", "publishing": "Storing the checkpoint",
+    "starting": "Starting",
+    "loading": "Loading the model",
+    "reference": "Scoring the reference",
+    "training": "Training",
+    "evaluating": "Evaluating",
+    "exporting": "Writing the checkpoint",
+    "publishing": "Storing the checkpoint",
 }
 ENDS = {JobState.SUCCEEDED: "Finished", JobState.FAILED: "Failed", JobState.CANCELLED: "Cancelled"}
 NEXT_STEPS = {
@@ -55,8 +60,12 @@ CHARTS = (
     Chart("loss", "Loss", _train_and_eval("loss")),
     Chart("margin", "Reward margin", _train_and_eval("rewards/margins")),
     Chart("accuracy", "Reward accuracy", _train_and_eval("rewards/accuracies"), "share of pairs", low=0, high=1),
-    Chart("log-ratios", "Log-ratios to the reference", (
-        Series("step", "log_ratios/chosen", "chosen", 3), Series("step", "log_ratios/rejected", "rejected", 4)), "nats"),
+    Chart(
+        "log-ratios",
+        "Log-ratios to the reference",
+        (Series("step", "log_ratios/chosen", "chosen", 3), Series("step", "log_ratios/rejected", "rejected", 4)),
+        "nats",
+    ),
     Chart("gradient", "Gradient norm", (Series("step", "grad_norm", "norm", 1),), minor=True),
     Chart("rate", "Learning rate", (Series("step", "learning_rate", "rate", 1),), minor=True),
 )
@@ -138,7 +147,9 @@ def page(session: Session, *, job: Job, settings: Settings) -> RunPage:
     shown = live(session, job=job, settings=settings, kinds={"sample", "log", "step", "eval"})
     return RunPage(
         **{name: getattr(shown, name) for name in Live.__dataclass_fields__},
-        after=after, points=run_history.chart_points(session, job=job), configuration=configuration(job.config),
+        after=after,
+        points=run_history.chart_points(session, job=job),
+        configuration=configuration(job.config),
     )
 
 
@@ -147,13 +158,21 @@ def live(session: Session, *, job: Job, settings: Settings, kinds: set[str]) -> 
     alive = workers.alive(session, silent_after=settings.worker_lease_seconds)
     found = next(reversed(checkpoints.of_job(session, job=job)), None) if job.state is JobState.SUCCEEDED else None
     shown = Live(
-        project=job.project, job=job, over=job.state in FINISHED, status=status(session, job), outcome=outcome(session, job),
-        checkpoint=found, verdict=verdicts.verdict(found.metrics) if found else None, workers_alive=alive,
+        project=job.project,
+        job=job,
+        over=job.state in FINISHED,
+        status=status(session, job),
+        outcome=outcome(session, job),
+        checkpoint=found,
+        verdict=verdicts.verdict(found.metrics) if found else None,
+        workers_alive=alive,
     )
     if "sample" in kinds:
         shown = replace(shown, samples=[_sample(one) for one in run_history.samples(session, job=job)])
     if kinds & {"log", "state", "error", "checkpoint"}:
-        shown = replace(shown, log=[line for event in run_history.log_tail(session, job=job) if (line := log_line(event))])
+        shown = replace(
+            shown, log=[line for event in run_history.log_tail(session, job=job) if (line := log_line(event))]
+        )
     if kinds & {"step", "eval"}:
         evals, steps = run_history.recent_points(session, job=job)
         shown = replace(shown, evals=evals, steps=steps)
@@ -162,13 +181,21 @@ def live(session: Session, *, job: Job, settings: Settings, kinds: set[str]) -> 
 
 def status(session: Session, job: Job) -> Status:
     headline, parts = _words(session, job)
-    tenth = f", {job.step * 10 // job.total_steps * 10} % done" if job.state is JobState.RUNNING and job.total_steps else ""
+    tenth = (
+        f", {job.step * 10 // job.total_steps * 10} % done" if job.state is JobState.RUNNING and job.total_steps else ""
+    )
     return Status(
-        headline, parts, f"Run {job.id}: {headline}{tenth}",
+        headline,
+        parts,
+        f"Run {job.id}: {headline}{tenth}",
         can_cancel=job.state is JobState.QUEUED or (job.state is JobState.RUNNING and job.cancel_requested_at is None),
         can_retry=job.state in (JobState.FAILED, JobState.CANCELLED),
-        cancel_question=f"Cancel run {job.id}? " + ("It has not started yet." if job.state is JobState.QUEUED else
-                                                    "Its training state is saved first, and Retry goes on from it."),
+        cancel_question=f"Cancel run {job.id}? "
+        + (
+            "It has not started yet."
+            if job.state is JobState.QUEUED
+            else "Its training state is saved first, and Retry goes on from it."
+        ),
     )
 
 
@@ -176,9 +203,15 @@ def _words(session: Session, job: Job) -> tuple[str, list[str]]:
     of = f"step {number(job.step)} of {number(job.total_steps)}" if job.total_steps else ""
     if job.state is JobState.QUEUED:
         before = jobs.place_in_queue(session, job=job)
-        return "Waiting for a worker", [f"{before} run{'' if before == 1 else 's'} before it" if before else "next in the queue"]
+        return "Waiting for a worker", [
+            f"{before} run{'' if before == 1 else 's'} before it" if before else "next in the queue"
+        ]
     if job.state is JobState.RUNNING:
-        headline = "Cancelling: saving its state" if job.cancel_requested_at else STAGES.get(job.stage, job.stage.capitalize() or "Running")
+        headline = (
+            "Cancelling: saving its state"
+            if job.cancel_requested_at
+            else STAGES.get(job.stage, job.stage.capitalize() or "Running")
+        )
         left = f"about {duration(job.eta_seconds)} left" if job.eta_seconds else ""
         return headline, [part for part in (of, left, f"on {job.worker}" if job.worker else "") if part]
     took = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None
@@ -188,7 +221,11 @@ def _words(session: Session, job: Job) -> tuple[str, list[str]]:
 def outcome(session: Session, job: Job) -> Outcome:
     if job.state is JobState.FAILED:
         told = run_history.last_error(session, job=job)
-        return Outcome(str(told.get("kept", "")), NEXT_STEPS.get(job.error_code, RETRY), [str(line) for line in told.get("lines", [])])
+        return Outcome(
+            str(told.get("kept", "")),
+            NEXT_STEPS.get(job.error_code, RETRY),
+            [str(line) for line in told.get("lines", [])],
+        )
     if job.state is JobState.CANCELLED:
         kept = run_history.kept_on_cancel(session, job=job)
         return Outcome(kept, "Retry starts it again." if job.started_at is None else RETRY)
@@ -229,7 +266,9 @@ def configuration(config: dict[str, Any]) -> list[tuple[str, list[Setting]]]:
     for option in training_config.OPTIONS:
         value = config.get(option.key, option.default)
         changed = value != option.default
-        groups[option.group].append(Setting(option.label, option.help, _value(option, value), default_text(option), changed))
+        groups[option.group].append(
+            Setting(option.label, option.help, _value(option, value), default_text(option), changed)
+        )
     return list(groups.items())
 
 
@@ -239,5 +278,7 @@ def _value(option: training_config.Option, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(" × ".join(map(str, part)) if isinstance(part, list) else str(part) for part in value) or "none"
+        return (
+            ", ".join(" × ".join(map(str, part)) if isinstance(part, list) else str(part) for part in value) or "none"
+        )
     return f"{value:g} {option.unit}".strip() if isinstance(value, int | float) else str(value)

@@ -43,7 +43,9 @@ class Told:
         return await asyncio.shield(task)
 
 
-async def messages(request: Request, *, job_id: int, after: int, engine: Engine, settings: Settings) -> AsyncIterator[bytes]:
+async def messages(
+    request: Request, *, job_id: int, after: int, engine: Engine, settings: Settings
+) -> AsyncIterator[bytes]:
     """Server-sent events until the run is over, then `end`."""
     told = _told_of(request)
     yield events.PING  # the answer's head goes out with its first bytes, and the page then says that it is live

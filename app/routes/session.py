@@ -61,15 +61,24 @@ class InvitationPage:
 def show_sign_in(request: Request, session: SessionDep, user: MaybeUserDep, next: str = "/") -> Response:
     if user:
         return redirect(security.local_path(next))
-    return render(request, "session/sign_in.html", SignInPage(security.local_path(next), has_admin=users.has_admin(session)))
+    return render(
+        request, "session/sign_in.html", SignInPage(security.local_path(next), has_admin=users.has_admin(session))
+    )
 
 
 @router.post("/sign-in")
-def sign_in(request: Request, form: Annotated[SignInForm, Form()], engine: EngineDep, settings: SettingsDep) -> Response:
+def sign_in(
+    request: Request, form: Annotated[SignInForm, Form()], engine: EngineDep, settings: SettingsDep
+) -> Response:
     try:
         _, token = logins.sign_in(
-            engine, username=form.username, password=form.password, address=client_address(request), settings=settings,
-            user_agent=request.headers.get("user-agent", ""))
+            engine,
+            username=form.username,
+            password=form.password,
+            address=client_address(request),
+            settings=settings,
+            user_agent=request.headers.get("user-agent", ""),
+        )
     except (WrongCredentials, TooMany) as problem:
         page = SignInPage(security.local_path(form.next), form.username, problem)
         response: Response = render(request, "session/sign_in.html", page, status=problem.status)
@@ -84,7 +93,9 @@ def sign_out(request: Request, session: SessionDep, settings: SettingsDep, user:
     if user:
         sessions.revoke(session, session_id=request.state.session_id, user=user)
     response = redirect("/sign-in", "You are signed out.")
-    response.delete_cookie(security.cookie_name(settings), path="/", secure=settings.secure_cookies, httponly=True, samesite="lax")
+    response.delete_cookie(
+        security.cookie_name(settings), path="/", secure=settings.secure_cookies, httponly=True, samesite="lax"
+    )
     return response
 
 
@@ -102,7 +113,11 @@ def open_link(token: str, request: Request, session: SessionDep, settings: Setti
     if _opened_by_a_person(request, settings) and not replaces:
         return _use_link(request, settings, token)
     owner = session.get_one(User, link.user_id)
-    return render(request, "session/link.html", LinkPage(owner.display_name, token, user.display_name if user and replaces else ""))
+    return render(
+        request,
+        "session/link.html",
+        LinkPage(owner.display_name, token, user.display_name if user and replaces else ""),
+    )
 
 
 @router.post("/link/{token}")
@@ -111,12 +126,20 @@ def use_link(token: str, request: Request, settings: SettingsDep) -> Response:
 
 
 @router.post("/invitation/{token}")
-def accept_invitation(token: str, request: Request, form: Annotated[InvitationForm, Form()], settings: SettingsDep) -> Response:
+def accept_invitation(
+    token: str, request: Request, form: Annotated[InvitationForm, Form()], settings: SettingsDep
+) -> Response:
     try:
         with write_session(request.app.state.engine) as session:
             session.info["address"] = client_address(request)
-            user = links.accept_invitation(session, token=token, username=form.username, display_name=form.display_name,
-                                           password=form.password, settings=settings)
+            user = links.accept_invitation(
+                session,
+                token=token,
+                username=form.username,
+                display_name=form.display_name,
+                password=form.password,
+                settings=settings,
+            )
             cookie = _start_session(request, session, user, settings, how="invitation")
     except (Invalid, Conflict) as problem:  # nothing was committed: the invitation can be taken again
         with write_session(request.app.state.engine) as session:
@@ -136,8 +159,13 @@ def _use_link(request: Request, settings: Settings, token: str) -> Response:
 
 def _start_session(request: Request, session: SessionDep, user: User, settings: Settings, how: str) -> str:
     audit.record(session, by=user, action="session.start", target=f"user {user.username}", how=how)
-    return sessions.start(session, user=user, address=client_address(request),
-                          user_agent=request.headers.get("user-agent", ""), settings=settings)
+    return sessions.start(
+        session,
+        user=user,
+        address=client_address(request),
+        user_agent=request.headers.get("user-agent", ""),
+        settings=settings,
+    )
 
 
 def _admit(request: Request, settings: Settings, token: str, target: str) -> RedirectResponse:
@@ -149,8 +177,15 @@ def _admit(request: Request, settings: Settings, token: str, target: str) -> Red
             if found:
                 sessions.revoke(session, session_id=found.id, user=found.user)
     response = redirect(target)
-    response.set_cookie(security.cookie_name(settings), token, max_age=security.COOKIE_DAYS * 86400, path="/",
-                        secure=settings.secure_cookies, httponly=True, samesite="lax")
+    response.set_cookie(
+        security.cookie_name(settings),
+        token,
+        max_age=security.COOKIE_DAYS * 86400,
+        path="/",
+        secure=settings.secure_cookies,
+        httponly=True,
+        samesite="lax",
+    )
     return response
 
 
@@ -163,4 +198,8 @@ def _opened_by_a_person(request: Request, settings: Settings) -> bool:
     if "sec-fetch-site" in headers:
         return headers["sec-fetch-site"] == "none" and headers.get("sec-fetch-mode") == "navigate"
     # No such headers: a program, or a browser over plain HTTP. No scanner reaches a server that only this machine sees.
-    return not settings.public_url and security.is_loopback(settings.host) and security.is_loopback(client_address(request))
+    return (
+        not settings.public_url
+        and security.is_loopback(settings.host)
+        and security.is_loopback(client_address(request))
+    )

@@ -37,13 +37,25 @@ def freeze(slug: str, session: SessionDep, user: EngineerDep, storage: StorageDe
     newest = snapshots.listing(session, project=project)[:1]
     snapshot = snapshots.freeze(session, project=project, by=user, storage=storage)
     known = newest and newest[0].number >= snapshot.number
-    flash = f"Nothing changed since: this is snapshot {snapshot.number}." if known else f"Snapshot {snapshot.number} is frozen."
+    flash = (
+        f"Nothing changed since: this is snapshot {snapshot.number}."
+        if known
+        else f"Snapshot {snapshot.number} is frozen."
+    )
     return redirect(f"/snapshots/{snapshot.id}", flash, "info" if known else "good")
 
 
 @router.get("/snapshots/{snapshot_id}/files/{name}")
-def download(snapshot_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep) -> Response:
+def download(
+    snapshot_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+) -> Response:
     snapshot = snapshots.get(session, snapshot_id)
     file = snapshots.file(snapshot, name)
-    return send(request, storage, stored(file["key"], size=file["size"], sha256=file["sha256"]), media_type="application/x-ndjson",
-                filename=f"{snapshot.project.slug}-snapshot-{snapshot.number}-{name}", modified=snapshot.created_at)
+    return send(
+        request,
+        storage,
+        stored(file["key"], size=file["size"], sha256=file["sha256"]),
+        media_type="application/x-ndjson",
+        filename=f"{snapshot.project.slug}-snapshot-{snapshot.number}-{name}",
+        modified=snapshot.created_at,
+    )

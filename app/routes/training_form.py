@@ -36,11 +36,24 @@ class Preset:
 
 PRESETS = (
     Preset("standard", "Standard", "One pass with a LoRA adapter and the defaults of the literature.", {}),
-    Preset("few", "Few pairs", "Three passes in small batches, for some hundred pairs or fewer.",
-           {"num_train_epochs": 3, "batch_size": 8, "learning_rate": 2e-5}),
-    Preset("trial", "Trial", "Ten steps, to see whether model, data and worker get along.", {"max_steps": 10, "batch_size": 8}),
-    Preset("full", "Full fine-tuning", "Every weight of the model instead of an adapter: more memory, larger files.",
-           {"lora_r": 0, "learning_rate": 5e-7}),
+    Preset(
+        "few",
+        "Few pairs",
+        "Three passes in small batches, for some hundred pairs or fewer.",
+        {"num_train_epochs": 3, "batch_size": 8, "learning_rate": 2e-5},
+    ),
+    Preset(
+        "trial",
+        "Trial",
+        "Ten steps, to see whether model, data and worker get along.",
+        {"max_steps": 10, "batch_size": 8},
+    ),
+    Preset(
+        "full",
+        "Full fine-tuning",
+        "Every weight of the model instead of an adapter: more memory, larger files.",
+        {"lora_r": 0, "learning_rate": 5e-7},
+    ),
 )
 
 
@@ -101,8 +114,17 @@ class Form:
 
     def inputs(self) -> list[tuple[str, list[Input]]]:
         """(group, its fields) of every setting."""
-        return [(group, [_input(option, self.settings.get(option.key, "")) for option in training_config.OPTIONS
-                         if option.group == group]) for group in training_config.GROUPS]
+        return [
+            (
+                group,
+                [
+                    _input(option, self.settings.get(option.key, ""))
+                    for option in training_config.OPTIONS
+                    if option.group == group
+                ],
+            )
+            for group in training_config.GROUPS
+        ]
 
 
 def read(fields: Mapping[str, str]) -> Form:
@@ -112,17 +134,24 @@ def read(fields: Mapping[str, str]) -> Form:
     if rule:  # a box that isn't ticked isn't sent
         rule = dict.fromkeys(RULE_BOXES, "false") | rule
     return Form(
-        base_model=fields.get("base_model", ""), preset=fields.get("preset", "standard"), note=fields.get("note", ""),
-        settings={key.removeprefix(SETTING): text for key, text in fields.items() if key.startswith(SETTING)}, rule=rule,
-        snapshot_id=int(snapshot_id) if snapshot_id.isdecimal() and len(snapshot_id) < 10 else None, key=fields.get("key", "")[:64],
+        base_model=fields.get("base_model", ""),
+        preset=fields.get("preset", "standard"),
+        note=fields.get("note", ""),
+        settings={key.removeprefix(SETTING): text for key, text in fields.items() if key.startswith(SETTING)},
+        rule=rule,
+        snapshot_id=int(snapshot_id) if snapshot_id.isdecimal() and len(snapshot_id) < 10 else None,
+        key=fields.get("key", "")[:64],
     )
 
 
 def from_config(config: Mapping[str, Any]) -> dict[str, str]:
     """Fields that repeat a run's configuration: what differs from the defaults, as text."""
     known = training_config.BY_KEY
-    return {SETTING + key: _as_text(value) for key, value in config.items()
-            if key in known and value != known[key].default and not _is_sum_of_losses(value)}
+    return {
+        SETTING + key: _as_text(value)
+        for key, value in config.items()
+        if key in known and value != known[key].default and not _is_sum_of_losses(value)
+    }
 
 
 def _is_sum_of_losses(value: Any) -> bool:
@@ -142,12 +171,31 @@ def _input(option: Option, value: str) -> Input:
     if option.kind is bool:
         kind, options = "select", [("", f"{placeholder} (default)"), ("true", "yes"), ("false", "no")]
     elif option.kind is str and option.choices:
-        kind, options = "select", [("", f"{placeholder} (default)"), *((choice, _choice(option, choice)) for choice in option.choices)]
+        kind, options = (
+            "select",
+            [("", f"{placeholder} (default)"), *((choice, _choice(option, choice)) for choice in option.choices)],
+        )
     elif option.kind in (int, float):
-        kind, attributes = "number", {"min": _plain(option.minimum), "max": _plain(option.maximum), "inputmode": "decimal",
-                                      "step": "1" if option.kind is int else "any"}
-    return Input(option.key, option.label, help_text, kind, value, placeholder, options,
-                 {"placeholder": placeholder, **attributes}, option.unit)
+        kind, attributes = (
+            "number",
+            {
+                "min": _plain(option.minimum),
+                "max": _plain(option.maximum),
+                "inputmode": "decimal",
+                "step": "1" if option.kind is int else "any",
+            },
+        )
+    return Input(
+        option.key,
+        option.label,
+        help_text,
+        kind,
+        value,
+        placeholder,
+        options,
+        {"placeholder": placeholder, **attributes},
+        option.unit,
+    )
 
 
 def default_text(option: Option) -> str:

@@ -12,15 +12,25 @@ from app.services import paging
 def record(session: Session, /, *, by: User | None, action: str, target: str, **detail: object) -> AuditEntry:
     """Writes one entry in the caller's transaction. `action` is `noun.verb`. The address is the request's, if any."""
     entry = AuditEntry(
-        user_id=by.id if by else None, action=action, target=target[:120], detail=detail,
+        user_id=by.id if by else None,
+        action=action,
+        target=target[:120],
+        detail=detail,
         address=str(session.info.get("address", ""))[:64],
     )
     session.add(entry)
     return entry
 
 
-def listing(session: Session, *, username: str = "", action: str = "", target: str = "", since: datetime | None = None,
-            page: int = 1) -> paging.Page[tuple[AuditEntry, str | None]]:
+def listing(
+    session: Session,
+    *,
+    username: str = "",
+    action: str = "",
+    target: str = "",
+    since: datetime | None = None,
+    page: int = 1,
+) -> paging.Page[tuple[AuditEntry, str | None]]:
     """Entries with the user name of who did it, newest first; by exact `username`, by the beginning of `action`
     (`job` or `job.cancel`) and by words in `target`."""
     query = select(AuditEntry, User.username).outerjoin(User, User.id == AuditEntry.user_id)

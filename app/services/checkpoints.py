@@ -53,7 +53,9 @@ def upload(storage: Storage, folder: Path, *, prefix: str) -> list[Upload]:
 
     Raises Invalid if the folder isn't a whole result.
     """
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    names = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+    )
     names = [name for name in names if is_offered(name)]
     if FACTS not in names or not any(name.endswith(".safetensors") for name in names):
         raise _not_whole()
@@ -144,7 +146,9 @@ def publish(
 
 def get(session: Session, checkpoint_id: int) -> Checkpoint:
     """The checkpoint with its files, its job, snapshot, project and starter. Raises NotFound."""
-    checkpoint = session.scalars(_loaded().where(Checkpoint.id == checkpoint_id)).first() if 0 < checkpoint_id < 2**31 else None
+    checkpoint = (
+        session.scalars(_loaded().where(Checkpoint.id == checkpoint_id)).first() if 0 < checkpoint_id < 2**31 else None
+    )
     if checkpoint is None:
         raise NotFound(f"There is no checkpoint {checkpoint_id}.", "Look at the list of checkpoints.")
     return checkpoint
@@ -154,7 +158,9 @@ def of_job(session: Session, *, job: Job) -> list[Checkpoint]:
     return list(session.scalars(_loaded().where(Checkpoint.job_id == job.id).order_by(Checkpoint.id)))
 
 
-def listing(session: Session, *, project: Project | None = None, page: int = 1, size: int = 50) -> paging.Page[Checkpoint]:
+def listing(
+    session: Session, *, project: Project | None = None, page: int = 1, size: int = 50
+) -> paging.Page[Checkpoint]:
     """Checkpoints, newest first, each with its files, job and starter."""
     query = _loaded().order_by(Checkpoint.id.desc())
     if project is not None:
@@ -178,7 +184,9 @@ def size(checkpoint: Checkpoint) -> int:
 
 def archive(checkpoint: Checkpoint) -> Content:
     """All its files as one tar, in a folder of its own."""
-    members = [Member(f"{folder_name(checkpoint)}/{row.name}", row.key, row.size, row.sha256) for row in checkpoint.files]
+    members = [
+        Member(f"{folder_name(checkpoint)}/{row.name}", row.key, row.size, row.sha256) for row in checkpoint.files
+    ]
     return tar(members, mtime=int(checkpoint.created_at.timestamp()))
 
 

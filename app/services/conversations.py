@@ -48,8 +48,11 @@ def messages_of(value: list[Any], what: str) -> list[Message]:
 
 def prompt_of(value: Any) -> list[Message]:
     """A prompt as messages: a string is one user's message. It ends with what the answer replies to."""
-    messages = messages_of(value, "The prompt") if isinstance(value, list) else [
-        {"role": "user", "content": text_of(value, "The prompt")}]
+    messages = (
+        messages_of(value, "The prompt")
+        if isinstance(value, list)
+        else [{"role": "user", "content": text_of(value, "The prompt")}]
+    )
     if not messages or not any(message["content"].strip() for message in messages):
         raise Unfit("empty_prompt", "The prompt is empty.")
     roles = [message["role"] for message in messages]

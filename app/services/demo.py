@@ -39,17 +39,23 @@ def seed(session: Session, *, now: datetime | None = None) -> bool:
     for line in said:
         _judge(session, project, evaluators[line["evaluator"]], ids[line["comparison"]], line, now)
     _date_back(session, project, now - AGE)
-    audit.record(session, by=None, action="demo.seed", target=f"project {project.id}",
-                 comparisons=len(ids), judgments=len(said))
+    audit.record(
+        session, by=None, action="demo.seed", target=f"project {project.id}", comparisons=len(ids), judgments=len(said)
+    )
     return True
 
 
 def _project(session: Session) -> Project:
     return projects.create(
-        session, slug=SLUG, name="Support tone", by=users.first_admin(session),
+        session,
+        slug=SLUG,
+        name="Support tone",
+        by=users.first_admin(session),
         description="Demo: two answers to each question of a support team's customers. Which one sounds like the team?",
         guidelines=(CONTENT / "guidelines.md").read_text(encoding="utf-8"),
-        is_demo=True, default_base_model=MODEL, daily_goal=35,
+        is_demo=True,
+        default_base_model=MODEL,
+        daily_goal=35,
         eval_percent=30,  # of so few pairs, less would leave next to nothing to evaluate on
     )
 
@@ -65,20 +71,33 @@ def _evaluator(session: Session, name: str, since: datetime) -> User:
     return user
 
 
-def _judge(session: Session, project: Project, user: User, comparison_id: int, line: dict[str, Any],
-           now: datetime) -> None:
+def _judge(
+    session: Session, project: Project, user: User, comparison_id: int, line: dict[str, Any], now: datetime
+) -> None:
     """One judgment, as if made `hours_ago` with the pair shown `seconds` before."""
     at = now - timedelta(hours=line["hours_ago"])
     first_side = Side.LEFT if line["left"] == "first" else Side.RIGHT
     _ensure_free_slot(session, project, comparison_id)
     # A showing of its own, not a lease: which pair, which side and when are given here, not drawn.
     showing = Showing(
-        token=comparisons.new_token(), comparison_id=comparison_id, user_id=user.id, first_side=first_side,
-        shown_at=at - timedelta(seconds=line["seconds"]), guideline_version=project.guideline_version)
+        token=comparisons.new_token(),
+        comparison_id=comparison_id,
+        user_id=user.id,
+        first_side=first_side,
+        shown_at=at - timedelta(seconds=line["seconds"]),
+        guideline_version=project.guideline_version,
+    )
     session.add(showing)
     session.flush()
-    judgments.record(session, token=showing.token, user=user, choice=_clicked(line["choice"], first_side),
-                     strength=line["strength"], rationale=line["rationale"], now=at)
+    judgments.record(
+        session,
+        token=showing.token,
+        user=user,
+        choice=_clicked(line["choice"], first_side),
+        strength=line["strength"],
+        rationale=line["rationale"],
+        now=at,
+    )
 
 
 def _ensure_free_slot(session: Session, project: Project, comparison_id: int) -> None:
@@ -99,5 +118,7 @@ def _date_back(session: Session, project: Project, since: datetime) -> None:
     """Nothing may look younger than the judgments about it."""
     project.created_at = since
     for table in (Guideline, Prompt, Comparison):
-        session.execute(update(table).where(table.project_id == project.id).values(created_at=since),
-                        execution_options={"synchronize_session": False})
+        session.execute(
+            update(table).where(table.project_id == project.id).values(created_at=since),
+            execution_options={"synchronize_session": False},
+        )

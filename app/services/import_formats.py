@@ -34,8 +34,14 @@ REASONS = {
 FORMS = "prompt and responses; prompt, response_a and response_b; prompt, chosen and rejected; chosen and rejected"
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-GOLD = {"first": Choice.FIRST, "a": Choice.FIRST, "second": Choice.SECOND, "b": Choice.SECOND, "tie": Choice.TIE,
-        "both_bad": Choice.BOTH_BAD}
+GOLD = {
+    "first": Choice.FIRST,
+    "a": Choice.FIRST,
+    "second": Choice.SECOND,
+    "b": Choice.SECOND,
+    "tie": Choice.TIE,
+    "both_bad": Choice.BOTH_BAD,
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,14 @@ def _waiting(row: dict[str, Any], answers: Any) -> NewPair:
         texts.append(answer)
         found.append(_source(source))
     first, second = answers_of(texts[0], texts[1], ("The first answer", "The second answer"))
-    return NewPair(prompt_of(_prompt_value(row["prompt"])), (first, second), (found[0], found[1]), _priority(row), _gold(row),
-                   _external_id(row))
+    return NewPair(
+        prompt_of(_prompt_value(row["prompt"])),
+        (first, second),
+        (found[0], found[1]),
+        _priority(row),
+        _gold(row),
+        _external_id(row),
+    )
 
 
 def _judged(row: dict[str, Any]) -> NewPair:
@@ -114,7 +126,7 @@ def _without(prompt: list[Message], answer: Any) -> Any:
         return answer
     messages = messages_of(answer, "The answer")
     before, last = messages[:-1], messages[-1:]
-    if before != prompt and before[-len(prompt):] != prompt:
+    if before != prompt and before[-len(prompt) :] != prompt:
         raise Unfit("differs_before_last_turn", "An answer has messages before it that aren't those of the prompt.")
     return last
 
@@ -122,7 +134,9 @@ def _without(prompt: list[Message], answer: Any) -> Any:
 def _split(chosen: Any, rejected: Any) -> tuple[list[Message], Any, Any]:
     """(prompt, chosen answer, rejected answer) of two conversations that begin alike."""
     if isinstance(chosen, list) and isinstance(rejected, list):
-        return _split_messages(messages_of(chosen, "The chosen conversation"), messages_of(rejected, "The rejected conversation"))
+        return _split_messages(
+            messages_of(chosen, "The chosen conversation"), messages_of(rejected, "The rejected conversation")
+        )
     chosen, rejected = text_of(chosen, "`chosen`"), text_of(rejected, "`rejected`")
     conversations = transcript(chosen), transcript(rejected)
     if conversations[0] and conversations[1]:
@@ -139,9 +153,11 @@ def _split_messages(chosen: list[Message], rejected: list[Message]) -> tuple[lis
         raise Unfit("no_common_prompt", "The two conversations don't begin alike, so there is no prompt.")
     if chosen[:-1] != rejected[:-1]:
         turn = 1 + sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
-        raise Unfit("differs_before_last_turn",
-                    f"The conversations differ from message {turn} on, before the last answer "
-                    f"({len(chosen)} and {len(rejected)} messages).")
+        raise Unfit(
+            "differs_before_last_turn",
+            f"The conversations differ from message {turn} on, before the last answer "
+            f"({len(chosen)} and {len(rejected)} messages).",
+        )
     return chosen[:-1], chosen[-1:], rejected[-1:]
 
 
@@ -164,7 +180,10 @@ def transcript(text: str) -> list[Message]:
     if not marks or marks[0].start() != 0:
         return []
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return [{"role": SPEAKERS[mark[1]], "content": text[mark.end():end].strip()} for mark, end in zip(marks, ends, strict=True)]
+    return [
+        {"role": SPEAKERS[mark[1]], "content": text[mark.end() : end].strip()}
+        for mark, end in zip(marks, ends, strict=True)
+    ]
 
 
 def _source(value: Any) -> Source:

@@ -9,8 +9,14 @@ CHUNK = 256 * 1024
 GZIP = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 OTHER_FORMATS = {
-    b"PAR1": "a Parquet file", b"PK\x03\x04": "a ZIP archive", b"BZh": "a bzip2 file", b"\x28\xb5\x2f\xfd": "a Zstandard file",
-    b"\xfd7zXZ": "an xz file", b"%PDF": "a PDF", b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16",
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a ZIP archive",
+    b"BZh": "a bzip2 file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"\xfd7zXZ": "an xz file",
+    b"%PDF": "a PDF",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
 }
 
 
@@ -44,8 +50,10 @@ def _limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
     for chunk in chunks:
         total += len(chunk)
         if total > most:
-            raise StreamBroken(f"The file holds more than {most:,} bytes after decompression. Split it, or raise "
-                               "PREFLOOP_MAX_IMPORT_BYTES.")
+            raise StreamBroken(
+                f"The file holds more than {most:,} bytes after decompression. Split it, or raise "
+                "PREFLOOP_MAX_IMPORT_BYTES."
+            )
         yield chunk
 
 
@@ -72,7 +80,9 @@ def _raw(stream: BinaryIO) -> Iterator[bytes]:
         while chunk := stream.read(CHUNK):
             yield chunk
     except OSError as error:
-        raise StreamBroken(f"The upload broke off: {error}. Send it again; what is here already is counted as duplicates.") from error
+        raise StreamBroken(
+            f"The upload broke off: {error}. Send it again; what is here already is counted as duplicates."
+        ) from error
 
 
 def _unzip(head: bytes, source: Iterator[bytes]) -> Iterator[bytes]:

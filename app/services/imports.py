@@ -42,8 +42,16 @@ class Outcome:
         self.rejections.append({"line": number, "reason": unfit.reason, "message": unfit.message})
 
 
-def load(engine: Engine, *, project_id: int, user_id: int, stream: BinaryIO, filename: str, settings: Settings,
-         progress: Callable[[Import], None] | None = None) -> Import:
+def load(
+    engine: Engine,
+    *,
+    project_id: int,
+    user_id: int,
+    stream: BinaryIO,
+    filename: str,
+    settings: Settings,
+    progress: Callable[[Import], None] | None = None,
+) -> Import:
     """Reads a stream of JSON Lines (or gzip of them) into a project and says what became of it.
 
     Commits by batches with sessions of its own. A stream that breaks ends as `failed` with what was read before.
@@ -54,8 +62,14 @@ def load(engine: Engine, *, project_id: int, user_id: int, stream: BinaryIO, fil
         row = Import(project_id=project.id, user_id=user_id, filename=_clean(filename))
         session.add(row)
         session.flush()
-        audit.record(session, by=session.get(User, user_id), action="import.start", target=f"import {row.id}",
-                     project=project.slug, filename=row.filename)
+        audit.record(
+            session,
+            by=session.get(User, user_id),
+            action="import.start",
+            target=f"import {row.id}",
+            project=project.slug,
+            filename=row.filename,
+        )
         import_id = row.id
     try:
         lines = read_lines(stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes)
@@ -66,7 +80,9 @@ def load(engine: Engine, *, project_id: int, user_id: int, stream: BinaryIO, fil
                 progress(row)
         return _finish(engine, import_id, broken or ("" if row.lines else "The file has no lines."))
     except BaseException as error:
-        why = error.what if isinstance(error, PrefloopError) else f"The import was interrupted ({type(error).__name__})."
+        why = (
+            error.what if isinstance(error, PrefloopError) else f"The import was interrupted ({type(error).__name__})."
+        )
         _finish(engine, import_id, f"{why} Run it again: what is here already is counted as duplicates.")
         raise
 
@@ -107,7 +123,7 @@ def _load_batch(engine: Engine, import_id: int, lines: list[Line], settings: Set
         row.judged += outcome.judged
         row.duplicates += outcome.duplicates
         row.rejected += len(outcome.rejections)
-        row.rejections = [*row.rejections, *outcome.rejections[:REPORTED_REJECTIONS - len(row.rejections)]]
+        row.rejections = [*row.rejections, *outcome.rejections[: REPORTED_REJECTIONS - len(row.rejections)]]
         row.state, row.updated_at = ImportState.RUNNING, utc_now()
     return row
 
@@ -127,16 +143,30 @@ def _store(session: Session, row: Import, project: Project, parsed: list[Numbere
     comparisons.one_at_a_time(session, user)
     stored = comparisons.add_many(session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id)
     judged = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if one.judged}
-    earlier = dict(session.execute(select(Judgment.comparison_id, Judgment.choice).where(
-        Judgment.comparison_id.in_(judged), (Judgment.user_id == row.user_id) | (Judgment.source == JudgmentSource.IMPORT),
-        ~Judgment.superseded)).tuples().all())
+    earlier = dict(
+        session.execute(
+            select(Judgment.comparison_id, Judgment.choice).where(
+                Judgment.comparison_id.in_(judged),
+                (Judgment.user_id == row.user_id) | (Judgment.source == JudgmentSource.IMPORT),
+                ~Judgment.superseded,
+            )
+        )
+        .tuples()
+        .all()
+    )
     fresh: dict[int, Choice] = {}
     for at, (number, one) in zip(stored, parsed, strict=True):
         choice = Choice.SECOND if at.swapped else Choice.FIRST
         said = earlier.get(at.comparison_id) or fresh.get(at.comparison_id)
         if one.judged and said is not None and said is not choice:
-            outcome.reject(number, Unfit("contradicts_earlier", "This pair was judged before, by an import or by you, and with "
-                                                                "another result. Change that judgment if it is wrong."))
+            outcome.reject(
+                number,
+                Unfit(
+                    "contradicts_earlier",
+                    "This pair was judged before, by an import or by you, and with "
+                    "another result. Change that judgment if it is wrong.",
+                ),
+            )
             continue
         outcome.added += at.added
         outcome.duplicates += not at.added
@@ -152,19 +182,37 @@ def _judge(session: Session, row: Import, project: Project, fresh: dict[int, Cho
         return
     slots: dict[int, int] = {}
     for slot_id, comparison_id, holder_id in session.execute(
-            select(Slot.id, Slot.comparison_id, Slot.holder_id).where(
-                Slot.comparison_id.in_(fresh), (Slot.state == SlotState.OPEN) | (Slot.holder_id == row.user_id))
-            .order_by(Slot.id).with_for_update()):
+        select(Slot.id, Slot.comparison_id, Slot.holder_id)
+        .where(Slot.comparison_id.in_(fresh), (Slot.state == SlotState.OPEN) | (Slot.holder_id == row.user_id))
+        .order_by(Slot.id)
+        .with_for_update()
+    ):
         if holder_id == row.user_id:
             slots[comparison_id] = slot_id
         slots.setdefault(comparison_id, slot_id)
     if slots:
-        session.execute(update(Slot), [{"id": slot_id, "state": SlotState.DONE, "holder_id": row.user_id, "leased_until": None}
-                                       for slot_id in slots.values()])
-    session.execute(insert(Judgment), [
-        {"project_id": project.id, "comparison_id": comparison_id, "slot_id": slots.get(comparison_id), "user_id": row.user_id,
-         "choice": choice, "source": JudgmentSource.IMPORT, "guideline_version": project.guideline_version}
-        for comparison_id, choice in fresh.items()])
+        session.execute(
+            update(Slot),
+            [
+                {"id": slot_id, "state": SlotState.DONE, "holder_id": row.user_id, "leased_until": None}
+                for slot_id in slots.values()
+            ],
+        )
+    session.execute(
+        insert(Judgment),
+        [
+            {
+                "project_id": project.id,
+                "comparison_id": comparison_id,
+                "slot_id": slots.get(comparison_id),
+                "user_id": row.user_id,
+                "choice": choice,
+                "source": JudgmentSource.IMPORT,
+                "guideline_version": project.guideline_version,
+            }
+            for comparison_id, choice in fresh.items()
+        ],
+    )
 
 
 def _finish(engine: Engine, import_id: int, error: str) -> Import:
@@ -172,9 +220,17 @@ def _finish(engine: Engine, import_id: int, error: str) -> Import:
         row = session.get_one(Import, import_id)
         row.state = ImportState.FAILED if error else ImportState.DONE
         row.error, row.finished_at, row.updated_at = error, utc_now(), utc_now()
-        audit.record(session, by=session.get(User, row.user_id) if row.user_id else None, action="import.finish",
-                     target=f"import {row.id}", state=row.state.value, added=row.added, judged=row.judged,
-                     duplicates=row.duplicates, rejected=row.rejected)
+        audit.record(
+            session,
+            by=session.get(User, row.user_id) if row.user_id else None,
+            action="import.finish",
+            target=f"import {row.id}",
+            state=row.state.value,
+            added=row.added,
+            judged=row.judged,
+            duplicates=row.duplicates,
+            rejected=row.rejected,
+        )
     return row
 
 
@@ -187,7 +243,9 @@ def get(session: Session, import_id: int) -> Import:
 
 def listing(session: Session, *, project: Project, limit: int = 50) -> list[Import]:
     """A project's latest imports, the newest first."""
-    return list(session.scalars(select(Import).where(Import.project_id == project.id).order_by(Import.id.desc()).limit(limit)))
+    return list(
+        session.scalars(select(Import).where(Import.project_id == project.id).order_by(Import.id.desc()).limit(limit))
+    )
 
 
 def is_stalled(row: Import, *, now: datetime | None = None) -> bool:

@@ -44,7 +44,9 @@ def waiting(session: Session) -> int:
 def claim(session: Session, *, worker: str, lease_seconds: float, now: datetime | None = None) -> Job | None:
     """Take the oldest queued job for this worker, or None. Two workers never get the same one."""
     now = now or utc_now()
-    oldest = select(Job.id).where(Job.state == JobState.QUEUED).order_by(Job.id).limit(1).with_for_update(skip_locked=True)
+    oldest = (
+        select(Job.id).where(Job.state == JobState.QUEUED).order_by(Job.id).limit(1).with_for_update(skip_locked=True)
+    )
     while (job_id := session.scalar(oldest)) is not None:
         token = secrets.token_hex(16)
         taken = jobs.move(
@@ -115,7 +117,11 @@ def progress(
         if kind == "step" and step is not None:
             job.step = step
         if kind in ("step", "eval", "done"):
-            numbers = {key: value for key, value in data.items() if isinstance(value, int | float | str) and key not in ("time", "stage")}
+            numbers = {
+                key: value
+                for key, value in data.items()
+                if isinstance(value, int | float | str) and key not in ("time", "stage")
+            }
             if kind == "eval" and "before" not in metrics:
                 metrics["before"] = numbers
             metrics["after" if kind == "eval" else kind] = numbers
@@ -125,7 +131,9 @@ def progress(
         events.append_all(session, job=job_id, events=printed, now=now)
 
 
-def succeed(session: Session, *, job_id: int, token: str, numbers: dict[str, Any] | None = None, now: datetime | None = None) -> None:
+def succeed(
+    session: Session, *, job_id: int, token: str, numbers: dict[str, Any] | None = None, now: datetime | None = None
+) -> None:
     """End the job well; `numbers` join what the engine said when it was done. Raises LeaseLost."""
     job = hold(session, job_id=job_id, token=token)
     job.metrics = job.metrics | {"done": job.metrics.get("done", {}) | (numbers or {})}
@@ -182,7 +190,12 @@ def sweep(session: Session, *, attempts: int, now: datetime | None = None) -> li
     """Take running jobs from workers that fell silent: back to the queue, or failed after so many attempts."""
     now = now or utc_now()
     lost = []
-    silent = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < now).order_by(Job.id).with_for_update(skip_locked=True)
+    silent = (
+        select(Job)
+        .where(Job.state == JobState.RUNNING, Job.lease_until < now)
+        .order_by(Job.id)
+        .with_for_update(skip_locked=True)
+    )
     for job in session.scalars(silent).all():
         more: dict[str, Any]
         free = {"lease_token": None, "lease_until": None, "eta_seconds": None}
@@ -193,7 +206,9 @@ def sweep(session: Session, *, attempts: int, now: datetime | None = None) -> li
                 "It was cancelled, and its worker no longer answers.",
             )
         elif job.attempts >= attempts:
-            why = f"Its worker fell silent {job.attempts} times, last {job.worker}. Look at that machine, then try again."
+            why = (
+                f"Its worker fell silent {job.attempts} times, last {job.worker}. Look at that machine, then try again."
+            )
             to, more = JobState.FAILED, {"finished_at": now, "error": why, "error_code": "worker_lost"}
         else:
             to, more, why = JobState.QUEUED, {"worker": "", "stage": ""}, f"The worker {job.worker} no longer answers."

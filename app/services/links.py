@@ -26,27 +26,53 @@ class LinkUsed(Gone):
         self.user_id = user_id
 
 
-def create_sign_in(session: Session, *, user: User, by: User | None = None, settings: Settings | None = None,
-                   now: datetime | None = None) -> str:
+def create_sign_in(
+    session: Session,
+    *,
+    user: User,
+    by: User | None = None,
+    settings: Settings | None = None,
+    now: datetime | None = None,
+) -> str:
     """The token of a link that signs `user` in once. It replaces earlier ones that weren't used."""
     settings, now = settings or get_settings(), now or clock()
     if not user.active:
         raise Conflict(f"{user.display_name} is deactivated.", "Reactivate the account first.")
-    session.execute(update(Link).where(Link.user_id == user.id, Link.used_at.is_(None), Link.revoked_at.is_(None))
-                    .values(revoked_at=now).execution_options(synchronize_session=False))
-    token = _add(session, settings, now, timedelta(minutes=settings.link_minutes), by,
-                 kind=LinkKind.SIGN_IN, user_id=user.id)
+    session.execute(
+        update(Link)
+        .where(Link.user_id == user.id, Link.used_at.is_(None), Link.revoked_at.is_(None))
+        .values(revoked_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    token = _add(
+        session, settings, now, timedelta(minutes=settings.link_minutes), by, kind=LinkKind.SIGN_IN, user_id=user.id
+    )
     audit.record(session, by=by, action="link.create", target=f"user {user.username}")
     return token
 
 
-def invite(session: Session, *, role: Role | str, by: User | None, note: str = "", settings: Settings | None = None,
-           now: datetime | None = None) -> str:
+def invite(
+    session: Session,
+    *,
+    role: Role | str,
+    by: User | None,
+    note: str = "",
+    settings: Settings | None = None,
+    now: datetime | None = None,
+) -> str:
     """The token of a link whose taker chooses a user name and gets `role`. `note`: for whom it is."""
     settings, now = settings or get_settings(), now or clock()
     role = users.role_of(role)
-    token = _add(session, settings, now, timedelta(days=settings.invitation_days), by,
-                 kind=LinkKind.INVITATION, role=role, note=" ".join(note.split())[:120])
+    token = _add(
+        session,
+        settings,
+        now,
+        timedelta(days=settings.invitation_days),
+        by,
+        kind=LinkKind.INVITATION,
+        role=role,
+        note=" ".join(note.split())[:120],
+    )
     audit.record(session, by=by, action="invitation.create", target=f"invitation as {role.value}", note=note[:120])
     return token
 
@@ -84,8 +110,16 @@ def use(session: Session, *, token: str, settings: Settings | None = None, now: 
     return user
 
 
-def accept_invitation(session: Session, *, token: str, username: str, display_name: str, password: str,
-                      settings: Settings | None = None, now: datetime | None = None) -> User:
+def accept_invitation(
+    session: Session,
+    *,
+    token: str,
+    username: str,
+    display_name: str,
+    password: str,
+    settings: Settings | None = None,
+    now: datetime | None = None,
+) -> User:
     """Uses an invitation up and creates the account it promised. Raises Gone, Invalid, Conflict (name taken)."""
     now = now or clock()
     link = find(session, token=token, settings=settings, now=now)
@@ -98,8 +132,14 @@ def accept_invitation(session: Session, *, token: str, username: str, display_na
 def open_invitations(session: Session, *, now: datetime | None = None) -> Sequence[Link]:
     """Invitations that somebody may still take, newest first."""
     return session.scalars(
-        select(Link).where(Link.kind == LinkKind.INVITATION, Link.used_at.is_(None), Link.revoked_at.is_(None),
-                           Link.expires_at > (now or clock())).order_by(Link.id.desc())
+        select(Link)
+        .where(
+            Link.kind == LinkKind.INVITATION,
+            Link.used_at.is_(None),
+            Link.revoked_at.is_(None),
+            Link.expires_at > (now or clock()),
+        )
+        .order_by(Link.id.desc())
     ).all()
 
 
@@ -115,18 +155,29 @@ def withdraw(session: Session, *, link_id: int, by: User | None, now: datetime |
         audit.record(session, by=by, action="invitation.withdraw", target=f"invitation {link.id}", note=link.note)
 
 
-def _add(session: Session, settings: Settings, now: datetime, life: timedelta, by: User | None, **columns: object) -> str:
+def _add(
+    session: Session, settings: Settings, now: datetime, life: timedelta, by: User | None, **columns: object
+) -> str:
     token = security.new_token()
-    session.add(Link(token_hash=security.hash_token(settings.secret, token), created_at=now, expires_at=now + life,
-                     created_by_id=by.id if by else None, **columns))
+    session.add(
+        Link(
+            token_hash=security.hash_token(settings.secret, token),
+            created_at=now,
+            expires_at=now + life,
+            created_by_id=by.id if by else None,
+            **columns,
+        )
+    )
     session.flush()
     return token
 
 
 def _use_up(session: Session, link: Link, now: datetime) -> None:
     used = session.scalars(
-        update(Link).where(Link.id == link.id, Link.used_at.is_(None), Link.revoked_at.is_(None), Link.expires_at > now)
-        .values(used_at=now).returning(Link.id)
+        update(Link)
+        .where(Link.id == link.id, Link.used_at.is_(None), Link.revoked_at.is_(None), Link.expires_at > now)
+        .values(used_at=now)
+        .returning(Link.id)
     ).first()
     if used is None:
         raise LinkUsed(link.user_id)

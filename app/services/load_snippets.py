@@ -34,8 +34,13 @@ def _base(checkpoint: Checkpoint, settings: Settings) -> tuple[str, str]:
     except NotFound:
         return repr(f"PATH_OF_{name.upper()}"), f"the folder of {name}, which is no longer on this server"
     if model.source["kind"] == "hub":
-        return f"{model.source['id']!r}, revision={model.source['commit']!r}", "exactly the weights that were trained on"
-    return repr(str(model.path)), f"as `prefloop models path {name}` prints it; copy the folder along to another machine"
+        return (
+            f"{model.source['id']!r}, revision={model.source['commit']!r}",
+            "exactly the weights that were trained on",
+        )
+    return repr(
+        str(model.path)
+    ), f"as `prefloop models path {name}` prints it; copy the folder along to another machine"
 
 
 def _adapter(folder: str, base: str, comment: str) -> str:

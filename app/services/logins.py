@@ -17,8 +17,16 @@ from app.models.base import now as clock
 from app.services import audit, sessions, users
 
 
-def sign_in(engine: Engine, *, username: str, password: str, address: str, settings: Settings, user_agent: str = "",
-            now: datetime | None = None) -> tuple[User, str]:
+def sign_in(
+    engine: Engine,
+    *,
+    username: str,
+    password: str,
+    address: str,
+    settings: Settings,
+    user_agent: str = "",
+    now: datetime | None = None,
+) -> tuple[User, str]:
     """The user and a new session's token. Raises WrongCredentials (the same for an unknown name) and TooMany."""
     now = now or clock()
     username = users.normalized(username)[:64]
@@ -56,8 +64,9 @@ def _begin(engine: Engine, buckets: list[str], settings: Settings, now: datetime
     """Counts this attempt as failed until it succeeds: parallel guesses are counted before any is checked."""
     window = timedelta(minutes=settings.login_window_minutes)
     with write_session(engine) as session:
-        session.execute(delete(LoginAttempt).where(LoginAttempt.at <= now - window)
-                        .execution_options(synchronize_session=False))
+        session.execute(
+            delete(LoginAttempt).where(LoginAttempt.at <= now - window).execution_options(synchronize_session=False)
+        )
         rows = [LoginAttempt(bucket=bucket, at=now) for bucket in buckets]
         session.add_all(rows)
         session.flush()
@@ -72,18 +81,30 @@ def _begin(engine: Engine, buckets: list[str], settings: Settings, now: datetime
     return ids
 
 
-def _refuse_beyond_limit(session: Session, buckets: list[str], settings: Settings, now: datetime, *, allowed: int) -> None:
+def _refuse_beyond_limit(
+    session: Session, buckets: list[str], settings: Settings, now: datetime, *, allowed: int
+) -> None:
     window = timedelta(minutes=settings.login_window_minutes)
-    over = session.execute(
-        select(func.min(LoginAttempt.at)).where(LoginAttempt.bucket.in_(buckets), LoginAttempt.at > now - window)
-        .group_by(LoginAttempt.bucket).having(func.count() > allowed)
-    ).scalars().all()
+    over = (
+        session.execute(
+            select(func.min(LoginAttempt.at))
+            .where(LoginAttempt.bucket.in_(buckets), LoginAttempt.at > now - window)
+            .group_by(LoginAttempt.bucket)
+            .having(func.count() > allowed)
+        )
+        .scalars()
+        .all()
+    )
     if over:
         wait = max(1, int((max(over) + window - now).total_seconds()))
         raise TooMany(
             f"Too many failed sign-ins: {settings.login_attempts} are allowed in {settings.login_window_minutes} minutes.",
-            f"Wait {-(-wait // 60)} min, or use a sign-in link.", retry_after=wait)
+            f"Wait {-(-wait // 60)} min, or use a sign-in link.",
+            retry_after=wait,
+        )
 
 
 def _forget(session: Session, attempts: list[int]) -> None:
-    session.execute(delete(LoginAttempt).where(LoginAttempt.id.in_(attempts)).execution_options(synchronize_session=False))
+    session.execute(
+        delete(LoginAttempt).where(LoginAttempt.id.in_(attempts)).execution_options(synchronize_session=False)
+    )

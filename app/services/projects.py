@@ -14,12 +14,24 @@ from app.services import audit, comparisons
 
 SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 RESERVED_SLUGS = frozenset({"new"})
-RULES = frozenset({
-    "judgments_per_comparison", "allow_tie", "allow_both_bad", "allow_skip", "lease_seconds", "daily_goal", "eval_percent",
-    "default_base_model", "is_demo",
-})
+RULES = frozenset(
+    {
+        "judgments_per_comparison",
+        "allow_tie",
+        "allow_both_bad",
+        "allow_skip",
+        "lease_seconds",
+        "daily_goal",
+        "eval_percent",
+        "default_base_model",
+        "is_demo",
+    }
+)
 LIMITS = {
-    "judgments_per_comparison": (1, 25), "lease_seconds": (30, 86400), "eval_percent": (0, 50), "daily_goal": (0, 10_000),
+    "judgments_per_comparison": (1, 25),
+    "lease_seconds": (30, 86400),
+    "eval_percent": (0, 50),
+    "daily_goal": (0, 10_000),
 }
 LONGEST = {"name": 120, "description": 4_000, "guidelines": 100_000, "default_base_model": 255}
 
@@ -49,12 +61,16 @@ def slug_of(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64].strip("-") or "project"
 
 
-def create(session: Session, *, slug: str, name: str, by: User, description: str = "", guidelines: str = "",
-           **rules: object) -> Project:
+def create(
+    session: Session, *, slug: str, name: str, by: User, description: str = "", guidelines: str = "", **rules: object
+) -> Project:
     """A new project. `rules` are the columns of RULES. Raises Invalid, and Conflict where the slug is taken."""
     if not SLUG.fullmatch(slug) or slug in RESERVED_SLUGS:
-        raise Invalid(f"“{slug}” can't be a project's address.",
-                      "Use 1 to 64 lower-case letters, digits and hyphens, other than “new”.", field="slug")
+        raise Invalid(
+            f"“{slug}” can't be a project's address.",
+            "Use 1 to 64 lower-case letters, digits and hyphens, other than “new”.",
+            field="slug",
+        )
     _check_text(name=name, description=description, guidelines=guidelines)
     _check_name(name)
     _check_rules(rules)
@@ -79,22 +95,47 @@ def get(session: Session, slug: str) -> Project:
 
 def listing(session: Session, *, user: User) -> list[Overview]:
     """Every project with its counts, the newest first. Everybody who is signed in may judge in every project."""
-    slots = (select(Slot.project_id, func.count().label("wanted"),
-                    func.count().filter(Slot.state == SlotState.DONE).label("done"))
-             .group_by(Slot.project_id).subquery())
+    slots = (
+        select(
+            Slot.project_id,
+            func.count().label("wanted"),
+            func.count().filter(Slot.state == SlotState.DONE).label("done"),
+        )
+        .group_by(Slot.project_id)
+        .subquery()
+    )
     pairs = select(Comparison.project_id, func.count().label("n")).group_by(Comparison.project_id).subquery()
-    votes = (select(Judgment.project_id, func.count().label("n")).where(~Judgment.superseded)
-             .group_by(Judgment.project_id).subquery())
+    votes = (
+        select(Judgment.project_id, func.count().label("n"))
+        .where(~Judgment.superseded)
+        .group_by(Judgment.project_id)
+        .subquery()
+    )
     rows = session.execute(
-        select(Project, func.coalesce(pairs.c.n, 0), func.coalesce(slots.c.wanted, 0), func.coalesce(slots.c.done, 0),
-               func.coalesce(votes.c.n, 0))
-        .outerjoin(pairs, pairs.c.project_id == Project.id).outerjoin(slots, slots.c.project_id == Project.id)
-        .outerjoin(votes, votes.c.project_id == Project.id).order_by(Project.id.desc()))
+        select(
+            Project,
+            func.coalesce(pairs.c.n, 0),
+            func.coalesce(slots.c.wanted, 0),
+            func.coalesce(slots.c.done, 0),
+            func.coalesce(votes.c.n, 0),
+        )
+        .outerjoin(pairs, pairs.c.project_id == Project.id)
+        .outerjoin(slots, slots.c.project_id == Project.id)
+        .outerjoin(votes, votes.c.project_id == Project.id)
+        .order_by(Project.id.desc())
+    )
     return [Overview(*row) for row in rows]
 
 
-def update(session: Session, *, project: Project, by: User, name: str | None = None, description: str | None = None,
-           **rules: object) -> Project:
+def update(
+    session: Session,
+    *,
+    project: Project,
+    by: User,
+    name: str | None = None,
+    description: str | None = None,
+    **rules: object,
+) -> Project:
     """Changes what is given. Judgments wanted per comparison apply to the comparisons that are there as well;
     the share of eval prompts applies to prompts that come later: a prompt never changes its split."""
     _check_text(name=name, description=description)
@@ -139,9 +180,12 @@ def guideline(session: Session, *, project: Project, version: int | None = None)
 
 def guideline_versions(session: Session, *, project: Project) -> list[GuidelineVersion]:
     """All versions, the latest first."""
-    rows = session.execute(select(Guideline.version, User.display_name, Guideline.created_at)
-                           .outerjoin(User, User.id == Guideline.created_by_id)
-                           .where(Guideline.project_id == project.id).order_by(Guideline.version.desc()))
+    rows = session.execute(
+        select(Guideline.version, User.display_name, Guideline.created_at)
+        .outerjoin(User, User.id == Guideline.created_by_id)
+        .where(Guideline.project_id == project.id)
+        .order_by(Guideline.version.desc())
+    )
     return [GuidelineVersion(version, author or "", created_at) for version, author, created_at in rows]
 
 
@@ -155,7 +199,9 @@ def _check_text(**texts: str | None) -> None:
         if text is None:
             continue
         if len(text) > LONGEST[field]:
-            raise Invalid(f"The {field} is {len(text):,} characters long.", f"Keep it to {LONGEST[field]:,}.", field=field)
+            raise Invalid(
+                f"The {field} is {len(text):,} characters long.", f"Keep it to {LONGEST[field]:,}.", field=field
+            )
         if "\0" in text:
             raise Invalid(f"The {field} contains a NUL character.", "Remove it.", field=field)
 
@@ -163,11 +209,15 @@ def _check_text(**texts: str | None) -> None:
 def _check_rules(rules: dict[str, object]) -> None:
     unknown = sorted(set(rules) - RULES)
     if unknown:
-        raise Invalid(f"A project has no rule “{unknown[0]}”.", f"Known rules: {', '.join(sorted(RULES))}.", field=unknown[0])
+        raise Invalid(
+            f"A project has no rule “{unknown[0]}”.", f"Known rules: {', '.join(sorted(RULES))}.", field=unknown[0]
+        )
     for key, (least, most) in LIMITS.items():
         value = rules.get(key)
         if value is not None and (not isinstance(value, int) or not least <= value <= most):
-            raise Invalid(f"{key.replace('_', ' ').capitalize()} is {value}.", f"Choose {least} to {most:,}.", field=key)
+            raise Invalid(
+                f"{key.replace('_', ' ').capitalize()} is {value}.", f"Choose {least} to {most:,}.", field=key
+            )
     model = rules.get("default_base_model")
     if isinstance(model, str):
         _check_text(default_base_model=model)

@@ -11,7 +11,13 @@ from app.models import Job, JobEvent
 from app.services.training_config import LOSSES
 
 CHARTED = (
-    "loss", "rewards/margins", "rewards/accuracies", "log_ratios/chosen", "log_ratios/rejected", "grad_norm", "learning_rate",
+    "loss",
+    "rewards/margins",
+    "rewards/accuracies",
+    "log_ratios/chosen",
+    "log_ratios/rejected",
+    "grad_norm",
+    "learning_rate",
 )
 LOG_LINES = 200
 SAMPLES = 64
@@ -47,7 +53,9 @@ def point(event: JobEvent, *, beta: float) -> dict[str, Any] | None:
         reward = event.data.get(f"{prefix}rewards/{side}")
         values[f"log_ratios/{side}"] = reward / beta if isinstance(reward, int | float) else None
     if not values["rewards/margins"]:
-        values["rewards/accuracies"] = None  # policy and reference are equal: no answer is preferred to be right or wrong about
+        values["rewards/accuracies"] = (
+            None  # policy and reference are equal: no answer is preferred to be right or wrong about
+        )
     rounded = {key: float(f"{value:.6g}") for key, value in values.items() if isinstance(value, int | float)}
     return {"id": event.id, "kind": event.type, "step": event.step, **rounded}
 
@@ -68,7 +76,11 @@ def chart_points(session: Session, *, job: Job) -> list[dict[str, Any]]:
     stride = -(-len(found) // MOST_POINTS)
     if stride <= 1:
         return found
-    return [one for index, one in enumerate(found) if one["kind"] == "eval" or index % stride == 0 or index == len(found) - 1]
+    return [
+        one
+        for index, one in enumerate(found)
+        if one["kind"] == "eval" or index % stride == 0 or index == len(found) - 1
+    ]
 
 
 def last_id(session: Session, *, job: Job) -> int:
@@ -79,32 +91,49 @@ def last_id(session: Session, *, job: Job) -> int:
 def log_tail(session: Session, *, job: Job, lines: int = LOG_LINES) -> list[JobEvent]:
     """The newest log, state and error events, oldest first."""
     newest = (
-        select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type.in_(("log", "state", "error", "checkpoint")))
-        .order_by(JobEvent.id.desc()).limit(lines)
+        select(JobEvent)
+        .where(JobEvent.job_id == job.id, JobEvent.type.in_(("log", "state", "error", "checkpoint")))
+        .order_by(JobEvent.id.desc())
+        .limit(lines)
     )
     return list(session.scalars(newest))[::-1]
 
 
 def last_error(session: Session, *, job: Job) -> dict[str, Any]:
     """The newest error event's data: code, message, kept, lines. Empty if there is none."""
-    newest = select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type == "error").order_by(JobEvent.id.desc()).limit(1)
+    newest = (
+        select(JobEvent)
+        .where(JobEvent.job_id == job.id, JobEvent.type == "error")
+        .order_by(JobEvent.id.desc())
+        .limit(1)
+    )
     event = session.scalars(newest).first()
     return event.data if event else {}
 
 
 def kept_on_cancel(session: Session, *, job: Job) -> str:
     """What the newest end of the run said that it kept."""
-    newest = select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type == "state").order_by(JobEvent.id.desc()).limit(1)
+    newest = (
+        select(JobEvent)
+        .where(JobEvent.job_id == job.id, JobEvent.type == "state")
+        .order_by(JobEvent.id.desc())
+        .limit(1)
+    )
     event = session.scalars(newest).first()
     return str(event.data.get("kept", "")) if event else ""
 
 
-def recent_points(session: Session, *, job: Job, steps: int = 12, evals: int = 24) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def recent_points(
+    session: Session, *, job: Job, steps: int = 12, evals: int = 24
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(eval points, step points), each newest first."""
     found = []
     for kind, limit in (("eval", evals), ("step", steps)):
         newest = (
-            select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type == kind).order_by(JobEvent.id.desc()).limit(limit)
+            select(JobEvent)
+            .where(JobEvent.job_id == job.id, JobEvent.type == kind)
+            .order_by(JobEvent.id.desc())
+            .limit(limit)
         )
         found.append(points(job, session.scalars(newest)))
     return found[0], found[1]
@@ -113,7 +142,10 @@ def recent_points(session: Session, *, job: Job, steps: int = 12, evals: int = 2
 def samples(session: Session, *, job: Job) -> list[Sample]:
     """Sampled answers by prompt, in the order in which the prompts came; of a phase that ran twice, the newer ones."""
     rows = session.scalars(
-        select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type == "sample").order_by(JobEvent.id).limit(SAMPLES)
+        select(JobEvent)
+        .where(JobEvent.job_id == job.id, JobEvent.type == "sample")
+        .order_by(JobEvent.id)
+        .limit(SAMPLES)
     )
     by_prompt: dict[str, Sample] = {}
     for event in rows:

@@ -46,10 +46,16 @@ class Rule:
         known = {field.name: field for field in fields(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise Invalid(f"“{str(unknown[0])[:40]}” isn't part of a snapshot's rule.", f"Known: {', '.join(known)}.", field="rule")
+            raise Invalid(
+                f"“{str(unknown[0])[:40]}” isn't part of a snapshot's rule.",
+                f"Known: {', '.join(known)}.",
+                field="rule",
+            )
         for key, value in values.items():
             if type(value) is not type(known[key].default):
-                raise Invalid(f"{key} can't be {str(value)[:40]!r}.", f"Give a {type(known[key].default).__name__}.", field=key)
+                raise Invalid(
+                    f"{key} can't be {str(value)[:40]!r}.", f"Give a {type(known[key].default).__name__}.", field=key
+                )
         rule = cls(**values)
         if not 1 <= rule.min_judgments <= 25:
             raise Invalid(f"min_judgments is {rule.min_judgments}.", "Choose 1 to 25.", field="min_judgments")
@@ -98,8 +104,13 @@ def decide(votes: Sequence[Vote], rule: Rule) -> Verdict:
         return Verdict("no_majority")
     if winner not in (Choice.FIRST, Choice.SECOND):
         return Verdict(winner.value)
-    return Verdict(chosen=winner, weight=_weight(counted, winner, rule), p_chosen=_p_chosen(counted, winner, rule),
-                   votes=len(counted), votes_chosen=count)
+    return Verdict(
+        chosen=winner,
+        weight=_weight(counted, winner, rule),
+        p_chosen=_p_chosen(counted, winner, rule),
+        votes=len(counted),
+        votes_chosen=count,
+    )
 
 
 def _p_chosen(votes: Sequence[Vote], winner: Choice, rule: Rule) -> float:

@@ -16,7 +16,19 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from app.errors import NotFound, SnapshotEmpty
-from app.models import Choice, Comparison, Judgment, JudgmentSource, Project, Prompt, Response, Side, Snapshot, Split, User
+from app.models import (
+    Choice,
+    Comparison,
+    Judgment,
+    JudgmentSource,
+    Project,
+    Prompt,
+    Response,
+    Side,
+    Snapshot,
+    Split,
+    User,
+)
 from app.models.base import now as utc_now
 from app.services import audit, snapshot_report
 from app.services.snapshot_report import Collected, Pair
@@ -62,11 +74,24 @@ def preview(session: Session, *, project: Project, rule: Mapping[str, Any] | Non
 
 def _describe(found: Collected, rule: Rule) -> Preview:
     counts, statistics = snapshot_report.counts(found), snapshot_report.statistics(found)
-    return Preview(rule.as_dict(), counts, statistics, snapshot_report.warnings(counts, statistics), snapshot_report.sentence(counts))
+    return Preview(
+        rule.as_dict(),
+        counts,
+        statistics,
+        snapshot_report.warnings(counts, statistics),
+        snapshot_report.sentence(counts),
+    )
 
 
-def freeze(session: Session, *, project: Project, by: User | None, storage: Storage, rule: Mapping[str, Any] | None = None,
-           now: datetime | None = None) -> Snapshot:
+def freeze(
+    session: Session,
+    *,
+    project: Project,
+    by: User | None,
+    storage: Storage,
+    rule: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+) -> Snapshot:
     """A new snapshot, or the one of this project that has the same content already.
 
     Raises SnapshotEmpty where nothing is left to train on, and Invalid where the rule is.
@@ -81,8 +106,12 @@ def freeze(session: Session, *, project: Project, by: User | None, storage: Stor
     with tempfile.TemporaryDirectory(prefix="prefloop-snapshot-") as folder:
         files = _write(session, found.pairs, Path(folder))
         digest = hashlib.sha256("".join(f"{file['sha256']}  {file['name']}\n" for file in files).encode()).hexdigest()
-        same = session.scalar(select(Snapshot).where(Snapshot.project_id == project.id, Snapshot.sha256 == digest)
-                              .order_by(Snapshot.number).limit(1))
+        same = session.scalar(
+            select(Snapshot)
+            .where(Snapshot.project_id == project.id, Snapshot.sha256 == digest)
+            .order_by(Snapshot.number)
+            .limit(1)
+        )
         if same is not None:
             return same
         for file in files:
@@ -90,13 +119,29 @@ def freeze(session: Session, *, project: Project, by: User | None, storage: Stor
             file["key"] = f"snapshots/{project.id}/{digest}/{file['name']}"
             storage.put_file(file["key"], Path(folder) / file["name"])
     last = session.scalar(select(func.max(Snapshot.number)).where(Snapshot.project_id == project.id)) or 0
-    snapshot = Snapshot(project_id=project.id, number=last + 1, sha256=digest, rule=described.rule, counts=described.counts,
-                        statistics=described.statistics | {"warnings": [list(warning) for warning in described.warnings]},
-                        files=files, created_by_id=by.id if by else None, created_at=now or utc_now())
+    snapshot = Snapshot(
+        project_id=project.id,
+        number=last + 1,
+        sha256=digest,
+        rule=described.rule,
+        counts=described.counts,
+        statistics=described.statistics | {"warnings": [list(warning) for warning in described.warnings]},
+        files=files,
+        created_by_id=by.id if by else None,
+        created_at=now or utc_now(),
+    )
     session.add(snapshot)
     session.flush()
-    audit.record(session, by=by, action="snapshot.freeze", target=f"snapshot {snapshot.id}", project=project.slug,
-                 number=snapshot.number, sha256=digest, pairs=described.pairs)
+    audit.record(
+        session,
+        by=by,
+        action="snapshot.freeze",
+        target=f"snapshot {snapshot.id}",
+        project=project.slug,
+        number=snapshot.number,
+        sha256=digest,
+        pairs=described.pairs,
+    )
     return snapshot
 
 
@@ -104,17 +149,24 @@ def _empty(project: Project, described: Preview) -> SnapshotEmpty:
     if not described.counts["comparisons"]:
         return SnapshotEmpty(f"“{project.name}” has no comparisons yet.", "Import some.", **described.counts)
     if described.eval_pairs:
-        return SnapshotEmpty(f"All {described.eval_pairs} judged pairs of “{project.name}” belong to evaluation; none is left to "
-                             "train on.", "Collect more judgments.", **described.counts)
+        return SnapshotEmpty(
+            f"All {described.eval_pairs} judged pairs of “{project.name}” belong to evaluation; none is left to "
+            "train on.",
+            "Collect more judgments.",
+            **described.counts,
+        )
     return SnapshotEmpty(
         f"“{project.name}” has nothing to train on: {snapshot_report.left_out_text(described.left_out)}.",
-        "Collect more judgments, or make the rule less strict.", **described.counts)
+        "Collect more judgments, or make the rule less strict.",
+        **described.counts,
+    )
 
 
 def _collect(session: Session, project: Project, rule: Rule) -> Collected:
     """Decides every judged comparison of a project, in the order of their ids, from one streamed query; counts the rest."""
-    kept, gold_kept = session.execute(select(func.count(), func.count(Comparison.gold_choice)).where(
-        Comparison.project_id == project.id)).one()
+    kept, gold_kept = session.execute(
+        select(func.count(), func.count(Comparison.gold_choice)).where(Comparison.project_id == project.id)
+    ).one()
     found = Collected(comparisons=kept, left_out=Counter(gold=gold_kept))
     seen = 0
     for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:12]):
@@ -122,8 +174,13 @@ def _collect(session: Session, project: Project, rule: Rule) -> Collected:
         votes = [row[12:] for row in rows]
         found.judgments += len(votes)
         _count_people(found, comparison_id, votes)
-        verdict = decide([Vote(user_id, choice, strength, late, bool(flags))
-                          for user_id, choice, strength, late, flags, _, _ in votes], rule)
+        verdict = decide(
+            [
+                Vote(user_id, choice, strength, late, bool(flags))
+                for user_id, choice, strength, late, flags, _, _ in votes
+            ],
+            rule,
+        )
         if gold is not None:
             continue
         seen += 1
@@ -131,8 +188,18 @@ def _collect(session: Session, project: Project, rule: Rule) -> Collected:
             found.left_out[verdict.left_out] += 1
             continue
         chosen, rejected = (answers[:4], answers[4:]) if verdict.chosen is Choice.FIRST else (answers[4:], answers[:4])
-        found.pairs.append(Pair(comparison_id, prompt_id, split, verdict, (chosen[0], rejected[0]), (chosen[1], rejected[1]),
-                                chosen[2], (chosen[3], rejected[3])))
+        found.pairs.append(
+            Pair(
+                comparison_id,
+                prompt_id,
+                split,
+                verdict,
+                (chosen[0], rejected[0]),
+                (chosen[1], rejected[1]),
+                chosen[2],
+                (chosen[3], rejected[3]),
+            )
+        )
     found.left_out["not_judged"] += kept - gold_kept - seen
     people = {user_id for _, user_id, _ in found.votes}
     found.names = dict(session.execute(select(User.id, User.display_name).where(User.id.in_(people))).tuples().all())
@@ -142,15 +209,34 @@ def _collect(session: Session, project: Project, rule: Rule) -> Collected:
 def _votes(session: Session, project: Project) -> Iterator[Any]:
     first, second = aliased(Response), aliased(Response)
     query = (
-        select(Comparison.id, Comparison.prompt_id, Prompt.split, Comparison.gold_choice,
-               first.characters, first.words, first.content_hash, first.source_name,
-               second.characters, second.words, second.content_hash, second.source_name,
-               Judgment.user_id, Judgment.choice, Judgment.strength, Judgment.late, Judgment.flags,
-               Judgment.first_side, Judgment.source)
+        select(
+            Comparison.id,
+            Comparison.prompt_id,
+            Prompt.split,
+            Comparison.gold_choice,
+            first.characters,
+            first.words,
+            first.content_hash,
+            first.source_name,
+            second.characters,
+            second.words,
+            second.content_hash,
+            second.source_name,
+            Judgment.user_id,
+            Judgment.choice,
+            Judgment.strength,
+            Judgment.late,
+            Judgment.flags,
+            Judgment.first_side,
+            Judgment.source,
+        )
         .join(Prompt, Prompt.id == Comparison.prompt_id)
-        .join(first, first.id == Comparison.first_response_id).join(second, second.id == Comparison.second_response_id)
+        .join(first, first.id == Comparison.first_response_id)
+        .join(second, second.id == Comparison.second_response_id)
         .join(Judgment, (Judgment.comparison_id == Comparison.id) & ~Judgment.superseded)
-        .where(Comparison.project_id == project.id).order_by(Comparison.id, Judgment.id))
+        .where(Comparison.project_id == project.id)
+        .order_by(Comparison.id, Judgment.id)
+    )
     yield from session.execute(query.execution_options(yield_per=2000))
 
 
@@ -168,12 +254,14 @@ def _count_people(found: Collected, comparison_id: int, votes: Sequence[Any]) ->
 
 def _write(session: Session, pairs: Sequence[Pair], folder: Path) -> list[dict[str, Any]]:
     """Writes both files a page of pairs at a time: {name, size, sha256, pairs} of each, by name."""
-    files: dict[Split, dict[str, Any]] = {split: {"name": name, "size": 0, "sha256": "", "pairs": 0} for name, split in FILES.items()}
+    files: dict[Split, dict[str, Any]] = {
+        split: {"name": name, "size": 0, "sha256": "", "pairs": 0} for name, split in FILES.items()
+    }
     digests = {split: hashlib.sha256() for split in files}
     with ExitStack() as stack:
         handles = {split: stack.enter_context((folder / file["name"]).open("wb")) for split, file in files.items()}
         for start in range(0, len(pairs), PAGE):
-            for pair, line in _lines(session, pairs[start:start + PAGE]):
+            for pair, line in _lines(session, pairs[start : start + PAGE]):
                 handles[pair.split].write(line)
                 digests[pair.split].update(line)
                 files[pair.split]["size"] += len(line)
@@ -185,22 +273,37 @@ def _write(session: Session, pairs: Sequence[Pair], folder: Path) -> list[dict[s
 
 def _lines(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bytes]]:
     first, second = aliased(Response), aliased(Response)
-    query = (select(Comparison.id, Comparison.external_id, Prompt.messages, first.text, second.text)
-             .join(Prompt, Prompt.id == Comparison.prompt_id)
-             .join(first, first.id == Comparison.first_response_id).join(second, second.id == Comparison.second_response_id)
-             .where(Comparison.id.in_([pair.comparison_id for pair in pairs])))
+    query = (
+        select(Comparison.id, Comparison.external_id, Prompt.messages, first.text, second.text)
+        .join(Prompt, Prompt.id == Comparison.prompt_id)
+        .join(first, first.id == Comparison.first_response_id)
+        .join(second, second.id == Comparison.second_response_id)
+        .where(Comparison.id.in_([pair.comparison_id for pair in pairs]))
+    )
     rows = {row[0]: row[1:] for row in session.execute(query)}
     for pair in pairs:
         external_id, messages, *texts = rows[pair.comparison_id]
         chosen, rejected = texts if pair.verdict.chosen is Choice.FIRST else reversed(texts)
-        yield pair, orjson.dumps({
-            "prompt": [{"role": message["role"], "content": message["content"]} for message in messages],
-            "chosen": [{"role": "assistant", "content": chosen}], "rejected": [{"role": "assistant", "content": rejected}],
-            "weight": pair.verdict.weight, "p_chosen": pair.verdict.p_chosen,
-            "votes": pair.verdict.votes, "votes_chosen": pair.verdict.votes_chosen,
-            "comparison_id": pair.comparison_id, "prompt_id": pair.prompt_id, "external_id": external_id or "",
-            "chosen_source": pair.sources[0], "rejected_source": pair.sources[1],
-        }, option=orjson.OPT_APPEND_NEWLINE)
+        yield (
+            pair,
+            orjson.dumps(
+                {
+                    "prompt": [{"role": message["role"], "content": message["content"]} for message in messages],
+                    "chosen": [{"role": "assistant", "content": chosen}],
+                    "rejected": [{"role": "assistant", "content": rejected}],
+                    "weight": pair.verdict.weight,
+                    "p_chosen": pair.verdict.p_chosen,
+                    "votes": pair.verdict.votes,
+                    "votes_chosen": pair.verdict.votes_chosen,
+                    "comparison_id": pair.comparison_id,
+                    "prompt_id": pair.prompt_id,
+                    "external_id": external_id or "",
+                    "chosen_source": pair.sources[0],
+                    "rejected_source": pair.sources[1],
+                },
+                option=orjson.OPT_APPEND_NEWLINE,
+            ),
+        )
 
 
 def get(session: Session, snapshot_id: int) -> Snapshot:
@@ -213,7 +316,9 @@ def get(session: Session, snapshot_id: int) -> Snapshot:
 
 def listing(session: Session, *, project: Project) -> list[Snapshot]:
     """A project's snapshots, the newest first."""
-    return list(session.scalars(select(Snapshot).where(Snapshot.project_id == project.id).order_by(Snapshot.number.desc())))
+    return list(
+        session.scalars(select(Snapshot).where(Snapshot.project_id == project.id).order_by(Snapshot.number.desc()))
+    )
 
 
 def file(snapshot: Snapshot, name: str) -> dict[str, Any]:

@@ -17,8 +17,16 @@ TOUCH_AFTER = timedelta(minutes=1)
 SHOWN = len(security.API_TOKEN_PREFIX) + 6
 
 
-def create(session: Session, *, user: User, name: str, days: int | None = None, by: User | None = None,
-           settings: Settings | None = None, now: datetime | None = None) -> tuple[ApiToken, str]:
+def create(
+    session: Session,
+    *,
+    user: User,
+    name: str,
+    days: int | None = None,
+    by: User | None = None,
+    settings: Settings | None = None,
+    now: datetime | None = None,
+) -> tuple[ApiToken, str]:
     """The row and the full token, which nobody sees again. `days`: until it ends; None: until revoked."""
     settings, now = settings or get_settings(), now or clock()
     name = " ".join(name.split())
@@ -28,8 +36,12 @@ def create(session: Session, *, user: User, name: str, days: int | None = None, 
         raise Invalid("A token lives between 1 and 3650 days.", "Choose a number in between, or none.")
     token = security.new_token(security.API_TOKEN_PREFIX)
     row = ApiToken(
-        user_id=user.id, name=name, prefix=token[:SHOWN], token_hash=security.hash_token(settings.secret, token),
-        created_at=now, expires_at=now + timedelta(days=days) if days else None,
+        user_id=user.id,
+        name=name,
+        prefix=token[:SHOWN],
+        token_hash=security.hash_token(settings.secret, token),
+        created_at=now,
+        expires_at=now + timedelta(days=days) if days else None,
     )
     session.add(row)
     session.flush()
@@ -37,14 +49,22 @@ def create(session: Session, *, user: User, name: str, days: int | None = None, 
     return row, token
 
 
-def find(session: Session, *, token: str, settings: Settings | None = None, now: datetime | None = None) -> ApiToken | None:
+def find(
+    session: Session, *, token: str, settings: Settings | None = None, now: datetime | None = None
+) -> ApiToken | None:
     """The living token with its active user, or None."""
     settings, now = settings or get_settings(), now or clock()
     if not token.startswith(security.API_TOKEN_PREFIX):
         return None
     row = session.scalar(
-        select(ApiToken).join(ApiToken.user).options(joinedload(ApiToken.user))
-        .where(ApiToken.token_hash == security.hash_token(settings.secret, token), ApiToken.revoked_at.is_(None), User.active)
+        select(ApiToken)
+        .join(ApiToken.user)
+        .options(joinedload(ApiToken.user))
+        .where(
+            ApiToken.token_hash == security.hash_token(settings.secret, token),
+            ApiToken.revoked_at.is_(None),
+            User.active,
+        )
     )
     return None if row is None or (row.expires_at and row.expires_at <= now) else row
 
@@ -55,8 +75,12 @@ def is_stale(row: ApiToken, now: datetime | None = None) -> bool:
 
 def touch(session: Session, *, token_id: int, now: datetime | None = None) -> None:
     """Notes a use."""
-    session.execute(update(ApiToken).where(ApiToken.id == token_id).values(last_used_at=now or clock())
-                    .execution_options(synchronize_session=False))
+    session.execute(
+        update(ApiToken)
+        .where(ApiToken.id == token_id)
+        .values(last_used_at=now or clock())
+        .execution_options(synchronize_session=False)
+    )
 
 
 def listing(session: Session, *, user: User | None = None) -> Sequence[ApiToken]:
@@ -67,7 +91,9 @@ def listing(session: Session, *, user: User | None = None) -> Sequence[ApiToken]
     return session.scalars(query).all()
 
 
-def revoke(session: Session, *, token_id: int, by: User | None, user: User | None = None, now: datetime | None = None) -> None:
+def revoke(
+    session: Session, *, token_id: int, by: User | None, user: User | None = None, now: datetime | None = None
+) -> None:
     """Ends a token; with `user`, only if it is theirs. Raises NotFound."""
     row = session.scalar(select(ApiToken).options(joinedload(ApiToken.user)).where(ApiToken.id == token_id))
     if row is None or (user is not None and row.user_id != user.id):
@@ -78,5 +104,9 @@ def revoke(session: Session, *, token_id: int, by: User | None, user: User | Non
 
 
 def revoke_all(session: Session, *, user: User, now: datetime | None = None) -> None:
-    session.execute(update(ApiToken).where(ApiToken.user_id == user.id, ApiToken.revoked_at.is_(None))
-                    .values(revoked_at=now or clock()).execution_options(synchronize_session=False))
+    session.execute(
+        update(ApiToken)
+        .where(ApiToken.user_id == user.id, ApiToken.revoked_at.is_(None))
+        .values(revoked_at=now or clock())
+        .execution_options(synchronize_session=False)
+    )

@@ -16,13 +16,23 @@ USERNAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 PASSWORD_LENGTHS = (10, 200)
 
 
-def create(session: Session, *, username: str, display_name: str, role: Role | str, password: str | None = None,
-           is_demo: bool = False, by: User | None = None) -> User:
+def create(
+    session: Session,
+    *,
+    username: str,
+    display_name: str,
+    role: Role | str,
+    password: str | None = None,
+    is_demo: bool = False,
+    by: User | None = None,
+) -> User:
     """A new account. Without a password only links sign in. Raises Invalid and Conflict (name taken)."""
     username = normalized(username)
     if not USERNAME.fullmatch(username):
-        raise Invalid(f"“{username[:64]}” can't be a user name.",
-                      "Use up to 64 lower-case letters, digits and . _ @ + -, beginning with a letter or digit.")
+        raise Invalid(
+            f"“{username[:64]}” can't be a user name.",
+            "Use up to 64 lower-case letters, digits and . _ @ + -, beginning with a letter or digit.",
+        )
     display_name = " ".join(display_name.split()) or username
     if len(display_name) > 120:
         raise Invalid("The name is longer than 120 characters.", "Shorten it.")
@@ -52,10 +62,14 @@ def checked_hash(password: str, username: str) -> str:
     """The hash of an acceptable password. Length is what helps; the upper limit keeps hashing cheap."""
     shortest, longest = PASSWORD_LENGTHS
     if not shortest <= len(password) <= longest:
-        raise Invalid(f"A password has {shortest} to {longest} characters; this one has {len(password)}.",
-                      "Several words in a row are easy to remember.")
+        raise Invalid(
+            f"A password has {shortest} to {longest} characters; this one has {len(password)}.",
+            "Several words in a row are easy to remember.",
+        )
     if len(set(password)) < 5 or (len(username) > 3 and username in password.lower()):
-        raise Invalid("That password is easy to guess.", "Use one with more different characters and without the user name.")
+        raise Invalid(
+            "That password is easy to guess.", "Use one with more different characters and without the user name."
+        )
     return security.hash_password(password)
 
 
@@ -91,7 +105,9 @@ def set_role(session: Session, *, user: User, role: Role | str, by: User | None)
     if before == Role.ADMIN:
         _keep_an_admin(session, user)
     user.role = role
-    audit.record(session, by=by, action="user.role", target=f"user {user.username}", before=before.value, after=role.value)
+    audit.record(
+        session, by=by, action="user.role", target=f"user {user.username}", before=before.value, after=role.value
+    )
 
 
 def set_active(session: Session, *, user: User, active: bool, by: User | None) -> None:
@@ -103,13 +119,21 @@ def set_active(session: Session, *, user: User, active: bool, by: User | None) -
             _keep_an_admin(session, user)
         sessions.revoke_all(session, user=user)
         tokens.revoke_all(session, user=user)
-        session.execute(update(Link).where(Link.user_id == user.id, Link.used_at.is_(None), Link.revoked_at.is_(None))
-                        .values(revoked_at=clock()).execution_options(synchronize_session=False))
+        session.execute(
+            update(Link)
+            .where(Link.user_id == user.id, Link.used_at.is_(None), Link.revoked_at.is_(None))
+            .values(revoked_at=clock())
+            .execution_options(synchronize_session=False)
+        )
     user.active = active
-    audit.record(session, by=by, action="user.reactivate" if active else "user.deactivate", target=f"user {user.username}")
+    audit.record(
+        session, by=by, action="user.reactivate" if active else "user.deactivate", target=f"user {user.username}"
+    )
 
 
-def set_password(session: Session, *, user: User, password: str, by: User | None, keep_session_id: int | None = None) -> None:
+def set_password(
+    session: Session, *, user: User, password: str, by: User | None, keep_session_id: int | None = None
+) -> None:
     """Sets the password and ends every session but the one that asked: whoever stole one is out."""
     user.password_hash = checked_hash(password, user.username)
     sessions.revoke_all(session, user=user, except_id=keep_session_id)

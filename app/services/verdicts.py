@@ -46,13 +46,19 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     pairs = int(after.get("eval_pairs") or 0)
     accuracy = _number(after, "rewards/accuracies")
     if not pairs or accuracy is None:
-        return Verdict("unclear", "Not evaluated: the snapshot kept no eval pairs, so nothing shows what changed.", 0, [])
+        return Verdict(
+            "unclear", "Not evaluated: the snapshot kept no eval pairs, so nothing shows what changed.", 0, []
+        )
     # Policy and reference start equal: every margin is 0, nobody is preferred, and the accuracy there means nothing.
     untrained = abs(_number(before, "rewards/margins") or 0.0) < 1e-6
     baseline = CHANCE if untrained else _number(before, "rewards/accuracies") or CHANCE
     low, high = _number(after, "rewards/accuracies_low"), _number(after, "rewards/accuracies_high")
-    return Verdict(_tone(baseline, low, high), _sentence(baseline, untrained, accuracy, low, high, pairs), pairs,
-                   [_figure(spec, before, after, untrained) for spec in FIGURES])
+    return Verdict(
+        _tone(baseline, low, high),
+        _sentence(baseline, untrained, accuracy, low, high, pairs),
+        pairs,
+        [_figure(spec, before, after, untrained) for spec in FIGURES],
+    )
 
 
 def _tone(baseline: float, low: float | None, high: float | None) -> str:
@@ -61,10 +67,13 @@ def _tone(baseline: float, low: float | None, high: float | None) -> str:
     return "bad" if high is not None and high < baseline else "unclear"
 
 
-def _sentence(baseline: float, untrained: bool, accuracy: float, low: float | None, high: float | None,
-              pairs: int) -> str:
+def _sentence(
+    baseline: float, untrained: bool, accuracy: float, low: float | None, high: float | None, pairs: int
+) -> str:
     tone = _tone(baseline, low, high)
-    start = {"good": "It learned the preference", "bad": "It learned the opposite", "unclear": "No clear change yet"}[tone]
+    start = {"good": "It learned the preference", "bad": "It learned the opposite", "unclear": "No clear change yet"}[
+        tone
+    ]
     interval = f" (95 % interval {100 * low:.0f}–{100 * high:.0f} %)" if low is not None and high is not None else ""
     against = f"chance is {100 * CHANCE:.0f} %" if untrained else f"{100 * baseline:.0f} % before"
     text = f"{start}: the chosen answer wins in {100 * accuracy:.0f} % of {pairs} eval pairs{interval}; {against}."
@@ -77,8 +86,15 @@ def _figure(spec: tuple[str, str, str], before: Mapping[str, Any], after: Mappin
     key, label, help_text = spec
     share = key == "rewards/accuracies"
     return Figure(
-        key, label, help_text, None if share and untrained else _number(before, key), _number(after, key), share,
-        _number(after, f"{key}_low") if share else None, _number(after, f"{key}_high") if share else None, share and untrained,
+        key,
+        label,
+        help_text,
+        None if share and untrained else _number(before, key),
+        _number(after, key),
+        share,
+        _number(after, f"{key}_low") if share else None,
+        _number(after, f"{key}_high") if share else None,
+        share and untrained,
     )
 
 

@@ -42,7 +42,9 @@ def agreement(votes: Iterable[Vote]) -> Agreement:
         counts[row] = [tally[value] for value in values]
     pairs = sum(pairs_of.values()) // 2
     same = sum(by_rater.values()) / 2 / pairs if pairs else None
-    return Agreement(len(shared), pairs, same, _alpha(counts), {rater: (by_rater[rater], pairs_of[rater]) for rater in pairs_of})
+    return Agreement(
+        len(shared), pairs, same, _alpha(counts), {rater: (by_rater[rater], pairs_of[rater]) for rater in pairs_of}
+    )
 
 
 def _alpha(counts: "np.ndarray") -> float | None:

@@ -22,4 +22,6 @@ def lengths(values: Sequence[int]) -> Lengths:
         return Lengths(0, 0.0, 0.0, 0.0, 0)
     array = np.asarray(values)
     median, p90 = np.percentile(array, (50, 90))
-    return Lengths(len(array), round(float(array.mean()), 2), round(float(median), 2), round(float(p90), 2), int(array.max()))
+    return Lengths(
+        len(array), round(float(array.mean()), 2), round(float(median), 2), round(float(p90), 2), int(array.max())
+    )

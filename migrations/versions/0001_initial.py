@@ -31,7 +31,9 @@ def upgrade() -> None:
         sa.Column("password_hash", sa.String(length=255), nullable=True),
         sa.Column(
             "role",
-            sa.Enum("admin", "engineer", "evaluator", name="role", native_enum=False, create_constraint=True, length=24),
+            sa.Enum(
+                "admin", "engineer", "evaluator", name="role", native_enum=False, create_constraint=True, length=24
+            ),
             nullable=False,
         ),
         sa.Column("active", sa.Boolean(), nullable=False),
@@ -78,13 +80,17 @@ def upgrade() -> None:
         "links",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column(
-            "kind", sa.Enum("sign_in", "invitation", name="kind", native_enum=False, create_constraint=True, length=24), nullable=False
+            "kind",
+            sa.Enum("sign_in", "invitation", name="kind", native_enum=False, create_constraint=True, length=24),
+            nullable=False,
         ),
         sa.Column("token_hash", sa.String(length=64), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=True),
         sa.Column(
             "role",
-            sa.Enum("admin", "engineer", "evaluator", name="role", native_enum=False, create_constraint=True, length=24),
+            sa.Enum(
+                "admin", "engineer", "evaluator", name="role", native_enum=False, create_constraint=True, length=24
+            ),
             nullable=True,
         ),
         sa.Column("note", sa.String(length=120), nullable=False),
@@ -117,7 +123,9 @@ def upgrade() -> None:
         sa.Column("created_by_id", sa.Integer(), nullable=True),
         sa.Column("created_at", UTCDateTime(), nullable=False),
         sa.CheckConstraint("eval_percent BETWEEN 0 AND 50", name=op.f("ck_projects_eval_percent")),
-        sa.CheckConstraint("judgments_per_comparison BETWEEN 1 AND 25", name=op.f("ck_projects_judgments_per_comparison")),
+        sa.CheckConstraint(
+            "judgments_per_comparison BETWEEN 1 AND 25", name=op.f("ck_projects_judgments_per_comparison")
+        ),
         sa.CheckConstraint("lease_seconds BETWEEN 30 AND 86400", name=op.f("ck_projects_lease_seconds")),
         sa.ForeignKeyConstraint(["created_by_id"], ["users.id"], name=op.f("fk_projects_created_by_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
@@ -188,7 +196,11 @@ def upgrade() -> None:
         sa.Column("project_id", sa.Integer(), nullable=False),
         sa.Column("content_hash", sa.String(length=64), nullable=False),
         sa.Column("messages", Json, nullable=False),
-        sa.Column("split", sa.Enum("train", "eval", name="split", native_enum=False, create_constraint=True, length=24), nullable=False),
+        sa.Column(
+            "split",
+            sa.Enum("train", "eval", name="split", native_enum=False, create_constraint=True, length=24),
+            nullable=False,
+        ),
         sa.Column("created_at", UTCDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_prompts_project_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_prompts")),
@@ -222,7 +234,15 @@ def upgrade() -> None:
         sa.Column(
             "state",
             sa.Enum(
-                "queued", "running", "succeeded", "failed", "cancelled", name="state", native_enum=False, create_constraint=True, length=24
+                "queued",
+                "running",
+                "succeeded",
+                "failed",
+                "cancelled",
+                name="state",
+                native_enum=False,
+                create_constraint=True,
+                length=24,
             ),
             nullable=False,
         ),
@@ -265,7 +285,16 @@ def upgrade() -> None:
         sa.Column("words", sa.Integer(), nullable=False),
         sa.Column(
             "source_kind",
-            sa.Enum("model", "checkpoint", "file", "person", name="source_kind", native_enum=False, create_constraint=True, length=24),
+            sa.Enum(
+                "model",
+                "checkpoint",
+                "file",
+                "person",
+                name="source_kind",
+                native_enum=False,
+                create_constraint=True,
+                length=24,
+            ),
             nullable=False,
         ),
         sa.Column("source_name", sa.String(length=255), nullable=False),
@@ -282,7 +311,9 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column(
             "stage",
-            sa.Enum("candidate", "approved", "archived", name="stage", native_enum=False, create_constraint=True, length=24),
+            sa.Enum(
+                "candidate", "approved", "archived", name="stage", native_enum=False, create_constraint=True, length=24
+            ),
             nullable=False,
         ),
         sa.Column("step", sa.Integer(), nullable=False),
@@ -308,7 +339,17 @@ def upgrade() -> None:
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column(
             "gold_choice",
-            sa.Enum("first", "second", "tie", "both_bad", "skip", name="gold_choice", native_enum=False, create_constraint=True, length=24),
+            sa.Enum(
+                "first",
+                "second",
+                "tie",
+                "both_bad",
+                "skip",
+                name="gold_choice",
+                native_enum=False,
+                create_constraint=True,
+                length=24,
+            ),
             nullable=True,
         ),
         sa.Column("external_id", sa.String(length=255), nullable=True),
@@ -319,7 +360,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["import_id"], ["imports.id"], name=op.f("fk_comparisons_import_id")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_comparisons_project_id")),
         sa.ForeignKeyConstraint(["prompt_id"], ["prompts.id"], name=op.f("fk_comparisons_prompt_id")),
-        sa.ForeignKeyConstraint(["second_response_id"], ["responses.id"], name=op.f("fk_comparisons_second_response_id")),
+        sa.ForeignKeyConstraint(
+            ["second_response_id"], ["responses.id"], name=op.f("fk_comparisons_second_response_id")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_comparisons")),
         sa.UniqueConstraint("project_id", "pair_hash", name=op.f("uq_comparisons_project_id_pair_hash")),
     )
@@ -376,7 +419,9 @@ def upgrade() -> None:
         sa.Column("ordinal", sa.Integer(), nullable=False),
         sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column(
-            "state", sa.Enum("open", "leased", "done", name="state", native_enum=False, create_constraint=True, length=24), nullable=False
+            "state",
+            sa.Enum("open", "leased", "done", name="state", native_enum=False, create_constraint=True, length=24),
+            nullable=False,
         ),
         sa.Column("holder_id", sa.Integer(), nullable=True),
         sa.Column("lease_token", sa.String(length=64), nullable=True),
@@ -393,7 +438,9 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("slots", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_slots_holder_id"), ["holder_id"], unique=False)
-        batch_op.create_index("ix_slots_next", ["project_id", "state", "rank", "ordinal", "comparison_id"], unique=False)
+        batch_op.create_index(
+            "ix_slots_next", ["project_id", "state", "rank", "ordinal", "comparison_id"], unique=False
+        )
 
     op.create_table(
         "judgments",
@@ -404,21 +451,35 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Integer(), nullable=False),
         sa.Column(
             "choice",
-            sa.Enum("first", "second", "tie", "both_bad", "skip", name="choice", native_enum=False, create_constraint=True, length=24),
+            sa.Enum(
+                "first",
+                "second",
+                "tie",
+                "both_bad",
+                "skip",
+                name="choice",
+                native_enum=False,
+                create_constraint=True,
+                length=24,
+            ),
             nullable=False,
         ),
         sa.Column("strength", sa.Integer(), nullable=True),
         sa.Column("rationale", sa.Text(), nullable=False),
         sa.Column("flags", Json, nullable=False),
         sa.Column(
-            "first_side", sa.Enum("left", "right", name="first_side", native_enum=False, create_constraint=True, length=24), nullable=True
+            "first_side",
+            sa.Enum("left", "right", name="first_side", native_enum=False, create_constraint=True, length=24),
+            nullable=True,
         ),
         sa.Column("shown_at", UTCDateTime(), nullable=True),
         sa.Column("submitted_at", UTCDateTime(), nullable=False),
         sa.Column("guideline_version", sa.Integer(), nullable=False),
         sa.Column("lease_token", sa.String(length=64), nullable=True),
         sa.Column(
-            "source", sa.Enum("web", "api", "import", name="source", native_enum=False, create_constraint=True, length=24), nullable=False
+            "source",
+            sa.Enum("web", "api", "import", name="source", native_enum=False, create_constraint=True, length=24),
+            nullable=False,
         ),
         sa.Column("late", sa.Boolean(), nullable=False),
         sa.Column("superseded", sa.Boolean(), nullable=False),
@@ -451,7 +512,9 @@ def upgrade() -> None:
         sa.Column("comparison_id", sa.Integer(), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=False),
         sa.Column(
-            "first_side", sa.Enum("left", "right", name="first_side", native_enum=False, create_constraint=True, length=24), nullable=False
+            "first_side",
+            sa.Enum("left", "right", name="first_side", native_enum=False, create_constraint=True, length=24),
+            nullable=False,
         ),
         sa.Column("shown_at", UTCDateTime(), nullable=False),
         sa.Column("guideline_version", sa.Integer(), nullable=False),
@@ -475,7 +538,9 @@ def downgrade() -> None:
 
     op.drop_table("showings")
     with op.batch_alter_table("judgments", schema=None) as batch_op:
-        batch_op.drop_index("uq_judgments_current", sqlite_where=sa.text("NOT superseded"), postgresql_where=sa.text("NOT superseded"))
+        batch_op.drop_index(
+            "uq_judgments_current", sqlite_where=sa.text("NOT superseded"), postgresql_where=sa.text("NOT superseded")
+        )
         batch_op.drop_index("ix_judgments_user")
         batch_op.drop_index("ix_judgments_comparison_user")
 

@@ -21,8 +21,17 @@ def lines(*rows: object) -> bytes:
 
 
 def waiting(count: int) -> bytes:
-    return lines(*({"prompt": f"Question {number}?", "responses": [f"Yes, {number}.", f"No, {number}."],
-                    "sources": ["secret-model", "other-model"], "id": f"secret-{number}"} for number in range(count)))
+    return lines(
+        *(
+            {
+                "prompt": f"Question {number}?",
+                "responses": [f"Yes, {number}.", f"No, {number}."],
+                "sources": ["secret-model", "other-model"],
+                "id": f"secret-{number}",
+            }
+            for number in range(count)
+        )
+    )
 
 
 @pytest.fixture
@@ -40,17 +49,31 @@ def evaluator(factory: Factory, api: Api) -> dict[str, str]:
     return api(factory.user())
 
 
-def test_a_script_goes_from_a_project_to_a_snapshot(client: TestClient, engineer: dict[str, str], evaluator: dict[str, str]) -> None:
-    made = client.post("/api/v1/projects", headers=engineer, json={"slug": "tone", "name": "Tone", "guidelines": "Be *kind*."})
+def test_a_script_goes_from_a_project_to_a_snapshot(
+    client: TestClient, engineer: dict[str, str], evaluator: dict[str, str]
+) -> None:
+    made = client.post(
+        "/api/v1/projects", headers=engineer, json={"slug": "tone", "name": "Tone", "guidelines": "Be *kind*."}
+    )
     assert made.status_code == 201 and made.json()["guideline_version"] == 1
     told = client.post("/api/v1/projects/tone/import?filename=pairs.jsonl", headers=engineer, content=waiting(30))
     assert told.status_code == 200
     assert {key: told.json()[key] for key in ("lines", "added", "duplicates", "rejected", "state", "filename")} == {
-        "lines": 30, "added": 30, "duplicates": 0, "rejected": 0, "state": "done", "filename": "pairs.jsonl"}
+        "lines": 30,
+        "added": 30,
+        "duplicates": 0,
+        "rejected": 0,
+        "state": "done",
+        "filename": "pairs.jsonl",
+    }
     judged = 0
     while (pair := client.post("/api/v1/projects/tone/next", headers=evaluator)).status_code == 200:
         choice = "left" if pair.json()["left"].startswith("Yes") else "right"
-        done = client.post("/api/v1/judgments", headers=evaluator, json={"token": pair.json()["token"], "choice": choice, "strength": 2})
+        done = client.post(
+            "/api/v1/judgments",
+            headers=evaluator,
+            json={"token": pair.json()["token"], "choice": choice, "strength": 2},
+        )
         assert done.status_code == 200 and done.json()["choice"] == choice
         judged += 1
     assert (judged, pair.status_code) == (30, 204)
@@ -66,55 +89,87 @@ def test_a_script_goes_from_a_project_to_a_snapshot(client: TestClient, engineer
     assert all(row["chosen"][0]["content"].startswith("Yes") and row["chosen_source"] == "secret-model" for row in rows)
 
 
-def test_nothing_that_an_evaluator_gets_names_a_source(client: TestClient, project: Project, engineer: dict[str, str],
-                                                       evaluator: dict[str, str]) -> None:
+def test_nothing_that_an_evaluator_gets_names_a_source(
+    client: TestClient, project: Project, engineer: dict[str, str], evaluator: dict[str, str]
+) -> None:
     client.post("/api/v1/projects/tone/import", headers=engineer, content=waiting(4))
     pair = client.post("/api/v1/projects/tone/next", headers=evaluator)
     assert set(pair.json()) == {"token", "prompt", "left", "right", "leased_until", "guideline_version", "previous"}
-    answers = [pair, client.post("/api/v1/judgments", headers=evaluator, json={"token": pair.json()["token"], "choice": "left"}),
-               client.post("/api/v1/projects/tone/undo", headers=evaluator), client.get("/api/v1/projects/tone/judgments", headers=evaluator),
-               client.get("/api/v1/projects/tone", headers=evaluator), client.get("/api/v1/projects", headers=evaluator)]
-    assert all(reply.status_code == 200 and "secret" not in reply.text and "other-model" not in reply.text for reply in answers)
+    answers = [
+        pair,
+        client.post("/api/v1/judgments", headers=evaluator, json={"token": pair.json()["token"], "choice": "left"}),
+        client.post("/api/v1/projects/tone/undo", headers=evaluator),
+        client.get("/api/v1/projects/tone/judgments", headers=evaluator),
+        client.get("/api/v1/projects/tone", headers=evaluator),
+        client.get("/api/v1/projects", headers=evaluator),
+    ]
+    assert all(
+        reply.status_code == 200 and "secret" not in reply.text and "other-model" not in reply.text for reply in answers
+    )
 
 
-@pytest.mark.parametrize(("method", "path"), [
-    ("POST", "projects"), ("PATCH", "projects/tone"), ("PUT", "projects/tone/guidelines"), ("GET", "projects/tone/comparisons"),
-    ("POST", "projects/tone/import"), ("GET", "projects/tone/imports"), ("GET", "imports/1"), ("GET", "projects/tone/preview"),
-    ("POST", "projects/tone/preview"), ("GET", "projects/tone/snapshots"), ("POST", "projects/tone/snapshots"), ("GET", "snapshots/1"),
-    ("GET", "snapshots/1/files/train.jsonl"),
-])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "projects"),
+        ("PATCH", "projects/tone"),
+        ("PUT", "projects/tone/guidelines"),
+        ("GET", "projects/tone/comparisons"),
+        ("POST", "projects/tone/import"),
+        ("GET", "projects/tone/imports"),
+        ("GET", "imports/1"),
+        ("GET", "projects/tone/preview"),
+        ("POST", "projects/tone/preview"),
+        ("GET", "projects/tone/snapshots"),
+        ("POST", "projects/tone/snapshots"),
+        ("GET", "snapshots/1"),
+        ("GET", "snapshots/1/files/train.jsonl"),
+    ],
+)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_an_evaluator_is_refused_what_is_for_engineers(client: TestClient, project: Project, evaluator: dict[str, str], method: str, path: str) -> None:
+def test_an_evaluator_is_refused_what_is_for_engineers(
+    client: TestClient, project: Project, evaluator: dict[str, str], method: str, path: str
+) -> None:
     body: dict[str, Any] = {"slug": "x", "name": "X", "text": "x"}
     reply = client.request(method, f"/api/v1/{path}", headers=evaluator, json=body if method != "GET" else None)
     assert (reply.status_code, reply.json()["code"]) == (403, "not_allowed")
     assert client.request(method, f"/api/v1/{path}", json=body if method != "GET" else None).status_code == 401
 
 
-def test_a_retry_answers_the_same_judgment_and_another_choice_a_conflict(client: TestClient, factory: Factory, project: Project,
-                                                                         evaluator: dict[str, str]) -> None:
+def test_a_retry_answers_the_same_judgment_and_another_choice_a_conflict(
+    client: TestClient, factory: Factory, project: Project, evaluator: dict[str, str]
+) -> None:
     factory.comparison(project)
     token = client.post("/api/v1/projects/tone/next", headers=evaluator).json()["token"]
     body = {"token": token, "choice": "tie", "rationale": " Both are fine. "}
     first, again = (client.post("/api/v1/judgments", headers=evaluator, json=body) for _ in range(2))
     assert first.status_code == again.status_code == 200 and first.json() == again.json()
     other = client.post("/api/v1/judgments", headers=evaluator, json=body | {"choice": "left"})
-    assert (other.status_code, other.json()["code"], other.json()["judgment_id"]) == (409, "conflict", first.json()["id"])
+    assert (other.status_code, other.json()["code"], other.json()["judgment_id"]) == (
+        409,
+        "conflict",
+        first.json()["id"],
+    )
     assert "Undo" in other.json()["next_step"]
 
 
-def test_a_released_pair_is_free_and_its_token_gives_nothing_to_others(client: TestClient, factory: Factory, project: Project,
-                                                                       evaluator: dict[str, str], engineer: dict[str, str]) -> None:
+def test_a_released_pair_is_free_and_its_token_gives_nothing_to_others(
+    client: TestClient, factory: Factory, project: Project, evaluator: dict[str, str], engineer: dict[str, str]
+) -> None:
     factory.comparison(project)
     token = client.post("/api/v1/projects/tone/next", headers=evaluator).json()["token"]
     assert client.post("/api/v1/projects/tone/next", headers=engineer).status_code == 204
     assert client.post("/api/v1/release", headers=engineer, json={"token": token}).status_code == 404
-    assert client.post("/api/v1/judgments", headers=engineer, json={"token": token, "choice": "left"}).status_code == 404
+    assert (
+        client.post("/api/v1/judgments", headers=engineer, json={"token": token, "choice": "left"}).status_code == 404
+    )
     assert client.post("/api/v1/release", headers=evaluator, json={"token": token}).status_code == 204
     assert client.post("/api/v1/projects/tone/next", headers=engineer).status_code == 200
 
 
-def test_bad_lines_are_told_by_number_and_reason_and_the_good_ones_stay(client: TestClient, project: Project, engineer: dict[str, str]) -> None:
+def test_bad_lines_are_told_by_number_and_reason_and_the_good_ones_stay(
+    client: TestClient, project: Project, engineer: dict[str, str]
+) -> None:
     body = b'{"prompt": "a", "responses": ["x", "y"]}\nnonsense\n\n{"prompt": "a", "responses": ["y", "x"]}\n{"prompt": "b", "responses": ["x", " "]}'
     reply = client.post("/api/v1/projects/tone/import", headers=engineer, content=body).json()
     assert [(bad["line"], bad["reason"]) for bad in reply["rejections"]] == [(2, "bad_json"), (5, "empty_answer")]
@@ -128,14 +183,16 @@ def test_a_gzip_that_comes_in_pieces_is_read(client: TestClient, project: Projec
 
     def pieces() -> Iterator[bytes]:
         for start in range(0, len(packed), 700):
-            yield packed[start:start + 700]
+            yield packed[start : start + 700]
 
     assert client.post("/api/v1/projects/tone/import", headers=engineer, content=pieces()).json()["added"] == 1200
 
 
-def test_a_cut_off_gzip_is_an_error_that_says_what_was_read(client: TestClient, project: Project, engineer: dict[str, str]) -> None:
+def test_a_cut_off_gzip_is_an_error_that_says_what_was_read(
+    client: TestClient, project: Project, engineer: dict[str, str]
+) -> None:
     packed = gzip.compress(waiting(2000))
-    reply = client.post("/api/v1/projects/tone/import", headers=engineer, content=packed[:len(packed) * 2 // 3])
+    reply = client.post("/api/v1/projects/tone/import", headers=engineer, content=packed[: len(packed) * 2 // 3])
     assert (reply.status_code, reply.json()["code"]) == (422, "import_broken")
     assert "cut off" in reply.json()["detail"]
     assert 0 < reply.json()["import_"]["added"] < 2000
@@ -144,13 +201,17 @@ def test_a_cut_off_gzip_is_an_error_that_says_what_was_read(client: TestClient, 
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_form_upload_and_an_empty_body_are_explained(client: TestClient, project: Project, engineer: dict[str, str]) -> None:
+def test_a_form_upload_and_an_empty_body_are_explained(
+    client: TestClient, project: Project, engineer: dict[str, str]
+) -> None:
     form = client.post("/api/v1/projects/tone/import", headers=engineer, files={"file": ("pairs.jsonl", waiting(1))})
     assert form.status_code == 422 and "--data-binary" in form.json()["next_step"]
     assert "no lines" in client.post("/api/v1/projects/tone/import", headers=engineer, content=b"").json()["detail"]
 
 
-def test_an_empty_snapshot_says_what_is_missing(client: TestClient, factory: Factory, project: Project, engineer: dict[str, str]) -> None:
+def test_an_empty_snapshot_says_what_is_missing(
+    client: TestClient, factory: Factory, project: Project, engineer: dict[str, str]
+) -> None:
     factory.comparisons(project, 3)
     reply = client.post("/api/v1/projects/tone/snapshots", headers=engineer, json={"rule": {"min_judgments": 2}})
     assert (reply.status_code, reply.json()["code"]) == (409, "snapshot_empty")
@@ -158,11 +219,23 @@ def test_an_empty_snapshot_says_what_is_missing(client: TestClient, factory: Fac
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_rules_and_guidelines_change_over_the_api(client: TestClient, project: Project, engineer: dict[str, str]) -> None:
-    changed = client.patch("/api/v1/projects/tone", headers=engineer, json={"allow_tie": False, "judgments_per_comparison": 3, "name": "New"})
+def test_rules_and_guidelines_change_over_the_api(
+    client: TestClient, project: Project, engineer: dict[str, str]
+) -> None:
+    changed = client.patch(
+        "/api/v1/projects/tone",
+        headers=engineer,
+        json={"allow_tie": False, "judgments_per_comparison": 3, "name": "New"},
+    )
     assert changed.status_code == 200 and (changed.json()["allow_tie"], changed.json()["name"]) == (False, "New")
-    assert client.put("/api/v1/projects/tone/guidelines", headers=engineer, json={"text": "Second."}).json()["version"] == 2
-    assert client.get("/api/v1/projects/tone/guidelines?version=1", headers=engineer).json()["text"] == "Pick the shorter answer."
+    assert (
+        client.put("/api/v1/projects/tone/guidelines", headers=engineer, json={"text": "Second."}).json()["version"]
+        == 2
+    )
+    assert (
+        client.get("/api/v1/projects/tone/guidelines?version=1", headers=engineer).json()["text"]
+        == "Pick the shorter answer."
+    )
     assert client.get("/api/v1/projects/tone/guidelines", headers=engineer).json()["text"] == "Second."
     for body in ({"eval_percent": 51}, {"lease_seconds": 1}, {"judgments_per_comparison": True}, {"name": ""}):
         assert client.patch("/api/v1/projects/tone", headers=engineer, json=body).status_code == 422
@@ -170,10 +243,18 @@ def test_rules_and_guidelines_change_over_the_api(client: TestClient, project: P
     assert client.post("/api/v1/projects", headers=engineer, json={"slug": "new", "name": "New"}).status_code == 422
 
 
-def test_engineers_see_comparisons_with_sources_and_votes(client: TestClient, factory: Factory, project: Project, engineer: dict[str, str]) -> None:
+def test_engineers_see_comparisons_with_sources_and_votes(
+    client: TestClient, factory: Factory, project: Project, engineer: dict[str, str]
+) -> None:
     client.post("/api/v1/projects/tone/import", headers=engineer, content=waiting(3))
     factory.judge(project, factory.user(Role.EVALUATOR), "tie")
     found = client.get("/api/v1/projects/tone/comparisons?state=judged", headers=engineer).json()
-    assert found["total"] == 1 and found["items"][0]["votes"] == {"tie": 1} and found["items"][0]["first"]["source_name"] == "secret-model"
+    assert (
+        found["total"] == 1
+        and found["items"][0]["votes"] == {"tie": 1}
+        and found["items"][0]["first"]["source_name"] == "secret-model"
+    )
     with read_session(factory.engine) as session:
-        assert found["items"][0]["id"] == session.scalar(select(Comparison.id).where(Comparison.external_id == found["items"][0]["external_id"]))
+        assert found["items"][0]["id"] == session.scalar(
+            select(Comparison.id).where(Comparison.external_id == found["items"][0]["external_id"])
+        )

@@ -25,7 +25,9 @@ def filled(live_server: LiveServer) -> LiveServer:
     factory.comparisons(project, 30)
     snapshot = factory.snapshot(project)
     with write_session(get_engine(live_server.settings)) as session:
-        job = jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer))
+        job = jobs.create(
+            session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer)
+        )
         jobs.cancel(session, job=job, by=session.merge(engineer))
     return live_server
 
@@ -33,22 +35,53 @@ def filled(live_server: LiveServer) -> LiveServer:
 def call_everything(server: LiveServer, role: Role, folder: Path, *words: str, parameters: str = "") -> None:
     """Runs schemathesis with a token of a new user of that role."""
     with write_session(get_engine(server.settings)) as session:
-        _, secret = tokens.create(session, user=session.merge(server.factory.user(role, f"schema-{role.value}")), name="schema")
+        _, secret = tokens.create(
+            session, user=session.merge(server.factory.user(role, f"schema-{role.value}")), name="schema"
+        )
     (folder / "schemathesis.toml").write_text(parameters)
     done = subprocess.run(
-        [Path(sys.executable).parent / "schemathesis", "run", f"{server.url}/api/v1/openapi.json", "--header", f"Authorization: Bearer {secret}",
-         "--checks", CHECKS, "--exclude-path", "/api/v1/tokens/{token_id}",  # it would revoke its own token
-         "--seed", "7", "--request-timeout", "20", "--suppress-health-check", "all", "--no-color", *words],
-        cwd=folder, capture_output=True, text=True, timeout=280, check=False,
-        env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.api.schema_hooks", "PYTHONPATH": str(ROOT)})
+        [
+            Path(sys.executable).parent / "schemathesis",
+            "run",
+            f"{server.url}/api/v1/openapi.json",
+            "--header",
+            f"Authorization: Bearer {secret}",
+            "--checks",
+            CHECKS,
+            "--exclude-path",
+            "/api/v1/tokens/{token_id}",  # it would revoke its own token
+            "--seed",
+            "7",
+            "--request-timeout",
+            "20",
+            "--suppress-health-check",
+            "all",
+            "--no-color",
+            *words,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.api.schema_hooks", "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     counts = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert counts and counts[1] == counts[2] and int(counts[1]) > 100, done.stdout[-2000:]
 
 
 def test_the_api_answers_an_engineer_as_documented(filled: LiveServer, tmp_path: Path) -> None:
-    call_everything(filled, Role.ENGINEER, tmp_path, "--phases", "coverage,fuzzing", "--max-examples", "8",
-                    parameters='[parameters]\nslug = "tone"\njob_id = 1\nsnapshot_id = 1\nimport_id = 1\ncheckpoint_id = 1\n')
+    call_everything(
+        filled,
+        Role.ENGINEER,
+        tmp_path,
+        "--phases",
+        "coverage,fuzzing",
+        "--max-examples",
+        "8",
+        parameters='[parameters]\nslug = "tone"\njob_id = 1\nsnapshot_id = 1\nimport_id = 1\ncheckpoint_id = 1\n',
+    )
 
 
 def test_the_api_answers_an_admin_as_documented(filled: LiveServer, tmp_path: Path) -> None:

@@ -10,16 +10,26 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from app.models import Role, User
 from tests.live import LiveServer
 
-FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]
+FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE = 60_000  # ms for anything to appear: as long as a busy machine may need, and no wait where it comes at once
 expect.set_options(timeout=PATIENCE)
 
 
-@pytest.fixture(scope="module")  # not the session: an open Playwright keeps an event loop running under the tests that follow
+@pytest.fixture(
+    scope="module"
+)  # not the session: an open Playwright keeps an event loop running under the tests that follow
 def browser() -> Iterator[Browser]:
     """The machine's Chromium, or Playwright's own."""
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
     with sync_playwright() as playwright:
         arguments = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else FLAGS
         browser = playwright.chromium.launch(executable_path=found, args=arguments)

@@ -17,7 +17,9 @@ from tests.live import LiveServer
 
 pytestmark = pytest.mark.browser
 SignedIn = Callable[[Role], User]
-LONG = "\n\n".join(f"Paragraph {number} of a long answer that goes on for a while and then some more." for number in range(60))
+LONG = "\n\n".join(
+    f"Paragraph {number} of a long answer that goes on for a while and then some more." for number in range(60)
+)
 
 
 @pytest.fixture
@@ -77,7 +79,9 @@ def test_shift_with_a_number_says_far_better(live_server: LiveServer, desk: Call
     assert [judgment.strength for judgment in judgments(live_server)] == [3, None]
 
 
-def test_keys_typed_into_the_note_judge_nothing_and_the_note_is_saved(live_server: LiveServer, desk: Callable[..., Page]) -> None:
+def test_keys_typed_into_the_note_judge_nothing_and_the_note_is_saved(
+    live_server: LiveServer, desk: Callable[..., Page]
+) -> None:
     page = desk()
     before = token(page)
     page.keyboard.press("n")
@@ -90,7 +94,7 @@ def test_keys_typed_into_the_note_judge_nothing_and_the_note_is_saved(live_serve
     page.get_by_label("Broken or cut off").check()
     page.keyboard.press("Escape")
     press_for_next(page, "2")
-    judgment, = judgments(live_server)
+    (judgment,) = judgments(live_server)
     assert (judgment.rationale, judgment.flags) == ("1 0 b s u ? g", ["broken"])
     assert page.locator("#rationale").input_value() == "", "the next pair starts with an empty note"
 
@@ -107,7 +111,9 @@ def test_a_key_right_after_a_note_is_closed_is_not_taken_for_typing(desk: Callab
     expect(page.get_by_label("Broken or cut off")).to_be_visible()
 
 
-def test_a_double_click_and_a_key_held_down_make_one_judgment_each(live_server: LiveServer, desk: Callable[..., Page]) -> None:
+def test_a_double_click_and_a_key_held_down_make_one_judgment_each(
+    live_server: LiveServer, desk: Callable[..., Page]
+) -> None:
     page = desk(4)
     before = token(page)
     page.locator("#choose-left").dblclick()
@@ -122,7 +128,9 @@ def test_a_double_click_and_a_key_held_down_make_one_judgment_each(live_server: 
     assert len(judgments(live_server)) == 2
 
 
-def test_the_chosen_answer_lights_up_while_the_choice_is_on_its_way(live_server: LiveServer, desk: Callable[..., Page]) -> None:
+def test_the_chosen_answer_lights_up_while_the_choice_is_on_its_way(
+    live_server: LiveServer, desk: Callable[..., Page]
+) -> None:
     page = desk()
     before = token(page)
     sent: list[str] = []
@@ -153,11 +161,15 @@ def test_undo_brings_the_pair_back_on_the_same_sides(live_server: LiveServer, de
     assert [judgment.superseded for judgment in judgments(live_server)] == [True, False]
 
 
-def test_a_choice_made_offline_is_kept_and_sent_when_the_network_is_back(live_server: LiveServer, desk: Callable[..., Page], context: BrowserContext) -> None:
+def test_a_choice_made_offline_is_kept_and_sent_when_the_network_is_back(
+    live_server: LiveServer, desk: Callable[..., Page], context: BrowserContext
+) -> None:
     page = desk()
     before = token(page)
     context.set_offline(True)
-    page.evaluate("async () => { for (;;) try { await fetch('/healthz', { cache: 'no-store' }); } catch { return; } }")  # until it has come into force
+    page.evaluate(
+        "async () => { for (;;) try { await fetch('/healthz', { cache: 'no-store' }); } catch { return; } }"
+    )  # until it has come into force
     page.keyboard.press("1")
     expect(page.locator("#connection")).to_contain_text("Your choice “1 better” is kept here")
     page.keyboard.press("2")
@@ -178,7 +190,7 @@ def test_a_choice_outlives_the_server_and_the_page(live_server: LiveServer, desk
     live_server.start("serve")
     to_desk(live_server, page)
     expect(page.locator("#progress b")).to_have_text("1")
-    judgment, = judgments(live_server)
+    (judgment,) = judgments(live_server)
     assert judgment.strength == 3
     assert (judgment.choice == "first") == left.startswith("Answer one")
 
@@ -207,7 +219,9 @@ def test_a_busy_server_is_asked_again(live_server: LiveServer, page: Page, desk:
     assert len(judgments(live_server)) == 1
 
 
-def test_after_the_session_ended_one_signs_in_again_and_the_choice_is_there(live_server: LiveServer, page: Page, project: Project) -> None:
+def test_after_the_session_ended_one_signs_in_again_and_the_choice_is_there(
+    live_server: LiveServer, page: Page, project: Project
+) -> None:
     live_server.factory.comparisons(project, 2)
     user = live_server.factory.user(password="correct horse battery staple")
     page.goto(live_server.link(user))
@@ -237,7 +251,9 @@ def test_a_screen_reader_hears_what_was_saved_and_starts_at_the_new_question(des
     expect(page.locator("#conversation")).to_be_focused()
 
 
-def test_help_and_guidelines_open_and_close_by_keys(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project) -> None:
+def test_help_and_guidelines_open_and_close_by_keys(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project
+) -> None:
     live_server.factory.comparisons(project, 3)
     user = signed_in(Role.EVALUATOR)  # with one project this leads to its desk
     expect(page.locator("#guidelines")).to_be_visible()  # the first time
@@ -260,19 +276,26 @@ def test_help_and_guidelines_open_and_close_by_keys(live_server: LiveServer, pag
     expect(page.locator("#guidelines")).to_contain_text("New rules.")
 
 
-def test_the_answers_scroll_together_and_the_buttons_never_move(live_server: LiveServer, desk: Callable[..., Page], project: Project) -> None:
+def test_the_answers_scroll_together_and_the_buttons_never_move(
+    live_server: LiveServer, desk: Callable[..., Page], project: Project
+) -> None:
     live_server.factory.comparison(project, answers=(LONG, LONG + LONG), priority=5)
     page = desk(2)
     place = page.locator("#choose-left").bounding_box()
     page.locator(".answer-body").first.hover()
     page.mouse.wheel(0, 100_000)
-    eventually(page, "[...document.querySelectorAll('.answer-body')].every(b => b.scrollTop > 0 && b.scrollTop + b.clientHeight >= b.scrollHeight - 2)")
+    eventually(
+        page,
+        "[...document.querySelectorAll('.answer-body')].every(b => b.scrollTop > 0 && b.scrollTop + b.clientHeight >= b.scrollHeight - 2)",
+    )
     press_for_next(page, "1")
     assert page.locator("#choose-left").bounding_box() == place
     assert page.evaluate("document.querySelector('.answer-body').scrollTop") == 0
 
 
-def test_arrow_down_scrolls_the_answers_without_a_click(live_server: LiveServer, desk: Callable[..., Page], project: Project) -> None:
+def test_arrow_down_scrolls_the_answers_without_a_click(
+    live_server: LiveServer, desk: Callable[..., Page], project: Project
+) -> None:
     live_server.factory.comparison(project, answers=(LONG, LONG + LONG), priority=5)
     page = desk(0)
     page.keyboard.press("ArrowDown")
@@ -281,7 +304,9 @@ def test_arrow_down_scrolls_the_answers_without_a_click(live_server: LiveServer,
     assert judgments(live_server) == []
 
 
-def test_arrows_inside_a_code_block_move_the_code_and_judge_nothing(live_server: LiveServer, desk: Callable[..., Page], project: Project) -> None:
+def test_arrows_inside_a_code_block_move_the_code_and_judge_nothing(
+    live_server: LiveServer, desk: Callable[..., Page], project: Project
+) -> None:
     live_server.factory.comparison(project, answers=("```python\n" + "x = 1; " * 100 + "\n```", "no"), priority=5)
     page = desk(0)
     page.locator("pre").focus()
@@ -299,10 +324,14 @@ def test_the_page_says_when_the_time_for_a_pair_ran_out(desk: Callable[..., Page
     expect(hint).to_be_visible()
 
 
-def test_a_hostile_answer_runs_nothing_and_calls_nobody(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project) -> None:
-    hostile = ("<script>document.title='owned'</script><img src=https://evil.example/a onerror=\"document.title='owned'\">"
-               "<style>body{display:none}</style>\n\n![pixel](https://evil.example/pixel.png)\n\n[x](javascript:document.title='owned')\n\n"
-               "<div hx-get=/people hx-trigger=load></div>")
+def test_a_hostile_answer_runs_nothing_and_calls_nobody(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project
+) -> None:
+    hostile = (
+        "<script>document.title='owned'</script><img src=https://evil.example/a onerror=\"document.title='owned'\">"
+        "<style>body{display:none}</style>\n\n![pixel](https://evil.example/pixel.png)\n\n[x](javascript:document.title='owned')\n\n"
+        "<div hx-get=/people hx-trigger=load></div>"
+    )
     live_server.factory.comparison(project, prompt=hostile, answers=(hostile, "fine"))
     calls: list[str] = []
     complaints: list[str] = []
@@ -317,7 +346,9 @@ def test_a_hostile_answer_runs_nothing_and_calls_nobody(live_server: LiveServer,
     assert complaints == []
 
 
-def test_on_a_phone_two_cards_and_a_bar_that_sticks(live_server: LiveServer, browser: Browser, project: Project) -> None:
+def test_on_a_phone_two_cards_and_a_bar_that_sticks(
+    live_server: LiveServer, browser: Browser, project: Project
+) -> None:
     live_server.factory.comparison(project, answers=(LONG, LONG + LONG), priority=5)
     live_server.factory.comparisons(project, 2)
     context = browser.new_context(viewport={"width": 380, "height": 720}, has_touch=True, is_mobile=True)
@@ -329,7 +360,13 @@ def test_on_a_phone_two_cards_and_a_bar_that_sticks(live_server: LiveServer, bro
     assert first and second and second["y"] >= first["y"] + first["height"]
     for button in page.locator(".choice").all():
         box = button.bounding_box()
-        assert box and box["y"] + box["height"] <= 720 and box["height"] >= 44 and box["x"] >= 0 and box["x"] + box["width"] <= 380
+        assert (
+            box
+            and box["y"] + box["height"] <= 720
+            and box["height"] >= 44
+            and box["x"] >= 0
+            and box["x"] + box["width"] <= 380
+        )
     before = token(page)
     page.locator("#choose-right").tap()
     gone(page, before)
@@ -339,7 +376,9 @@ def test_on_a_phone_two_cards_and_a_bar_that_sticks(live_server: LiveServer, bro
     context.close()
 
 
-def test_without_javascript_pairs_are_judged_and_undone_by_plain_forms(live_server: LiveServer, browser: Browser, project: Project) -> None:
+def test_without_javascript_pairs_are_judged_and_undone_by_plain_forms(
+    live_server: LiveServer, browser: Browser, project: Project
+) -> None:
     live_server.factory.comparisons(project, 3)
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -382,11 +421,17 @@ def test_the_colours_switch_at_once_and_stay(live_server: LiveServer, desk: Call
 
 def serious(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
-    return [f"{item['id']} ({item['impact']}): {[node['target'] for node in item['nodes']]}" for item in found if item["impact"] in ("serious", "critical")]
+    return [
+        f"{item['id']} ({item['impact']}): {[node['target'] for node in item['nodes']]}"
+        for item in found
+        if item["impact"] in ("serious", "critical")
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, scheme: str) -> None:
+def test_axe_finds_nothing_serious(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, scheme: str
+) -> None:
     signed_in(Role.ADMIN)
     factory = live_server.factory
     rich = "# Title\n\n```python\n# comment\ndef f(x: int) -> str:\n    return 'a' + \"b\" * 3\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n> quote\n\n[x](https://d.example) ![y](https://d.example/y.png) `code`"
@@ -406,7 +451,14 @@ def test_axe_finds_nothing_serious(live_server: LiveServer, page: Page, signed_i
     press_for_next(page, "1")
     press_for_next(page, "u")
     assert serious(page) == [], "while changing a judgment"
-    for path in ("/", "/projects/new", "/projects/tone/settings", "/projects/tone/guidelines", "/projects/tone/history", "/projects/bare/compare"):
+    for path in (
+        "/",
+        "/projects/new",
+        "/projects/tone/settings",
+        "/projects/tone/guidelines",
+        "/projects/tone/history",
+        "/projects/bare/compare",
+    ):
         page.goto(live_server.url + path)
         assert serious(page) == [], path
     page.locator(".account summary").click()
@@ -414,7 +466,9 @@ def test_axe_finds_nothing_serious(live_server: LiveServer, page: Page, signed_i
     assert serious(page) == [], "with a menu open"
 
 
-def test_a_strength_picked_by_mistake_goes_away_by_a_second_click(live_server: LiveServer, desk: Callable[..., Page]) -> None:
+def test_a_strength_picked_by_mistake_goes_away_by_a_second_click(
+    live_server: LiveServer, desk: Callable[..., Page]
+) -> None:
     page = desk(1)
     label = page.locator("label[for=strength-3]")
     label.click()

@@ -56,7 +56,9 @@ def drawn_steps(page: Page) -> list[int]:
     return steps
 
 
-def test_a_double_click_on_train_makes_one_run(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project) -> None:
+def test_a_double_click_on_train_makes_one_run(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project
+) -> None:
     signed_in(Role.ENGINEER)
     page.goto(f"{live_server.url}/projects/tone/train")
     page.get_by_role("button", name="Train on current dataset").dblclick()
@@ -66,8 +68,9 @@ def test_a_double_click_on_train_makes_one_run(live_server: LiveServer, page: Pa
         assert session.scalar(select(func.count()).select_from(Job)) == 1
 
 
-def test_points_appear_live_and_nothing_jumps(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker,
-                                              quiet: list[str]) -> None:
+def test_points_appear_live_and_nothing_jumps(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker, quiet: list[str]
+) -> None:
     signed_in(Role.ENGINEER)
     start(live_server, page, project)
     expect(page.locator("#run-status")).to_contain_text("next in the queue")
@@ -97,8 +100,14 @@ def test_points_appear_live_and_nothing_jumps(live_server: LiveServer, page: Pag
     assert quiet == []
 
 
-def test_a_reload_and_a_second_tab_show_the_same_points(live_server: LiveServer, page: Page, context: BrowserContext, signed_in: SignedIn,
-                                                        project: Project, worker: PretendWorker) -> None:
+def test_a_reload_and_a_second_tab_show_the_same_points(
+    live_server: LiveServer,
+    page: Page,
+    context: BrowserContext,
+    signed_in: SignedIn,
+    project: Project,
+    worker: PretendWorker,
+) -> None:
     signed_in(Role.ENGINEER)
     address = start(live_server, page, project)
     worker.claim()
@@ -115,7 +124,9 @@ def test_a_reload_and_a_second_tab_show_the_same_points(live_server: LiveServer,
         assert drawn_steps(tab) == list(range(21))
 
 
-def test_a_restarted_server_costs_no_point(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker) -> None:
+def test_a_restarted_server_costs_no_point(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker
+) -> None:
     signed_in(Role.ENGINEER)
     start(live_server, page, project)
     worker.claim()
@@ -135,7 +146,9 @@ def test_a_restarted_server_costs_no_point(live_server: LiveServer, page: Page, 
     assert page.evaluate("() => window.sameDocument"), "the page was not reloaded"
 
 
-def test_a_tab_in_the_background_catches_up(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker) -> None:
+def test_a_tab_in_the_background_catches_up(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker
+) -> None:
     """As when a laptop's lid closes: the page is hidden, its connection ends, and it comes back later."""
     signed_in(Role.ENGINEER)
     start(live_server, page, project)
@@ -151,8 +164,9 @@ def test_a_tab_in_the_background_catches_up(live_server: LiveServer, page: Page,
     assert drawn_steps(page) == list(range(16))
 
 
-def test_a_page_that_opens_while_the_server_stumbles_connects_later(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project,
-                                                                     worker: PretendWorker) -> None:
+def test_a_page_that_opens_while_the_server_stumbles_connects_later(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker
+) -> None:
     signed_in(Role.ENGINEER)
     address = start(live_server, page, project)
     worker.claim()
@@ -166,8 +180,9 @@ def test_a_page_that_opens_while_the_server_stumbles_connects_later(live_server:
     shows(page, 6)
 
 
-def test_the_end_shows_the_checkpoint_without_a_reload(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker,
-                                                       quiet: list[str]) -> None:
+def test_the_end_shows_the_checkpoint_without_a_reload(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker, quiet: list[str]
+) -> None:
     signed_in(Role.ENGINEER)
     start(live_server, page, project)
     worker.claim()
@@ -184,7 +199,9 @@ def test_the_end_shows_the_checkpoint_without_a_reload(live_server: LiveServer, 
     assert quiet == []
 
 
-def test_cancel_and_retry_from_the_page(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker) -> None:
+def test_cancel_and_retry_from_the_page(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker
+) -> None:
     signed_in(Role.ENGINEER)
     start(live_server, page, project)
     worker.claim()
@@ -202,8 +219,9 @@ def test_cancel_and_retry_from_the_page(live_server: LiveServer, page: Page, sig
     shows(page, 10)
 
 
-def test_a_resumed_run_replaces_the_steps_that_it_takes_again(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project,
-                                                              worker: PretendWorker) -> None:
+def test_a_resumed_run_replaces_the_steps_that_it_takes_again(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker
+) -> None:
     signed_in(Role.ENGINEER)
     start(live_server, page, project)
     worker.claim()
@@ -216,7 +234,9 @@ def test_a_resumed_run_replaces_the_steps_that_it_takes_again(live_server: LiveS
     assert steps == list(range(10)) and loss[7:] == [0.25, 0.125, 0.0625]
 
 
-def test_without_scripts_everything_can_be_done(live_server: LiveServer, browser: Browser, project: Project, worker: PretendWorker) -> None:
+def test_without_scripts_everything_can_be_done(
+    live_server: LiveServer, browser: Browser, project: Project, worker: PretendWorker
+) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(live_server.link(live_server.factory.engineer()))
@@ -231,22 +251,32 @@ def test_without_scripts_everything_can_be_done(live_server: LiveServer, browser
     page.locator("#numbers > summary").click()
     expect(page.get_by_role("region", name="Latest steps, newest first").locator("tbody tr").first).to_contain_text("5")
     page.goto(f"{live_server.url}/projects/tone/import")
-    page.locator("input[type=file]").set_input_files({"name": "a.jsonl", "mimeType": "application/x-ndjson",
-                                                      "buffer": b'{"prompt": "New?", "responses": ["a", "b"]}\nnot json\n'})
+    page.locator("input[type=file]").set_input_files(
+        {
+            "name": "a.jsonl",
+            "mimeType": "application/x-ndjson",
+            "buffer": b'{"prompt": "New?", "responses": ["a", "b"]}\nnot json\n',
+        }
+    )
     page.get_by_role("button", name="Import").click()
     page.wait_for_url("**/imports/*")
     expect(page.get_by_role("region", name="Rejected lines with their reasons")).to_contain_text("bad json")
     context.close()
 
 
-def test_an_upload_shows_its_progress_and_ends_on_its_own_page(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project,
-                                                               quiet: list[str]) -> None:
+def test_an_upload_shows_its_progress_and_ends_on_its_own_page(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, quiet: list[str]
+) -> None:
     signed_in(Role.ENGINEER)
     page.goto(f"{live_server.url}/projects/tone/import")
     page.evaluate("""() => { window.notes = []; const note = document.querySelector('[data-upload-note]');
         new MutationObserver(() => sessionStorage.setItem('note', (sessionStorage.getItem('note') ?? '') + note.textContent)).observe(note, { childList: true }); }""")
-    lines = "\n".join(json.dumps({"prompt": f"Question {number}?", "responses": ["Yes.", "No."]}) for number in range(50))
-    page.locator("input[type=file]").set_input_files({"name": "many.jsonl", "mimeType": "application/x-ndjson", "buffer": lines.encode()})
+    lines = "\n".join(
+        json.dumps({"prompt": f"Question {number}?", "responses": ["Yes.", "No."]}) for number in range(50)
+    )
+    page.locator("input[type=file]").set_input_files(
+        {"name": "many.jsonl", "mimeType": "application/x-ndjson", "buffer": lines.encode()}
+    )
     page.get_by_role("button", name="Import").click()
     page.wait_for_url("**/imports/*")
     expect(page.locator("main")).to_contain_text("50 lines read")
@@ -254,8 +284,9 @@ def test_an_upload_shows_its_progress_and_ends_on_its_own_page(live_server: Live
     assert quiet == []
 
 
-def test_changing_the_form_updates_data_and_cost_in_place(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project,
-                                                          quiet: list[str]) -> None:
+def test_changing_the_form_updates_data_and_cost_in_place(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, quiet: list[str]
+) -> None:
     signed_in(Role.ENGINEER)
     page.goto(f"{live_server.url}/projects/tone/train")
     page.get_by_label("Trial").check()
@@ -272,7 +303,9 @@ def test_changing_the_form_updates_data_and_cost_in_place(live_server: LiveServe
     assert quiet == []
 
 
-def test_a_wrong_number_in_a_closed_part_of_the_form_is_shown(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project) -> None:
+def test_a_wrong_number_in_a_closed_part_of_the_form_is_shown(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project
+) -> None:
     signed_in(Role.ENGINEER)
     page.goto(f"{live_server.url}/projects/tone/train")
     page.get_by_text("Advanced").click()
@@ -284,11 +317,17 @@ def test_a_wrong_number_in_a_closed_part_of_the_form_is_shown(live_server: LiveS
 
 def serious(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
-    return [f"{item['id']}: {[node['target'] for node in item['nodes']]}" for item in found if item["impact"] in ("serious", "critical")]
+    return [
+        f"{item['id']}: {[node['target'] for node in item['nodes']]}"
+        for item in found
+        if item["impact"] in ("serious", "critical")
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker, scheme: str) -> None:
+def test_axe_finds_nothing_serious(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker, scheme: str
+) -> None:
     signed_in(Role.ADMIN)
     live_server.factory.project(slug="bare")
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -304,7 +343,13 @@ def test_axe_finds_nothing_serious(live_server: LiveServer, page: Page, signed_i
     worker.fail("out_of_memory", "Memory ran out.", kept="The state of step 2.", lines=("one", "two"))
     queued = start(live_server, page, project)
     own = ["data", "import", "train", "runs", "checkpoints"]
-    paths = [*(f"/projects/{slug}/{name}" for slug in ("tone", "bare") for name in own), "/snapshots/1", "/checkpoints/1", "/comparisons/1", "/workers"]
+    paths = [
+        *(f"/projects/{slug}/{name}" for slug in ("tone", "bare") for name in own),
+        "/snapshots/1",
+        "/checkpoints/1",
+        "/comparisons/1",
+        "/workers",
+    ]
     for address in (done, failed, queued, *(live_server.url + path for path in paths)):
         page.goto(address)
         page.evaluate("document.querySelectorAll('main details').forEach((fold) => { fold.open = true; })")
@@ -312,7 +357,9 @@ def test_axe_finds_nothing_serious(live_server: LiveServer, page: Page, signed_i
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
 
 
-def test_nothing_sticks_out_on_a_phone(live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker) -> None:
+def test_nothing_sticks_out_on_a_phone(
+    live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, worker: PretendWorker
+) -> None:
     signed_in(Role.ENGINEER)
     start(live_server, page, project)
     worker.claim()

@@ -53,7 +53,9 @@ def download_checkpoint(page: Page, folder: Path) -> Path:
     return root
 
 
-def test_from_the_sign_in_link_to_an_adapter_that_loads(live_server: LiveServer, page: Page, signed_in: Callable[[Role], User], tmp_path: Path) -> None:
+def test_from_the_sign_in_link_to_an_adapter_that_loads(
+    live_server: LiveServer, page: Page, signed_in: Callable[[Role], User], tmp_path: Path
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,7 +70,10 @@ def test_from_the_sign_in_link_to_an_adapter_that_loads(live_server: LiveServer,
     page.goto(f"{live_server.url}/projects/tone/compare")
     judge_by_keys(page, 5)
 
-    lines = [{"prompt": f"Question {n} from a file?", "chosen": f"Good answer {n}.", "rejected": f"Bad reply {n}, sorry."} for n in range(30)]
+    lines = [
+        {"prompt": f"Question {n} from a file?", "chosen": f"Good answer {n}.", "rejected": f"Bad reply {n}, sorry."}
+        for n in range(30)
+    ]
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines) + "\n{not json\n")
     page.goto(f"{live_server.url}/projects/tone/import")
@@ -87,15 +92,21 @@ def test_from_the_sign_in_link_to_an_adapter_that_loads(live_server: LiveServer,
 
     with read_session(get_engine(live_server.settings)) as session:
         assert [job.state for job in session.query(Job)] == [JobState.SUCCEEDED], "two clicks made one run"
-        steps = [event.step for event in session.query(JobEvent).filter_by(job_id=number, type="step").order_by(JobEvent.id)]
+        steps = [
+            event.step for event in session.query(JobEvent).filter_by(job_id=number, type="step").order_by(JobEvent.id)
+        ]
     assert steps == sorted(set(steps))
     assert steps[-1] == 300
 
     root = download_checkpoint(page, tmp_path)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), root)
     tokenizer = AutoTokenizer.from_pretrained(root)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Question 1 from a file?"}], add_generation_prompt=True,
-                                        return_tensors="pt", return_dict=True)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Question 1 from a file?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
     with torch.no_grad():
         trained = model(**ids).logits
         with model.disable_adapter():
@@ -104,7 +115,9 @@ def test_from_the_sign_in_link_to_an_adapter_that_loads(live_server: LiveServer,
 
 
 @pytest.mark.timeout(900)  # a real model on two busy cores
-def test_the_demo_trains_the_real_small_model(live_server: LiveServer, page: Page, signed_in: Callable[[Role], User], smollm2: Path, tmp_path: Path) -> None:
+def test_the_demo_trains_the_real_small_model(
+    live_server: LiveServer, page: Page, signed_in: Callable[[Role], User], smollm2: Path, tmp_path: Path
+) -> None:
     """SmolLM2-135M for a few steps on the demo's own judgments, from the button to the file."""
     from app.db import write_session
     from app.services import demo

@@ -56,7 +56,19 @@ def test_both_answers_are_there_and_differ(pairs: list[dict]) -> None:
 
 def test_prompts_vary_in_kind_and_length(pairs: list[dict]) -> None:
     kinds = Counter(pair["kind"] for pair in pairs)
-    assert {"billing", "quota", "code", "list", "table", "conversation", "angry", "limits", "oneliner", "long", "language"} <= set(kinds)
+    assert {
+        "billing",
+        "quota",
+        "code",
+        "list",
+        "table",
+        "conversation",
+        "angry",
+        "limits",
+        "oneliner",
+        "long",
+        "language",
+    } <= set(kinds)
     assert sum(len(turns(pair)) >= 3 for pair in pairs) >= 12
     assert sum(pair["prompt"][0]["role"] == "system" for pair in pairs) >= 2
     sizes = sorted(sum(len(message["content"]) for message in pair["prompt"]) for pair in pairs)
@@ -89,7 +101,9 @@ def test_neither_length_nor_place_gives_the_better_answer_away(pairs: list[dict]
     judged = {judgment["comparison"] for judgment in judgments}
     for part in (pairs, [pair for pair in pairs if pair["id"] in judged]):
         clear = [pair for pair in part if pair["in_tone"] is not None]
-        longer = sum(len(pair["responses"][pair["in_tone"]]) > len(pair["responses"][1 - pair["in_tone"]]) for pair in clear)
+        longer = sum(
+            len(pair["responses"][pair["in_tone"]]) > len(pair["responses"][1 - pair["in_tone"]]) for pair in clear
+        )
         assert 0.45 <= longer / len(clear) <= 0.6
         assert 0.4 <= sum(pair["in_tone"] for pair in clear) / len(clear) <= 0.6
 
@@ -98,7 +112,9 @@ def test_some_pairs_have_no_better_answer(pairs: list[dict]) -> None:
     assert sum(pair["in_tone"] is None for pair in pairs) >= 3
 
 
-def test_judgments_cover_36_comparisons_and_leave_the_rest_to_the_newcomer(pairs: list[dict], judgments: list[dict]) -> None:
+def test_judgments_cover_36_comparisons_and_leave_the_rest_to_the_newcomer(
+    pairs: list[dict], judgments: list[dict]
+) -> None:
     ids = {pair["id"] for pair in pairs}
     judged = {judgment["comparison"] for judgment in judgments if judgment["choice"] != "skip"}
     assert {judgment["comparison"] for judgment in judgments} <= ids

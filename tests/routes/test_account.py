@@ -63,7 +63,9 @@ def test_a_name_is_text_and_never_markup(browser: TestClient) -> None:
     assert name not in browser.get("/account").text
 
 
-def test_nobody_revokes_anothers_token_or_session(browser: TestClient, sign_in: Callable[[User], TestClient], factory: Factory, engine: Engine) -> None:
+def test_nobody_revokes_anothers_token_or_session(
+    browser: TestClient, sign_in: Callable[[User], TestClient], factory: Factory, engine: Engine
+) -> None:
     browser.post("/account/tokens", data={"name": "ada's"}, headers=OWN)
     with read_session(engine) as session:
         token, mine = session.scalars(select(ApiToken.id)).one(), session.scalars(select(UserSession.id)).one()
@@ -84,11 +86,14 @@ def test_a_new_password_signs_other_browsers_out(browser: TestClient) -> None:
     assert other_browser(browser, NEW).get("/account").status_code == 200
 
 
-@pytest.mark.parametrize(("form", "words"), [
-    ({"current": "wrong", "password": NEW}, "current password is wrong"),
-    ({"password": NEW}, "current password is wrong"),
-    ({"current": PASSWORD, "password": "short"}, "10 to 200 characters"),
-])
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"current": "wrong", "password": NEW}, "current password is wrong"),
+        ({"password": NEW}, "current password is wrong"),
+        ({"current": PASSWORD, "password": "short"}, "10 to 200 characters"),
+    ],
+)
 def test_a_refused_password_changes_nothing(browser: TestClient, form: dict[str, str], words: str) -> None:
     reply = browser.post("/account/password", data=form, headers=OWN)
     assert reply.status_code == 422
@@ -97,9 +102,14 @@ def test_a_refused_password_changes_nothing(browser: TestClient, form: dict[str,
 
 
 def test_a_stolen_session_cannot_try_passwords_for_long(browser: TestClient) -> None:
-    statuses = [browser.post("/account/password", data={"current": f"guess {n}", "password": NEW}, headers=OWN).status_code for n in range(11)]
+    statuses = [
+        browser.post("/account/password", data={"current": f"guess {n}", "password": NEW}, headers=OWN).status_code
+        for n in range(11)
+    ]
     assert statuses == [422] * 10 + [429]
-    assert browser.post("/account/password", data={"current": PASSWORD, "password": NEW}, headers=OWN).status_code == 429
+    assert (
+        browser.post("/account/password", data={"current": PASSWORD, "password": NEW}, headers=OWN).status_code == 429
+    )
 
 
 def test_other_browsers_are_listed_and_ended(browser: TestClient) -> None:
@@ -128,13 +138,24 @@ def test_use_is_noted_after_the_reply_and_not_each_time(browser: TestClient, eng
     assert last_use() > old
 
 
-@pytest.mark.parametrize(("sent", "shown"), [
-    ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on Linux"),
-    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36 Edg/140.0", "Edge on Windows"),
-    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1 Version/18.0 Mobile Safari/604.1", "Safari on iPhone"),
-    ("curl/8.5", "curl/8.5"),
-    ("", "unknown"),
-])
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on Linux"),
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36 Edg/140.0",
+            "Edge on Windows",
+        ),
+        (
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1 Version/18.0 Mobile Safari/604.1",
+            "Safari on iPhone",
+        ),
+        ("curl/8.5", "curl/8.5"),
+        ("", "unknown"),
+    ],
+)
 def test_a_browser_is_named_as_people_do(browser: TestClient, sent: str, shown: str) -> None:
-    TestClient(browser.app, headers={"User-Agent": sent}).post("/sign-in", data={"username": "ada", "password": PASSWORD}, headers=OWN)
+    TestClient(browser.app, headers={"User-Agent": sent}).post(
+        "/sign-in", data={"username": "ada", "password": PASSWORD}, headers=OWN
+    )
     assert f">{shown}</span>" in browser.get("/account").text

@@ -69,11 +69,15 @@ def test_a_refused_request_is_a_page_that_says_so(browser: TestClient) -> None:
     reply = browser.post("/account/tokens", data={"name": "x"}, headers={"Sec-Fetch-Site": "cross-site"})
     assert reply.headers["content-type"].startswith("text/html")
     assert "came from another site" in reply.text
-    json = browser.post("/account/tokens", headers={"Sec-Fetch-Site": "cross-site", "Accept": "application/json"}).json()
+    json = browser.post(
+        "/account/tokens", headers={"Sec-Fetch-Site": "cross-site", "Accept": "application/json"}
+    ).json()
     assert json["code"] == "cross_site_request"
 
 
-def test_the_api_needs_a_token_instead(client: TestClient, factory: Factory, api: Callable[[User], dict[str, str]]) -> None:
+def test_the_api_needs_a_token_instead(
+    client: TestClient, factory: Factory, api: Callable[[User], dict[str, str]]
+) -> None:
     user = factory.engineer()
     for headers in ({}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}):
         assert client.get("/api/v1/me", headers=headers | api(user)).status_code == 200
@@ -81,7 +85,9 @@ def test_the_api_needs_a_token_instead(client: TestClient, factory: Factory, api
     assert not any(name.startswith("access-control") for name in client.get("/api/v1/me", headers=api(user)).headers)
 
 
-@pytest.mark.parametrize("path", ["/api/v1/../../account/tokens", "/api/v1/%2e%2e/%2e%2e/account/tokens", "//api/v1/x", "/API/V1/x"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/../../account/tokens", "/api/v1/%2e%2e/%2e%2e/account/tokens", "//api/v1/x", "/API/V1/x"]
+)
 def test_no_spelling_of_an_address_slips_past_the_check(browser: TestClient, path: str) -> None:
     reply = browser.post(path, data={"name": "x"}, headers={"Sec-Fetch-Site": "cross-site"})
     assert reply.status_code in (401, 403, 404)

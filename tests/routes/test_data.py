@@ -28,7 +28,9 @@ def words(page: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
-def test_the_sentence_at_the_top_is_what_training_would_use(browser: TestClient, factory: Factory, engine: Engine) -> None:
+def test_the_sentence_at_the_top_is_what_training_would_use(
+    browser: TestClient, factory: Factory, engine: Engine
+) -> None:
     project = factory.judged(12, eval_percent=30)
     factory.comparisons(project, 3)
     page = browser.get(f"/projects/{project.slug}/data").text
@@ -55,11 +57,16 @@ def test_a_project_without_judgments_shows_dashes_instead_of_shares(browser: Tes
     assert "Nobody has judged yet." in page
 
 
-@pytest.mark.parametrize(("query", "shown", "hidden"), [
-    ("state=judged", "Judged prompt", "Waiting prompt"), ("state=waiting", "Waiting prompt", "Judged prompt"),
-    ("text=needle", "Judged prompt", "Waiting prompt"), ("source=nowhere", "No comparison matches.", "Judged prompt"),
-    ("state=nonsense&split=nonsense&import_id=x", "Judged prompt", "No comparison matches."),
-])
+@pytest.mark.parametrize(
+    ("query", "shown", "hidden"),
+    [
+        ("state=judged", "Judged prompt", "Waiting prompt"),
+        ("state=waiting", "Waiting prompt", "Judged prompt"),
+        ("text=needle", "Judged prompt", "Waiting prompt"),
+        ("source=nowhere", "No comparison matches.", "Judged prompt"),
+        ("state=nonsense&split=nonsense&import_id=x", "Judged prompt", "No comparison matches."),
+    ],
+)
 def test_filters_narrow_the_table(browser: TestClient, factory: Factory, query: str, shown: str, hidden: str) -> None:
     project = factory.project()
     factory.comparison(project, prompt="Judged prompt", answers=("a needle here", "nothing"))
@@ -121,12 +128,16 @@ def test_a_snapshot_s_file_downloads_whole_and_by_range(browser: TestClient, fac
     assert address in browser.get(f"/snapshots/{snapshot.id}").text
     whole = browser.get(address)
     assert len(whole.content) == file["size"]
-    assert [set(json.loads(line)) >= {"prompt", "chosen", "rejected"} for line in whole.text.splitlines()] == [True] * file["pairs"]
+    assert [set(json.loads(line)) >= {"prompt", "chosen", "rejected"} for line in whole.text.splitlines()] == [
+        True
+    ] * file["pairs"]
     assert browser.get(address, headers={"Range": "bytes=5-9"}).content == whole.content[5:10]
     assert browser.get(f"/snapshots/{snapshot.id}/files/other.jsonl").status_code == 404
 
 
-def test_a_snapshot_page_shows_its_hash_its_rule_and_what_was_trained_on_it(browser: TestClient, factory: Factory) -> None:
+def test_a_snapshot_page_shows_its_hash_its_rule_and_what_was_trained_on_it(
+    browser: TestClient, factory: Factory
+) -> None:
     snapshot = factory.snapshot()
     page = browser.get(f"/snapshots/{snapshot.id}").text
     assert snapshot.sha256 in page
@@ -135,8 +146,17 @@ def test_a_snapshot_page_shows_its_hash_its_rule_and_what_was_trained_on_it(brow
 
 
 def test_what_is_not_there_is_not_found(browser: TestClient) -> None:
-    for address in ("/projects/nowhere/data", "/projects/nowhere/runs", "/projects/nowhere/train", "/projects/nowhere/checkpoints",
-                    "/snapshots/9", "/jobs/9", "/checkpoints/9", "/imports/9", "/comparisons/9"):
+    for address in (
+        "/projects/nowhere/data",
+        "/projects/nowhere/runs",
+        "/projects/nowhere/train",
+        "/projects/nowhere/checkpoints",
+        "/snapshots/9",
+        "/jobs/9",
+        "/checkpoints/9",
+        "/imports/9",
+        "/comparisons/9",
+    ):
         assert browser.get(address).status_code == 404, address
 
 

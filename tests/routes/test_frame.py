@@ -33,7 +33,10 @@ def broken(client: TestClient) -> TestClient:
     assert isinstance(app, FastAPI)
 
     def fail(kind: str) -> None:
-        raise {"bug": RuntimeError("the secret is 12345"), "database": OperationalError("SELECT 'an answer'", {}, Exception("locked"))}[kind]
+        raise {
+            "bug": RuntimeError("the secret is 12345"),
+            "database": OperationalError("SELECT 'an answer'", {}, Exception("locked")),
+        }[kind]
 
     def too_big(number: int, session: SessionDep) -> None:
         session.get(User, number)
@@ -44,12 +47,18 @@ def broken(client: TestClient) -> TestClient:
     return client
 
 
-@pytest.mark.parametrize("path", ["/sign-in", "/nothing", "/api/v1/me", "/healthz", "/static/prefloop.css", "/account", "/broken/bug"])
+@pytest.mark.parametrize(
+    "path", ["/sign-in", "/nothing", "/api/v1/me", "/healthz", "/static/prefloop.css", "/account", "/broken/bug"]
+)
 def test_every_answer_carries_the_headers(broken: TestClient, path: str) -> None:
     headers = broken.get(path).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy == {
-        "default-src": "'self'", "img-src": "'self' data:", "object-src": "'none'", "base-uri": "'none'", "form-action": "'self'",
+        "default-src": "'self'",
+        "img-src": "'self' data:",
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'self'",
         "frame-ancestors": "'none'",
     }
     assert headers["x-content-type-options"] == "nosniff"
@@ -68,12 +77,20 @@ def test_assets_named_by_their_content_are_kept_for_ever(client: TestClient) -> 
 
 
 def test_no_template_holds_what_the_policy_forbids(database_url: str) -> None:
-    forbidden = re.compile(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\b(src=|type=\"application/json\"))|javascript:|(src|href)=\"(https?:)?//")
-    found = [f"{path.name}: {match[0]}" for path in TEMPLATES_DIR.rglob("*.html") for match in forbidden.finditer(path.read_text())]
+    forbidden = re.compile(
+        r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\b(src=|type=\"application/json\"))|javascript:|(src|href)=\"(https?:)?//"
+    )
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in TEMPLATES_DIR.rglob("*.html")
+        for match in forbidden.finditer(path.read_text())
+    ]
     assert found == []
 
 
-@pytest.mark.parametrize("path", ["/static/../main.py", "/static/%2e%2e/main.py", "/static/..%2fconfig.py", "/static//etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/static/../main.py", "/static/%2e%2e/main.py", "/static/..%2fconfig.py", "/static//etc/passwd"]
+)
 def test_nothing_beside_the_assets_is_served(client: TestClient, path: str) -> None:
     reply = client.get(path)
     assert reply.status_code == 404
@@ -86,7 +103,9 @@ def test_a_plain_request_number_is_kept_and_an_odd_one_replaced(client: TestClie
         assert client.get("/healthz", headers={"X-Request-ID": odd}).headers["x-request-id"] != odd
 
 
-def test_an_unexpected_error_is_a_page_with_a_number_and_no_secrets(broken: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_a_page_with_a_number_and_no_secrets(
+    broken: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
     reply = broken.get("/broken/bug")
     assert reply.status_code == 500
     assert "Something went wrong in Prefloop itself" in reply.text
@@ -102,7 +121,11 @@ def test_an_unexpected_error_of_the_api_is_a_problem(broken: TestClient) -> None
     reply = broken.get("/api/v1/broken/bug")
     assert reply.headers["content-type"] == "application/problem+json"
     problem = reply.json()
-    assert (problem["status"], problem["code"], problem["request_id"]) == (500, "internal_error", reply.headers["x-request-id"])
+    assert (problem["status"], problem["code"], problem["request_id"]) == (
+        500,
+        "internal_error",
+        reply.headers["x-request-id"],
+    )
     assert "12345" not in reply.text
 
 
@@ -117,7 +140,9 @@ def test_a_number_beyond_the_databases_is_the_callers_error(broken: TestClient) 
     assert broken.get(f"/find/{2**70}").status_code == 422
 
 
-def test_pages_of_errors_keep_the_bar_of_who_is_signed_in(broken: TestClient, sign_in: Callable[[User], TestClient], factory: Factory) -> None:
+def test_pages_of_errors_keep_the_bar_of_who_is_signed_in(
+    broken: TestClient, sign_in: Callable[[User], TestClient], factory: Factory
+) -> None:
     assert 'action="/sign-out"' not in broken.get("/nothing").text
     sign_in(factory.user())
     for path, status in (("/nothing", 404), ("/people", 403), ("/broken/bug", 500)):
@@ -127,13 +152,19 @@ def test_pages_of_errors_keep_the_bar_of_who_is_signed_in(broken: TestClient, si
         assert "data-error" in reply.text
 
 
-def test_a_fragment_gets_its_error_at_the_top_of_the_page(client: TestClient, sign_in: Callable[[User], TestClient], factory: Factory) -> None:
+def test_a_fragment_gets_its_error_at_the_top_of_the_page(
+    client: TestClient, sign_in: Callable[[User], TestClient], factory: Factory
+) -> None:
     htmx = {"HX-Request": "true", "HX-Current-URL": "http://testserver/projects/tone/history?page=2"}
     away = client.get("/account", headers=htmx)
     assert (away.status_code, away.headers["hx-redirect"]) == (401, "/sign-in?next=/projects/tone/history%3Fpage%3D2")
     sign_in(factory.user())
     reply = client.get("/people", headers=htmx)
-    assert (reply.status_code, reply.headers["hx-retarget"], reply.headers["hx-reswap"]) == (403, "#flashes", "innerHTML")
+    assert (reply.status_code, reply.headers["hx-retarget"], reply.headers["hx-reswap"]) == (
+        403,
+        "#flashes",
+        "innerHTML",
+    )
     assert "<html" not in reply.text
     assert "This is for admins" in reply.text
 
@@ -161,12 +192,16 @@ def body(size: int) -> Iterator[bytes]:
         yield b"x" * 1000
 
 
-def test_oversized_bodies_are_refused_declared_or_not(settings: Settings, factory: Factory, api: Callable[[User], dict[str, str]]) -> None:
+def test_oversized_bodies_are_refused_declared_or_not(
+    settings: Settings, factory: Factory, api: Callable[[User], dict[str, str]]
+) -> None:
     small = settings.model_copy(update={"max_request_bytes": 10_000, "max_import_bytes": 50_000})
     token = api(factory.engineer())
     with TestClient(create_app(small), follow_redirects=False) as client:
         for content in (b"x" * 11_000, body(11_000)):
-            page = client.post("/sign-in", content=content, headers=OWN | {"Content-Type": "application/x-www-form-urlencoded"})
+            page = client.post(
+                "/sign-in", content=content, headers=OWN | {"Content-Type": "application/x-www-form-urlencoded"}
+            )
             assert page.status_code == 413
             assert "larger than" in page.text
         reply = client.post("/api/v1/jobs", content=body(11_000), headers=token | {"Content-Type": "application/json"})
@@ -176,7 +211,9 @@ def test_oversized_bodies_are_refused_declared_or_not(settings: Settings, factor
         assert client.post("/api/v1/projects/none/import", content=b"x" * 51_000, headers=token).status_code == 413
 
 
-def test_broken_json_is_the_callers_error(client: TestClient, factory: Factory, api: Callable[[User], dict[str, str]]) -> None:
+def test_broken_json_is_the_callers_error(
+    client: TestClient, factory: Factory, api: Callable[[User], dict[str, str]]
+) -> None:
     token = api(factory.admin()) | {"Content-Type": "application/json"}
     for content in (b"{", b"\xff\xfe", b'{"username": "a\x00b"}', b"[" * 50_000):
         reply = client.post("/api/v1/users", content=content, headers=token)
@@ -184,8 +221,9 @@ def test_broken_json_is_the_callers_error(client: TestClient, factory: Factory, 
         assert reply.headers["content-type"] == "application/problem+json"
 
 
-def test_the_log_names_requests_but_never_tokens(client: TestClient, caplog: pytest.LogCaptureFixture, factory: Factory,
-                                                 api: Callable[[User], dict[str, str]]) -> None:
+def test_the_log_names_requests_but_never_tokens(
+    client: TestClient, caplog: pytest.LogCaptureFixture, factory: Factory, api: Callable[[User], dict[str, str]]
+) -> None:
     token = api(factory.user(username="ada"))
     logging.getLogger("app").setLevel("INFO")
     with caplog.at_level(logging.INFO, "app.requests"):
@@ -219,8 +257,13 @@ def test_behind_a_proxy_the_visitors_address_counts_and_cannot_be_made_up(settin
     assert "203.0.113.77" not in sign_in_from("10.0.0.1", "203.0.113.77, 203.0.113.6")
 
 
-def test_an_open_stream_ends_when_its_session_does(settings: Settings, engine: Engine, factory: Factory, sign_in: Callable[[User], TestClient],
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_stream_ends_when_its_session_does(
+    settings: Settings,
+    engine: Engine,
+    factory: Factory,
+    sign_in: Callable[[User], TestClient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Frame, "look_again_seconds", 0.0)
     browser = sign_in(factory.user(username="ada"))
     assert isinstance(browser.app, FastAPI)

@@ -48,7 +48,10 @@ def test_ready_names_every_check(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "alive"}
     reply = client.get("/readyz")
     assert reply.status_code == 200
-    assert reply.json() == {"status": "ready", "checks": {"database": "ok", "migrations": "ok", "broker": "ok", "storage": "ok"}}
+    assert reply.json() == {
+        "status": "ready",
+        "checks": {"database": "ok", "migrations": "ok", "broker": "ok", "storage": "ok"},
+    }
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -56,17 +59,26 @@ def test_a_database_of_another_version_is_not_ready(client: TestClient, engine: 
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     reply = client.get("/readyz")
-    assert (reply.status_code, reply.json()["status"], reply.json()["checks"]["migrations"]) == (503, "not ready", "fail")
+    assert (reply.status_code, reply.json()["status"], reply.json()["checks"]["migrations"]) == (
+        503,
+        "not ready",
+        "fail",
+    )
     assert client.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize(("broken", "check"), [
-    ({"broker_url": "redis://127.0.0.1:1/0"}, "broker"),
-    ({"storage_url": "file:///proc/nowhere"}, "storage"),
-    ({"database_url": "postgresql://nobody:hunter2@127.0.0.1:1/none"}, "database"),
-])
-def test_a_part_that_is_away_is_named_without_its_address(settings: Settings, broken: dict[str, str], check: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        ({"broker_url": "redis://127.0.0.1:1/0"}, "broker"),
+        ({"storage_url": "file:///proc/nowhere"}, "storage"),
+        ({"database_url": "postgresql://nobody:hunter2@127.0.0.1:1/none"}, "database"),
+    ],
+)
+def test_a_part_that_is_away_is_named_without_its_address(
+    settings: Settings, broken: dict[str, str], check: str
+) -> None:
     client = TestClient(create_app(settings.model_copy(update=broken)))
     reply = client.get("/readyz")
     assert reply.status_code == 503
@@ -90,10 +102,15 @@ def test_without_a_token_numbers_stay_on_this_machine(settings: Settings, engine
     assert TestClient(app, client=("::1", 1)).get("/metrics").status_code == 200
     assert TestClient(app, client=("192.0.2.1", 1)).get("/metrics").status_code == 403
     # Behind a proxy on this machine it is the visitor who counts.
-    assert TestClient(app, client=("127.0.0.1", 1)).get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 403
+    assert (
+        TestClient(app, client=("127.0.0.1", 1)).get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"}).status_code
+        == 403
+    )
 
 
-def test_the_products_numbers_come_from_the_database(watched: TestClient, scrape: Callable[[TestClient], dict[str, float]], factory: Factory) -> None:
+def test_the_products_numbers_come_from_the_database(
+    watched: TestClient, scrape: Callable[[TestClient], dict[str, float]], factory: Factory
+) -> None:
     before = scrape(watched)
     assert before["prefloop_judgments_total"] == 0
     assert before['prefloop_jobs{state="queued"}'] == before["prefloop_workers_alive"] == 0
@@ -103,7 +120,9 @@ def test_the_products_numbers_come_from_the_database(watched: TestClient, scrape
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_requests_are_counted_by_route_not_by_address(watched: TestClient, scrape: Callable[[TestClient], dict[str, float]]) -> None:
+def test_requests_are_counted_by_route_not_by_address(
+    watched: TestClient, scrape: Callable[[TestClient], dict[str, float]]
+) -> None:
     for number in range(3):
         watched.get(f"/api/v1/jobs/{number + 1}")
         watched.get(f"/nothing/{number}")
@@ -123,9 +142,16 @@ def test_several_processes_count_together(settings: Settings, tmp_path: Path, en
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {"PREFLOOP_PORT": str(port), "PREFLOOP_WEB_WORKERS": "2", "PREFLOOP_PUBLIC_URL": "", "PREFLOOP_METRICS_TOKEN": TOKEN}
+    environment = os.environ | {
+        "PREFLOOP_PORT": str(port),
+        "PREFLOOP_WEB_WORKERS": "2",
+        "PREFLOOP_PUBLIC_URL": "",
+        "PREFLOOP_METRICS_TOKEN": TOKEN,
+    }
     log = (tmp_path / "serve.log").open("wb")
-    server = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=log
+    )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Connection": "close"}) as client:
             deadline = time.monotonic() + 60
@@ -141,7 +167,10 @@ def test_several_processes_count_together(settings: Settings, tmp_path: Path, en
                 assert client.get("/nothing").status_code == 404
             counted = {
                 samples(client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text)[
-                    'prefloop_requests_total{method="GET",route="unmatched",status="404"}'] for _ in range(10)}
+                    'prefloop_requests_total{method="GET",route="unmatched",status="404"}'
+                ]
+                for _ in range(10)
+            }
         assert counted == {30}  # whichever process answers
     finally:
         server.send_signal(signal.SIGTERM)

@@ -58,12 +58,14 @@ def test_every_line_is_accounted_for(browser: TestClient, project: Project, engi
     assert "4 lines read" in page and "answers.jsonl" in page
     assert re.search(r'<td class="num">2</td>\s*<td class="tight">bad json</td>', page)
     assert re.search(r'<td class="num">3</td>\s*<td class="tight">empty prompt</td>', page)
-    assert "hx-trigger" not in page[page.index("import-progress"):] and "http-equiv" not in page
+    assert "hx-trigger" not in page[page.index("import-progress") :] and "http-equiv" not in page
     listed = browser.get(f"/projects/{project.slug}/import").text
     assert f'href="{address}"' in listed
 
 
-def test_a_gzip_file_is_read_as_well_and_twice_adds_nothing(browser: TestClient, project: Project, engine: Engine) -> None:
+def test_a_gzip_file_is_read_as_well_and_twice_adds_nothing(
+    browser: TestClient, project: Project, engine: Engine
+) -> None:
     settled(engine, send(browser, project, gzip.compress(GOOD), "answers.jsonl.gz"))
     row = settled(engine, send(browser, project, gzip.compress(GOOD), "answers.jsonl.gz"))
     assert (row.added, row.duplicates) == (0, 1)
@@ -71,7 +73,9 @@ def test_a_gzip_file_is_read_as_well_and_twice_adds_nothing(browser: TestClient,
         assert session.scalar(select(func.count()).select_from(Comparison)) == 1
 
 
-def test_what_was_added_can_be_looked_at(browser: TestClient, project: Project, engine: Engine, factory: Factory) -> None:
+def test_what_was_added_can_be_looked_at(
+    browser: TestClient, project: Project, engine: Engine, factory: Factory
+) -> None:
     factory.comparison(project, prompt="Not from the file")
     address = send(browser, project, GOOD)
     settled(engine, address)
@@ -80,7 +84,9 @@ def test_what_was_added_can_be_looked_at(browser: TestClient, project: Project, 
     assert "Where is it?" in shown and "Not from the file" not in shown
 
 
-def test_the_page_follows_a_long_import_and_then_stops(browser: TestClient, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_follows_a_long_import_and_then_stops(
+    browser: TestClient, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first batch is stored, the rest still being read: the upload has its answer, the page counts on."""
     shown, rest = threading.Event(), threading.Event()
     monkeypatch.setattr(imports, "BATCH_LINES", 1)
@@ -113,17 +119,21 @@ def test_an_import_that_was_cut_off_says_so(browser: TestClient, project: Projec
         cut = session.get_one(Import, row.id)
         cut.state, cut.finished_at, cut.updated_at = ImportState.RUNNING, None, now() - 2 * imports.STALLED_AFTER
     page = browser.get(address).text
-    assert "interrupted" in page and "Import the file again" in page and "hx-get=\"/imports" not in page
+    assert "interrupted" in page and "Import the file again" in page and 'hx-get="/imports' not in page
 
 
-def test_a_file_that_is_not_text_ends_as_failed_with_a_reason(browser: TestClient, project: Project, engine: Engine) -> None:
+def test_a_file_that_is_not_text_ends_as_failed_with_a_reason(
+    browser: TestClient, project: Project, engine: Engine
+) -> None:
     address = send(browser, project, gzip.compress(GOOD * 2000)[:60], "broken.gz")
     assert settled(engine, address).state is ImportState.FAILED
     assert "could not be read to its end" in browser.get(address).text
 
 
 @pytest.mark.parametrize("files", [{}, {"file": ("empty.jsonl", b"")}])
-def test_no_file_or_an_empty_one_is_asked_for_again(browser: TestClient, project: Project, files: dict[str, object]) -> None:
+def test_no_file_or_an_empty_one_is_asked_for_again(
+    browser: TestClient, project: Project, files: dict[str, object]
+) -> None:
     reply = browser.post(f"/projects/{project.slug}/import", files=files or {"other": ("x", b"x")}, headers=OWN)
     assert reply.status_code == 422
     assert "data-error" in reply.text
@@ -135,7 +145,9 @@ def test_the_upload_is_refused_before_it_is_read_from_who_may_not(client: TestCl
     assert reply.headers.get("location", "/sign-in").startswith("/sign-in")
 
 
-def test_real_pairs_come_in_with_reasons_for_what_is_refused(browser: TestClient, project: Project, engine: Engine, hh_file: Path) -> None:
+def test_real_pairs_come_in_with_reasons_for_what_is_refused(
+    browser: TestClient, project: Project, engine: Engine, hh_file: Path
+) -> None:
     with gzip.open(hh_file) as lines:
         content = b"".join(islice(lines, 300))
     row = settled(engine, send(browser, project, content + b"{}\n", "pairs.jsonl"))

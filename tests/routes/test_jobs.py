@@ -48,7 +48,11 @@ def worker(engine: Engine, settings: Settings) -> PretendWorker:
 def start(browser: TestClient, project: Project, **fields: str) -> int:
     """Fills in the form as it comes and sends it; the new job's id."""
     page = browser.get(f"/projects/{project.slug}/train").text
-    sent = {"key": re.search(r'name="key" value="([^"]+)"', page)[1], "base_model": "tiny", "preset": "standard"} | fields
+    sent = {
+        "key": re.search(r'name="key" value="([^"]+)"', page)[1],
+        "base_model": "tiny",
+        "preset": "standard",
+    } | fields
     reply = browser.post(f"/projects/{project.slug}/train", data=sent, headers=OWN)
     assert reply.status_code == 303, reply.text
     return int(reply.headers["location"].removeprefix("/jobs/"))
@@ -68,11 +72,20 @@ def test_the_form_shows_what_would_be_trained_on_and_every_setting(browser: Test
 
 
 def test_one_click_freezes_a_snapshot_and_queues_a_job(browser: TestClient, project: Project, engine: Engine) -> None:
-    job_id = start(browser, project, **{"config.beta": "0.3", "config.use_soft_labels": "false", "preset": "few", "note": "first try"})
+    job_id = start(
+        browser,
+        project,
+        **{"config.beta": "0.3", "config.use_soft_labels": "false", "preset": "few", "note": "first try"},
+    )
     with read_session(engine) as session:
         job = jobs.get(session, job_id)
         assert (job.state, job.base_model, job.note, job.snapshot.number) == (JobState.QUEUED, "tiny", "first try", 1)
-        assert (job.config["beta"], job.config["use_soft_labels"], job.config["num_train_epochs"], job.config["batch_size"]) == (0.3, False, 3.0, 8)
+        assert (
+            job.config["beta"],
+            job.config["use_soft_labels"],
+            job.config["num_train_epochs"],
+            job.config["batch_size"],
+        ) == (0.3, False, 3.0, 8)
 
 
 def test_the_same_form_sent_twice_makes_one_job(browser: TestClient, project: Project, engine: Engine) -> None:
@@ -81,11 +94,23 @@ def test_the_same_form_sent_twice_makes_one_job(browser: TestClient, project: Pr
         assert session.scalar(select(func.count()).select_from(Job)) == 1
 
 
-def test_a_refused_setting_comes_back_beside_its_field_with_everything_that_was_typed(browser: TestClient, project: Project, engine: Engine) -> None:
-    reply = browser.post(f"/projects/{project.slug}/train", headers=OWN,
-                         data={"key": "k", "base_model": "tiny", "preset": "few", "config.learning_rate": "5", "config.seed": "7", "note": "keep me"})
+def test_a_refused_setting_comes_back_beside_its_field_with_everything_that_was_typed(
+    browser: TestClient, project: Project, engine: Engine
+) -> None:
+    reply = browser.post(
+        f"/projects/{project.slug}/train",
+        headers=OWN,
+        data={
+            "key": "k",
+            "base_model": "tiny",
+            "preset": "few",
+            "config.learning_rate": "5",
+            "config.seed": "7",
+            "note": "keep me",
+        },
+    )
     assert reply.status_code == 422
-    field = reply.text[reply.text.index('id="config.learning_rate"'):][:600]
+    field = reply.text[reply.text.index('id="config.learning_rate"') :][:600]
     assert 'value="5"' in field and 'aria-invalid="true"' in field and "from 0 to 1" in field
     assert 'name="config.seed" type="number" value="7"' in reply.text
     assert 'value="few" checked' in reply.text and 'value="keep me"' in reply.text and 'value="k"' in reply.text
@@ -100,7 +125,9 @@ def test_a_model_that_is_not_here_is_refused(browser: TestClient, project: Proje
     assert "Choose a base model." in reply.text
 
 
-def test_without_pairs_the_button_is_off_and_the_page_says_what_to_do(browser: TestClient, factory: Factory, settings: Settings) -> None:
+def test_without_pairs_the_button_is_off_and_the_page_says_what_to_do(
+    browser: TestClient, factory: Factory, settings: Settings
+) -> None:
     prepare_model(settings)
     empty = factory.project()
     page = browser.get(f"/projects/{empty.slug}/train").text
@@ -119,7 +146,9 @@ def test_the_preview_follows_the_rule_and_the_settings(browser: TestClient, proj
     assert "can't be '0'" in words(wrong)
 
 
-def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(browser: TestClient, project: Project, engine: Engine) -> None:
+def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(
+    browser: TestClient, project: Project, engine: Engine
+) -> None:
     first = start(browser, project, **{"config.beta": "0.3", "config.report_to": "tensorboard,wandb"})
     again = browser.get(f"/projects/{project.slug}/train?from={first}").text
     assert 'name="config.beta" type="number" value="0.3"' in again
@@ -128,13 +157,17 @@ def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(browser: Tes
         snapshot_id = jobs.get(session, first).snapshot_id
     page = browser.get(f"/projects/{project.slug}/train?snapshot={snapshot_id}").text
     assert "Train on this snapshot" in page
-    reply = browser.post(f"/projects/{project.slug}/train", data={"base_model": "tiny", "snapshot_id": str(snapshot_id)}, headers=OWN)
+    reply = browser.post(
+        f"/projects/{project.slug}/train", data={"base_model": "tiny", "snapshot_id": str(snapshot_id)}, headers=OWN
+    )
     assert reply.status_code == 303
     with read_session(engine) as session:
         assert {job.snapshot_id for job in session.scalars(select(Job))} == {snapshot_id}
 
 
-def test_a_queued_run_without_a_worker_says_how_to_start_one(browser: TestClient, project: Project, engine: Engine, settings: Settings) -> None:
+def test_a_queued_run_without_a_worker_says_how_to_start_one(
+    browser: TestClient, project: Project, engine: Engine, settings: Settings
+) -> None:
     address = f"/jobs/{start(browser, project)}"
     assert "prefloop worker" in browser.get(address).text
     PretendWorker(engine, settings)
@@ -143,7 +176,9 @@ def test_a_queued_run_without_a_worker_says_how_to_start_one(browser: TestClient
     assert "next in the queue" in words(page)
 
 
-def test_a_running_run_shows_where_it_stands_without_any_script(browser: TestClient, project: Project, worker: PretendWorker) -> None:
+def test_a_running_run_shows_where_it_stands_without_any_script(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
     address = f"/jobs/{start(browser, project)}"
     worker.claim()
     worker.start(40)
@@ -153,11 +188,13 @@ def test_a_running_run_shows_where_it_stands_without_any_script(browser: TestCli
     assert '<noscript><meta http-equiv="refresh"' in page
     assert "Your export failed. Please wait." in page
     assert "Training 88 pairs, evaluating 24." in page
-    table = page[page.index("Latest steps"):]
+    table = page[page.index("Latest steps") :]
     assert re.search(r'<td class="num">7</td>\s*<td class="num">0\.\d+</td>', table)
 
 
-def test_a_finished_run_puts_its_checkpoint_and_verdict_first(browser: TestClient, project: Project, worker: PretendWorker) -> None:
+def test_a_finished_run_puts_its_checkpoint_and_verdict_first(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
     address = f"/jobs/{start(browser, project)}"
     worker.claim()
     worker.start(60)
@@ -171,11 +208,15 @@ def test_a_finished_run_puts_its_checkpoint_and_verdict_first(browser: TestClien
     assert "81 %" in words(browser.get(f"/projects/{project.slug}/runs").text)
 
 
-def test_a_failed_run_says_why_what_was_kept_and_what_to_do(browser: TestClient, project: Project, worker: PretendWorker) -> None:
+def test_a_failed_run_says_why_what_was_kept_and_what_to_do(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
     address = f"/jobs/{start(browser, project)}"
     worker.claim()
     worker.steps(1, 3, 40)
-    worker.fail("out_of_memory", "Memory ran out at step 4.", kept="The training state of step 2.", lines=("last <words>",))
+    worker.fail(
+        "out_of_memory", "Memory ran out at step 4.", kept="The training state of step 2.", lines=("last <words>",)
+    )
     page = browser.get(address).text
     for part in ("Memory ran out at step 4.", "The training state of step 2.", "last <words>", "Retry with a lower"):
         assert part in words(page), part
@@ -184,7 +225,9 @@ def test_a_failed_run_says_why_what_was_kept_and_what_to_do(browser: TestClient,
     assert "queued" in words(browser.get(address).text)
 
 
-def test_cancel_says_what_is_kept_and_retry_goes_on(browser: TestClient, project: Project, worker: PretendWorker) -> None:
+def test_cancel_says_what_is_kept_and_retry_goes_on(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
     address = f"/jobs/{start(browser, project)}"
     worker.claim()
     worker.steps(1, 3, 40)
@@ -196,7 +239,9 @@ def test_cancel_says_what_is_kept_and_retry_goes_on(browser: TestClient, project
     assert worker.claim().step == 3
 
 
-def test_cancelling_what_is_over_explains_instead_of_failing(browser: TestClient, project: Project, worker: PretendWorker) -> None:
+def test_cancelling_what_is_over_explains_instead_of_failing(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
     address = f"/jobs/{start(browser, project)}"
     worker.claim()
     worker.steps(1, 3, 3)
@@ -205,11 +250,20 @@ def test_cancelling_what_is_over_explains_instead_of_failing(browser: TestClient
     assert "There is nothing to cancel." in browser.get(address).text
 
 
-def test_evaluators_see_nothing_of_runs(sign_in: Callable[[User], TestClient], browser: TestClient, factory: Factory, project: Project) -> None:
+def test_evaluators_see_nothing_of_runs(
+    sign_in: Callable[[User], TestClient], browser: TestClient, factory: Factory, project: Project
+) -> None:
     job_id = start(browser, project)
     evaluator = sign_in(factory.user(Role.EVALUATOR))
-    for address in (f"/jobs/{job_id}", f"/jobs/{job_id}/stream", f"/projects/{project.slug}/runs", f"/projects/{project.slug}/train",
-                    f"/projects/{project.slug}/data", f"/projects/{project.slug}/import", f"/projects/{project.slug}/checkpoints"):
+    for address in (
+        f"/jobs/{job_id}",
+        f"/jobs/{job_id}/stream",
+        f"/projects/{project.slug}/runs",
+        f"/projects/{project.slug}/train",
+        f"/projects/{project.slug}/data",
+        f"/projects/{project.slug}/import",
+        f"/projects/{project.slug}/checkpoints",
+    ):
         assert evaluator.get(address).status_code == 403, address
     assert evaluator.post(f"/jobs/{job_id}/cancel", headers=OWN).status_code == 403
 
@@ -258,7 +312,9 @@ def test_the_stream_tells_every_point_once_then_ends(browser: TestClient, finish
     assert 'hx-target="#run-status"' in blocks["data"] and "is ready" in blocks["data"] and int(blocks["id"]) > 0
 
 
-def test_the_page_and_its_stream_together_miss_and_double_nothing(browser: TestClient, project: Project, worker: PretendWorker) -> None:
+def test_the_page_and_its_stream_together_miss_and_double_nothing(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
     job_id = start(browser, project)
     worker.claim()
     worker.start(20)
@@ -280,7 +336,9 @@ def test_a_reconnect_goes_on_after_the_last_id(browser: TestClient, finished: in
     assert [message.get("event") for message in again] == ["end"]
 
 
-def test_a_step_that_a_resumed_run_took_again_counts_once(browser: TestClient, project: Project, worker: PretendWorker, engine: Engine) -> None:
+def test_a_step_that_a_resumed_run_took_again_counts_once(
+    browser: TestClient, project: Project, worker: PretendWorker, engine: Engine
+) -> None:
     job_id = start(browser, project)
     worker.claim()
     worker.steps(1, 9, 20)
@@ -291,20 +349,40 @@ def test_a_step_that_a_resumed_run_took_again_counts_once(browser: TestClient, p
     assert [point["loss"] for point in points[-2:]] == [0.125, 0.0625]
 
 
-def test_points_carry_log_ratios_and_no_accuracy_before_anything_is_learned(browser: TestClient, project: Project, worker: PretendWorker,
-                                                                           engine: Engine) -> None:
+def test_points_carry_log_ratios_and_no_accuracy_before_anything_is_learned(
+    browser: TestClient, project: Project, worker: PretendWorker, engine: Engine
+) -> None:
     job_id = start(browser, project, **{"config.beta": "0.5"})
     worker.claim()
-    worker.say(("eval", 0, evaluation(0)), ("step", 1, {"rewards/chosen": 0.25, "rewards/rejected": -1.0, "rewards/margins": 1.25, "rewards/accuracies": 1.0}))
+    worker.say(
+        ("eval", 0, evaluation(0)),
+        (
+            "step",
+            1,
+            {"rewards/chosen": 0.25, "rewards/rejected": -1.0, "rewards/margins": 1.25, "rewards/accuracies": 1.0},
+        ),
+    )
     with read_session(engine) as session:
         before, first = run_history.chart_points(session, job=jobs.get(session, job_id))
     assert "rewards/accuracies" not in before and before["loss"] == pytest.approx(0.693147)
     assert (first["log_ratios/chosen"], first["log_ratios/rejected"], first["rewards/accuracies"]) == (0.5, -2.0, 1.0)
 
 
-def test_a_silent_stream_of_a_queued_run_still_tells_of_workers(browser: TestClient, project: Project, engine: Engine, settings: Settings) -> None:
+def test_a_silent_stream_of_a_queued_run_still_tells_of_workers(
+    browser: TestClient, project: Project, engine: Engine, settings: Settings
+) -> None:
     job_id = start(browser, project)
-    request = Request({"type": "http", "method": "GET", "path": f"/jobs/{job_id}/stream", "headers": [], "query_string": b"", "app": browser.app, "state": {}})
+    request = Request(
+        {
+            "type": "http",
+            "method": "GET",
+            "path": f"/jobs/{job_id}/stream",
+            "headers": [],
+            "query_string": b"",
+            "app": browser.app,
+            "state": {},
+        }
+    )
     assert b"prefloop worker" in run_stream._ping(request, job_id, engine, settings)
     worker = PretendWorker(engine, settings)
     assert b"prefloop worker" not in run_stream._ping(request, job_id, engine, settings)

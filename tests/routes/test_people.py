@@ -39,7 +39,9 @@ def test_an_invitation_goes_from_the_page_to_an_account(boss: TestClient) -> Non
     assert "invited as engineer" in form.text
     action = re.search(r'action="(/invitation/[^"]+)"', form.text)
     assert action
-    grace.post(action[1], data={"username": "grace", "display_name": "Grace", "password": "correct horse battery"}, headers=OWN)
+    grace.post(
+        action[1], data={"username": "grace", "display_name": "Grace", "password": "correct horse battery"}, headers=OWN
+    )
     assert "Grace" in boss.get("/people").text
     assert "Open invitations" not in boss.get("/people").text
 

@@ -22,8 +22,21 @@ def client(client: TestClient) -> TestClient:
     """As a browser sends what a page of ours submits."""
     client.headers["Sec-Fetch-Site"] = "same-origin"
     return client
-FORM = {"name": "Support tone", "slug": "", "description": "How we sound.", "guidelines": "", "judgments_per_comparison": "2", "lease_minutes": "7.5",
-        "daily_goal": "40", "eval_percent": "15", "default_base_model": "smollm2-135m-instruct", "allow_tie": "true", "allow_skip": "true"}
+
+
+FORM = {
+    "name": "Support tone",
+    "slug": "",
+    "description": "How we sound.",
+    "guidelines": "",
+    "judgments_per_comparison": "2",
+    "lease_minutes": "7.5",
+    "daily_goal": "40",
+    "eval_percent": "15",
+    "default_base_model": "smollm2-135m-instruct",
+    "allow_tie": "true",
+    "allow_skip": "true",
+}
 
 
 def stored(engine: Engine, slug: str) -> Project | None:
@@ -41,16 +54,33 @@ def test_an_engineer_makes_a_project_and_is_led_to_its_import(engineer: TestClie
     assert (reply.status_code, reply.headers["location"]) == (303, "/projects/support-tone/import")
     project = stored(engine, "support-tone")
     assert project is not None
-    assert (project.judgments_per_comparison, project.lease_seconds, project.daily_goal, project.eval_percent) == (2, 450, 40, 15)
+    assert (project.judgments_per_comparison, project.lease_seconds, project.daily_goal, project.eval_percent) == (
+        2,
+        450,
+        40,
+        15,
+    )
     assert (project.allow_tie, project.allow_both_bad, project.allow_skip) == (True, False, True)
     assert project.guideline_version == 1
 
 
-@pytest.mark.parametrize(("change", "field"), [
-    ({"name": "  "}, "name"), ({"slug": "Not A Slug!"}, "slug"), ({"slug": "new"}, "slug"), ({"judgments_per_comparison": "0"}, "judgments_per_comparison"),
-    ({"judgments_per_comparison": "many"}, "judgments_per_comparison"), ({"lease_minutes": "0.1"}, "lease_minutes"), ({"lease_minutes": "nan"}, "lease_minutes"),
-    ({"eval_percent": "80"}, "eval_percent"), ({"description": "x" * 4001}, "description")])
-def test_a_wrong_field_is_named_and_everything_typed_stays(engineer: TestClient, engine: Engine, change: dict[str, str], field: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "  "}, "name"),
+        ({"slug": "Not A Slug!"}, "slug"),
+        ({"slug": "new"}, "slug"),
+        ({"judgments_per_comparison": "0"}, "judgments_per_comparison"),
+        ({"judgments_per_comparison": "many"}, "judgments_per_comparison"),
+        ({"lease_minutes": "0.1"}, "lease_minutes"),
+        ({"lease_minutes": "nan"}, "lease_minutes"),
+        ({"eval_percent": "80"}, "eval_percent"),
+        ({"description": "x" * 4001}, "description"),
+    ],
+)
+def test_a_wrong_field_is_named_and_everything_typed_stays(
+    engineer: TestClient, engine: Engine, change: dict[str, str], field: str
+) -> None:
     reply = engineer.post("/projects/new", data={**FORM, "guidelines": "Keep me.", **change})
     assert reply.status_code == 422
     assert f'id="{field}-error"' in reply.text and "Keep me." in reply.text
@@ -70,7 +100,11 @@ def test_settings_change_what_is_typed(engineer: TestClient, factory: Factory, e
     reply = engineer.post("/projects/tone/settings", data={**FORM, "name": "Our tone"})
     assert reply.status_code == 303
     project = stored(engine, "tone")
-    assert project is not None and (project.name, project.lease_seconds, project.allow_both_bad) == ("Our tone", 450, False)
+    assert project is not None and (project.name, project.lease_seconds, project.allow_both_bad) == (
+        "Our tone",
+        450,
+        False,
+    )
     assert "Settings saved." in engineer.get("/projects/tone/settings").text
     assert "Settings saved." not in engineer.get("/projects/tone/settings").text, "the message came twice"
 
@@ -83,7 +117,9 @@ def test_wrong_settings_are_named_and_change_nothing(engineer: TestClient, facto
     assert project is not None and project.name == "Tone"
 
 
-def test_guidelines_get_a_version_with_each_change_and_keep_their_history(engineer: TestClient, factory: Factory) -> None:
+def test_guidelines_get_a_version_with_each_change_and_keep_their_history(
+    engineer: TestClient, factory: Factory
+) -> None:
     factory.project(slug="tone")
     reply = engineer.post("/projects/tone/guidelines", data={"text": "Pick the shorter answer.\r\nAnd the warmer one."})
     assert reply.status_code == 303
@@ -100,7 +136,9 @@ def test_saving_unchanged_guidelines_keeps_the_version(engineer: TestClient, fac
     engineer.post("/projects/tone/guidelines", data={"text": "a\r\nb"})
     engineer.post("/projects/tone/guidelines", data={"text": "a\r\nb"})
     with read_session(engine) as session:
-        assert [item.version for item in projects.guideline_versions(session, project=projects.get(session, "tone"))] == [2, 1]
+        assert [
+            item.version for item in projects.guideline_versions(session, project=projects.get(session, "tone"))
+        ] == [2, 1]
 
 
 def test_too_long_guidelines_are_refused_and_not_lost(engineer: TestClient, factory: Factory) -> None:
@@ -137,13 +175,21 @@ def test_an_evaluator_reads_guidelines_but_can_not_write_them(factory: Factory, 
 def test_an_evaluator_s_bar_offers_compare_history_and_guidelines_only(factory: Factory, sign_in: SignIn) -> None:
     factory.project(slug="tone")
     html = sign_in(factory.user()).get("/projects/tone/history").text
-    links = set(re.findall(r'href="(/[^"]*)"', html[:html.index("<main")]))
+    links = set(re.findall(r'href="(/[^"]*)"', html[: html.index("<main")]))
     assert {link for link in links if not link.startswith("/static/")} == {
-        "/", "/account", "/projects", "/projects/tone/compare", "/projects/tone/history", "/projects/tone/guidelines"}
+        "/",
+        "/account",
+        "/projects",
+        "/projects/tone/compare",
+        "/projects/tone/history",
+        "/projects/tone/guidelines",
+    }
 
 
 @pytest.mark.parametrize(("role", "seen"), [(Role.ENGINEER, False), (Role.ADMIN, True)])
-def test_only_admins_are_offered_people_workers_and_audit(factory: Factory, sign_in: SignIn, role: Role, seen: bool) -> None:
+def test_only_admins_are_offered_people_workers_and_audit(
+    factory: Factory, sign_in: SignIn, role: Role, seen: bool
+) -> None:
     html = sign_in(factory.user(role)).get("/").text
     assert all((f'href="{path}"' in html) is seen for path in ("/people", "/workers", "/audit"))
 
@@ -167,8 +213,12 @@ def test_the_first_page_shows_what_waits_in_each_project(factory: Factory, sign_
     assert "0 of 1 judgments" in html and "1 waits for you" in html
 
 
-@pytest.mark.parametrize(("role", "words"), [(Role.ENGINEER, "Make the first project"), (Role.EVALUATOR, "An engineer makes projects")])
-def test_without_projects_the_first_page_says_what_to_do(factory: Factory, sign_in: SignIn, role: Role, words: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "words"), [(Role.ENGINEER, "Make the first project"), (Role.EVALUATOR, "An engineer makes projects")]
+)
+def test_without_projects_the_first_page_says_what_to_do(
+    factory: Factory, sign_in: SignIn, role: Role, words: str
+) -> None:
     assert words in sign_in(factory.user(role)).get("/").text
 
 
@@ -178,7 +228,9 @@ def test_the_switcher_lists_projects_as_a_fragment(engineer: TestClient, factory
     assert 'href="/projects/tone/data"' in reply.text and "New project" in reply.text and "<html" not in reply.text
 
 
-@pytest.mark.parametrize(("chosen", "kept"), [("dark", "dark"), ("light", "light"), ("auto", "auto"), ("\"><script>", "auto")])
+@pytest.mark.parametrize(
+    ("chosen", "kept"), [("dark", "dark"), ("light", "light"), ("auto", "auto"), ('"><script>', "auto")]
+)
 def test_the_colours_are_kept_in_a_cookie(engineer: TestClient, chosen: str, kept: str) -> None:
     reply = engineer.post("/theme", data={"theme": chosen, "next": "/projects"})
     assert (reply.status_code, reply.headers["location"]) == (303, "/projects")
@@ -192,6 +244,13 @@ def test_choosing_colours_leads_to_no_other_site(engineer: TestClient) -> None:
 
 def test_a_page_holds_no_inline_script_or_style(engineer: TestClient, factory: Factory) -> None:
     factory.comparison(factory.project(slug="tone"))
-    for path in ("/", "/projects/new", "/projects/tone/settings", "/projects/tone/guidelines", "/projects/tone/compare", "/projects/tone/history"):
+    for path in (
+        "/",
+        "/projects/new",
+        "/projects/tone/settings",
+        "/projects/tone/guidelines",
+        "/projects/tone/compare",
+        "/projects/tone/history",
+    ):
         html = engineer.get(path).text
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", html), path

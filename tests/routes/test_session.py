@@ -38,7 +38,10 @@ def link_for(engine: Engine, user: User) -> str:
 
 def sessions_of(engine: Engine, user: User) -> int:
     with read_session(engine) as session:
-        return session.scalar(select(func.count()).where(UserSession.user_id == user.id, UserSession.revoked_at.is_(None))) or 0
+        return (
+            session.scalar(select(func.count()).where(UserSession.user_id == user.id, UserSession.revoked_at.is_(None)))
+            or 0
+        )
 
 
 def test_a_password_leads_to_the_page_that_was_asked_for(client: TestClient, ada: User) -> None:
@@ -71,10 +74,21 @@ def test_too_many_failures_close_the_door_for_a_while(settings: Settings, engine
         assert 0 < int(refused.headers["retry-after"]) <= 900
 
 
-@pytest.mark.parametrize("target", [
-    "https://evil.example/", "//evil.example/", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)", "/\tevil", "http:evil.example",
-    "/%0d%0aSet-Cookie:x=1\r\nSet-Cookie: x=1", " /account", "///evil.example",
-])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "https://evil.example/",
+        "//evil.example/",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "javascript:alert(1)",
+        "/\tevil",
+        "http:evil.example",
+        "/%0d%0aSet-Cookie:x=1\r\nSet-Cookie: x=1",
+        " /account",
+        "///evil.example",
+    ],
+)
 def test_signing_in_never_leads_to_another_site_or_adds_headers(client: TestClient, ada: User, target: str) -> None:
     reply = post_sign_in(client, next=target)
     assert reply.headers["location"] == "/"
@@ -104,7 +118,9 @@ def test_a_planted_cookie_is_never_adopted(client: TestClient, engine: Engine, a
     client.cookies.set("prefloop", "planted-by-mallory", domain="testserver.local")
     cookie = post_sign_in(client).headers["set-cookie"].partition(";")[0]
     assert "planted" not in cookie
-    assert client.get("/account", headers={"Cookie": "prefloop=planted-by-mallory"}, follow_redirects=False).status_code in (200, 303)
+    assert client.get(
+        "/account", headers={"Cookie": "prefloop=planted-by-mallory"}, follow_redirects=False
+    ).status_code in (200, 303)
     fresh = TestClient(client.app, follow_redirects=False, cookies={"prefloop": "planted-by-mallory"})
     assert fresh.get("/account").status_code == 303
 
@@ -113,7 +129,9 @@ def test_signing_in_again_ends_the_session_before(client: TestClient, engine: En
     first = post_sign_in(client).cookies["prefloop"]
     assert post_sign_in(client).cookies["prefloop"] != first
     assert sessions_of(engine, ada) == 1
-    assert TestClient(client.app, follow_redirects=False, cookies={"prefloop": first}).get("/account").status_code == 303
+    assert (
+        TestClient(client.app, follow_redirects=False, cookies={"prefloop": first}).get("/account").status_code == 303
+    )
 
 
 def test_after_signing_out_a_copied_cookie_is_dead(client: TestClient, engine: Engine, ada: User) -> None:
@@ -145,14 +163,22 @@ def test_a_typed_link_signs_in_at_once_and_only_once(client: TestClient, engine:
     assert "set-cookie" not in second.headers
 
 
-@pytest.mark.parametrize("headers", [
-    {},  # a chat's preview, a mail scanner
-    {**TYPED, "Sec-Purpose": "prefetch;prerender"},
-    {**TYPED, "Purpose": "prefetch"},
-    {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "no-cors"},
-    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},  # another site signing a visitor in as somebody else
-])
-def test_whatever_only_looks_at_a_link_leaves_it_whole(client: TestClient, engine: Engine, ada: User, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},  # a chat's preview, a mail scanner
+        {**TYPED, "Sec-Purpose": "prefetch;prerender"},
+        {**TYPED, "Purpose": "prefetch"},
+        {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "no-cors"},
+        {
+            "Sec-Fetch-Site": "cross-site",
+            "Sec-Fetch-Mode": "navigate",
+        },  # another site signing a visitor in as somebody else
+    ],
+)
+def test_whatever_only_looks_at_a_link_leaves_it_whole(
+    client: TestClient, engine: Engine, ada: User, headers: dict[str, str]
+) -> None:
     link = link_for(engine, ada)
     reply = client.get(link, headers=headers)
     assert reply.status_code == 200
@@ -169,8 +195,9 @@ def test_another_site_cannot_press_the_button_of_a_link(client: TestClient, engi
     assert sessions_of(engine, ada) == 0
 
 
-def test_a_link_asks_before_it_replaces_somebody_else(client: TestClient, engine: Engine, ada: User, factory: Factory,
-                                                      sign_in: Callable[[User], TestClient]) -> None:
+def test_a_link_asks_before_it_replaces_somebody_else(
+    client: TestClient, engine: Engine, ada: User, factory: Factory, sign_in: Callable[[User], TestClient]
+) -> None:
     sign_in(factory.user(username="bob"))
     reply = client.get(link_for(engine, ada), headers=TYPED)
     assert reply.status_code == 200
@@ -179,7 +206,10 @@ def test_a_link_asks_before_it_replaces_somebody_else(client: TestClient, engine
 
 def test_on_ones_own_machine_a_program_may_open_a_link(settings: Settings, engine: Engine, ada: User) -> None:
     embedded = settings.model_copy(update={"public_url": ""})
-    here, elsewhere = (TestClient(create_app(embedded), client=(address, 5000), follow_redirects=False) for address in ("127.0.0.1", "192.0.2.9"))
+    here, elsewhere = (
+        TestClient(create_app(embedded), client=(address, 5000), follow_redirects=False)
+        for address in ("127.0.0.1", "192.0.2.9")
+    )
     assert elsewhere.get(link_for(engine, ada)).status_code == 200
     assert here.get(link_for(engine, ada)).status_code == 303
 
@@ -223,7 +253,11 @@ def test_an_invitation_is_taken_on_its_page(client: TestClient, engine: Engine, 
 def test_an_invitation_cannot_be_talked_into_another_role(client: TestClient, engine: Engine) -> None:
     with write_session(engine) as session:
         token = links.invite(session, role=Role.EVALUATOR, by=None)
-    client.post(f"/invitation/{token}", data={"username": "eve", "password": PASSWORD, "role": "admin", "is_demo": "1"}, headers=OWN)
+    client.post(
+        f"/invitation/{token}",
+        data={"username": "eve", "password": PASSWORD, "role": "admin", "is_demo": "1"},
+        headers=OWN,
+    )
     with read_session(engine) as session:
         assert users.get(session, "eve").role == Role.EVALUATOR
 
@@ -234,8 +268,9 @@ def test_without_an_admin_the_page_says_how_to_make_one(client: TestClient, fact
     assert "prefloop user add" not in client.get("/sign-in").text
 
 
-def test_a_deactivated_person_is_out_with_the_next_click(client: TestClient, engine: Engine, ada: User, factory: Factory,
-                                                         api: Callable[[User], dict[str, str]]) -> None:
+def test_a_deactivated_person_is_out_with_the_next_click(
+    client: TestClient, engine: Engine, ada: User, factory: Factory, api: Callable[[User], dict[str, str]]
+) -> None:
     token = api(ada)
     post_sign_in(client)
     with write_session(engine) as session:
@@ -250,7 +285,11 @@ def test_ways_in_are_written_down(client: TestClient, engine: Engine, ada: User)
     client.post("/sign-out", headers=OWN)
     client.get(link_for(engine, ada), headers=TYPED)
     with read_session(engine) as session:
-        entries = [(entry.action, entry.detail.get("how"), entry.address) for entry, name in audit.listing(session).items if name == "ada"]
+        entries = [
+            (entry.action, entry.detail.get("how"), entry.address)
+            for entry, name in audit.listing(session).items
+            if name == "ada"
+        ]
     assert ("session.start", "password", "testclient") in entries
     assert ("session.start", "link", "testclient") in entries
     assert ("session.revoke", None, "testclient") in entries

@@ -58,17 +58,22 @@ def test_an_answer_is_shared_by_the_pairs_that_it_is_in(factory: Factory) -> Non
         assert reading.scalar(select(func.count(Prompt.id))) == 1
 
 
-@pytest.mark.parametrize(("prompt", "answers", "reason"), [
-    ("", ("A", "B"), "empty_prompt"),
-    ("Q", ("A", "A "), "identical_answers"),
-    ("Q", ("A", " "), "empty_answer"),
-    ("Q", ("A", "B\0"), "nul_character"),
-    ("Q", ("A", "B", "C"), "not_two_answers"),
-    ([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], ("A", "B"), "bad_roles"),
-    ([{"role": "king", "content": "Q"}], ("A", "B"), "bad_roles"),
-])
+@pytest.mark.parametrize(
+    ("prompt", "answers", "reason"),
+    [
+        ("", ("A", "B"), "empty_prompt"),
+        ("Q", ("A", "A "), "identical_answers"),
+        ("Q", ("A", " "), "empty_answer"),
+        ("Q", ("A", "B\0"), "nul_character"),
+        ("Q", ("A", "B", "C"), "not_two_answers"),
+        ([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], ("A", "B"), "bad_roles"),
+        ([{"role": "king", "content": "Q"}], ("A", "B"), "bad_roles"),
+    ],
+)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_an_unfit_pair_is_refused_with_its_reason(factory: Factory, prompt: object, answers: tuple[str, ...], reason: str) -> None:
+def test_an_unfit_pair_is_refused_with_its_reason(
+    factory: Factory, prompt: object, answers: tuple[str, ...], reason: str
+) -> None:
     project = factory.project()
     with write_session(factory.engine) as session, pytest.raises(Invalid) as refused:
         comparisons.add(session, project=session.merge(project), prompt=prompt, responses=answers)
@@ -79,12 +84,18 @@ def test_a_prompt_keeps_its_split_when_the_project_changes_its_share(factory: Fa
     project = factory.project(eval_percent=0)
     factory.comparison(project, prompt="Same?")
     with write_session(factory.engine) as session:
-        projects.update(session, project=session.merge(project), by=session.get_one(User, project.created_by_id), eval_percent=50)
+        projects.update(
+            session, project=session.merge(project), by=session.get_one(User, project.created_by_id), eval_percent=50
+        )
     project.eval_percent = 50
     with write_session(factory.engine) as session:
         for number in range(40):
-            comparisons.add(session, project=session.merge(project), prompt="Same?" if number == 0 else f"{number}?",
-                            responses=(f"x{number}", "y"))
+            comparisons.add(
+                session,
+                project=session.merge(project),
+                prompt="Same?" if number == 0 else f"{number}?",
+                responses=(f"x{number}", "y"),
+            )
     with read_session(factory.engine) as session:
         found = [(prompt.messages[0]["content"], prompt.split) for prompt in session.scalars(select(Prompt))]
     assert dict(found)["Same?"] is Split.TRAIN
@@ -94,8 +105,12 @@ def test_a_prompt_keeps_its_split_when_the_project_changes_its_share(factory: Fa
 def test_the_split_follows_from_the_content_alone() -> None:
     from app.services.conversations import prompt_hash
 
-    splits = [comparisons.split_of(prompt_hash([{"role": "user", "content": str(number)}]), 10) for number in range(2000)]
-    assert splits == [comparisons.split_of(prompt_hash([{"role": "user", "content": str(number)}]), 10) for number in range(2000)]
+    splits = [
+        comparisons.split_of(prompt_hash([{"role": "user", "content": str(number)}]), 10) for number in range(2000)
+    ]
+    assert splits == [
+        comparisons.split_of(prompt_hash([{"role": "user", "content": str(number)}]), 10) for number in range(2000)
+    ]
     assert 140 < splits.count(Split.EVAL) < 260
 
 
@@ -132,9 +147,15 @@ def test_sides_are_drawn_at_random_and_kept(factory: Factory) -> None:
     while found := lease(factory.engine, project, user):
         record(factory.engine, found.token, user, "left")
     with read_session(factory.engine) as session:
-        rows = session.execute(select(Judgment.choice, Judgment.first_side, Showing.first_side)
-                               .join(Showing, Showing.token == Judgment.lease_token)).all()
-    assert all(choice is (Choice.FIRST if side is Side.LEFT else Choice.SECOND) and side is drawn for choice, side, drawn in rows)
+        rows = session.execute(
+            select(Judgment.choice, Judgment.first_side, Showing.first_side).join(
+                Showing, Showing.token == Judgment.lease_token
+            )
+        ).all()
+    assert all(
+        choice is (Choice.FIRST if side is Side.LEFT else Choice.SECOND) and side is drawn
+        for choice, side, drawn in rows
+    )
     assert 5 < sum(side is Side.LEFT for _, side, _ in rows) < 35  # outside by chance: 2 in a million
 
 
@@ -174,8 +195,12 @@ def test_a_released_pair_is_there_for_others_at_once(factory: Factory) -> None:
 def test_nothing_in_a_lease_tells_where_an_answer_comes_from(factory: Factory) -> None:
     project, user = factory.project(), factory.user()
     secret = ("SECRET-MODEL-A", "SECRET-MODEL-B")
-    factory.comparison(project, external_id="SECRET-ID", gold=Choice.FIRST,
-                       sources=tuple(Source(SourceKind.MODEL, name) for name in secret))
+    factory.comparison(
+        project,
+        external_id="SECRET-ID",
+        gold=Choice.FIRST,
+        sources=tuple(Source(SourceKind.MODEL, name) for name in secret),
+    )
     assert "SECRET" not in repr(lease(factory.engine, project, user))
 
 
@@ -239,11 +264,18 @@ def test_wanting_more_or_fewer_judgments_changes_the_slots_that_are_free(factory
 
     def slots(wanted: int) -> list[tuple[int, int]]:
         with write_session(factory.engine) as session:
-            projects.update(session, project=session.merge(project), by=session.merge(user), judgments_per_comparison=wanted)
+            projects.update(
+                session, project=session.merge(project), by=session.merge(user), judgments_per_comparison=wanted
+            )
         with read_session(factory.engine) as session:
-            return [tuple(row) for row in session.execute(
-                select(func.count(Slot.id), func.count(Slot.id).filter(Slot.state == SlotState.DONE))
-                .group_by(Slot.comparison_id).order_by(Slot.comparison_id))]
+            return [
+                tuple(row)
+                for row in session.execute(
+                    select(func.count(Slot.id), func.count(Slot.id).filter(Slot.state == SlotState.DONE))
+                    .group_by(Slot.comparison_id)
+                    .order_by(Slot.comparison_id)
+                )
+            ]
 
     assert slots(4) == [(4, 1), (4, 0), (4, 0)]
     assert slots(1) == [(1, 1), (1, 0), (1, 0)]
@@ -258,8 +290,12 @@ def test_the_listing_filters_by_state_split_source_and_text(factory: Factory) ->
 
     def ids(**filters: object) -> list[int]:
         with read_session(factory.engine) as session:
-            return [row.comparison.id for row in comparisons.listing(
-                session, project=session.merge(project, load=False), filters=Filters(**filters)).items]  # type: ignore[arg-type]
+            return [
+                row.comparison.id
+                for row in comparisons.listing(
+                    session, project=session.merge(project, load=False), filters=Filters(**filters)
+                ).items
+            ]  # type: ignore[arg-type]
 
     assert ids() == [one.id, other.id]
     assert (ids(state="judged"), ids(state="waiting")) == ([one.id], [other.id])
@@ -267,5 +303,7 @@ def test_the_listing_filters_by_state_split_source_and_text(factory: Factory) ->
     assert ids(text="50%") == [one.id]
     assert ids(split=Split.TRAIN) + ids(split=Split.EVAL) in ([one.id, other.id], [other.id, one.id])
     with read_session(factory.engine) as session:
-        row, = comparisons.listing(session, project=session.merge(project, load=False), filters=Filters(state="judged")).items
+        (row,) = comparisons.listing(
+            session, project=session.merge(project, load=False), filters=Filters(state="judged")
+        ).items
     assert (row.wanted, row.done, sum(row.votes.values())) == (1, 1, 1)

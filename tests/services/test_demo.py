@@ -45,7 +45,9 @@ def seeded(session: Session, admin: User) -> Project:
 
 
 def counts(session: Session) -> dict[str, int]:
-    return {table.name: session.scalar(select(func.count()).select_from(table)) for table in Base.metadata.sorted_tables}
+    return {
+        table.name: session.scalar(select(func.count()).select_from(table)) for table in Base.metadata.sorted_tables
+    }
 
 
 def test_the_project_comes_with_guidelines_a_model_and_its_comparisons(session: Session, seeded: Project) -> None:
@@ -62,8 +64,11 @@ def test_seeding_again_changes_nothing(session: Session, seeded: Project) -> Non
 
 
 def test_every_judgment_means_the_answer_that_its_maker_meant(session: Session, seeded: Project) -> None:
-    stored = session.execute(select(Comparison.external_id, User.username, Judgment).join(
-        Comparison, Comparison.id == Judgment.comparison_id).join(User, User.id == Judgment.user_id)).all()
+    stored = session.execute(
+        select(Comparison.external_id, User.username, Judgment)
+        .join(Comparison, Comparison.id == Judgment.comparison_id)
+        .join(User, User.id == Judgment.user_id)
+    ).all()
     found = {(comparison, user): judgment for comparison, user, judgment in stored}
     assert len(found) == len(SAID)
     for line in SAID:
@@ -78,8 +83,11 @@ def test_every_judgment_means_the_answer_that_its_maker_meant(session: Session, 
 
 
 def test_the_first_answer_of_a_comparison_is_that_of_the_file(session: Session, seeded: Project) -> None:
-    rows = session.execute(select(Comparison.external_id, Response.text, Response.source_name).join(
-        Response, Response.id == Comparison.first_response_id)).all()
+    rows = session.execute(
+        select(Comparison.external_id, Response.text, Response.source_name).join(
+            Response, Response.id == Comparison.first_response_id
+        )
+    ).all()
     first = {pair["id"]: (pair["responses"][0], pair["sources"][0]["name"]) for pair in PAIRS}
     assert {name: (text, source) for name, text, source in rows} == first
 
@@ -98,7 +106,9 @@ def test_nothing_looks_younger_than_the_judgments_about_it(session: Session, see
     assert session.scalar(select(func.max(Judgment.submitted_at))) < NOW
 
 
-def test_36_comparisons_are_judged_and_the_rest_wait_for_the_newcomer(session: Session, seeded: Project, admin: User) -> None:
+def test_36_comparisons_are_judged_and_the_rest_wait_for_the_newcomer(
+    session: Session, seeded: Project, admin: User
+) -> None:
     newcomer = session.get(User, admin.id)
     progress = judgments.progress(session, project=seeded, user=newcomer, now=NOW)
     assert progress.waiting_for_me == len(PAIRS) - 36 >= 20

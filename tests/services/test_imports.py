@@ -19,7 +19,19 @@ from sqlalchemy import func, select
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import Choice, Comparison, Import, ImportState, Judgment, JudgmentSource, Project, Prompt, Slot, SlotState, User
+from app.models import (
+    Choice,
+    Comparison,
+    Import,
+    ImportState,
+    Judgment,
+    JudgmentSource,
+    Project,
+    Prompt,
+    Slot,
+    SlotState,
+    User,
+)
 from app.models.base import now
 from app.services import imports, judgments
 from app.services.comparisons import lease_next
@@ -28,11 +40,19 @@ from tests.conftest import ROOT
 from tests.factory import Factory
 
 
-def load(factory: Factory, project: Project, data: bytes | Path, user: User | None = None, settings: Settings | None = None) -> Import:
+def load(
+    factory: Factory, project: Project, data: bytes | Path, user: User | None = None, settings: Settings | None = None
+) -> Import:
     stream = data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
     with stream:
-        return imports.load(factory.engine, project_id=project.id, user_id=(user or factory.engineer()).id, stream=stream,
-                            filename="pairs.jsonl", settings=settings or factory.settings)
+        return imports.load(
+            factory.engine,
+            project_id=project.id,
+            user_id=(user or factory.engineer()).id,
+            stream=stream,
+            filename="pairs.jsonl",
+            settings=settings or factory.settings,
+        )
 
 
 def rows(found: Iterable[object]) -> bytes:
@@ -40,18 +60,29 @@ def rows(found: Iterable[object]) -> bytes:
 
 
 def waiting(count: int) -> list[dict[str, object]]:
-    return [{"prompt": f"Question {number}?", "responses": [f"Yes, {number}.", f"No, {number}."]} for number in range(count)]
+    return [
+        {"prompt": f"Question {number}?", "responses": [f"Yes, {number}.", f"No, {number}."]} for number in range(count)
+    ]
 
 
 def test_real_transcripts_come_in_with_every_refusal_explained(factory: Factory, hh_file: Path) -> None:
     project, user = factory.project(), factory.engineer()
     row = load(factory, project, hh_file, user)
-    assert (row.state, row.lines, row.added, row.judged, row.duplicates, row.rejected) == (ImportState.DONE, 1156, 1149, 1149, 0, 7)
+    assert (row.state, row.lines, row.added, row.judged, row.duplicates, row.rejected) == (
+        ImportState.DONE,
+        1156,
+        1149,
+        1149,
+        0,
+        7,
+    )
     assert Counter(bad["reason"] for bad in row.rejections) == {"empty_answer": 2, "differs_before_last_turn": 5}
     with read_session(factory.engine) as session:
         assert session.scalar(select(func.count(Slot.id)).where(Slot.state == SlotState.DONE)) == 1149
         assert set(session.scalars(select(Judgment.source).distinct())) == {JudgmentSource.IMPORT}
-        roles = {tuple(message["role"] for message in messages)[-1] for messages in session.scalars(select(Prompt.messages))}
+        roles = {
+            tuple(message["role"] for message in messages)[-1] for messages in session.scalars(select(Prompt.messages))
+        }
     assert roles == {"user"}
     again = load(factory, project, hh_file, user)
     assert (again.added, again.judged, again.duplicates, again.rejected) == (0, 0, 1149, 7)
@@ -62,7 +93,10 @@ def test_real_transcripts_come_in_with_every_refusal_explained(factory: Factory,
 def test_content_that_is_there_is_counted_and_not_stored_twice(factory: Factory) -> None:
     project = factory.project()
     pairs = waiting(5)
-    turned = [{"prompt": pair["prompt"], "response_a": pair["responses"][1], "response_b": pair["responses"][0]} for pair in pairs]  # type: ignore[index]
+    turned = [
+        {"prompt": pair["prompt"], "response_a": pair["responses"][1], "response_b": pair["responses"][0]}
+        for pair in pairs
+    ]  # type: ignore[index]
     row = load(factory, project, rows([*pairs, *pairs[:2], *turned]))
     assert (row.added, row.duplicates, row.lines) == (5, 7, 12)
     with read_session(factory.engine) as session:
@@ -108,21 +142,36 @@ def test_every_wanted_judgment_but_the_imported_one_stays_open(factory: Factory)
     assert factory.judge(project, factory.user(), "left") is None
 
 
-@pytest.mark.parametrize("data", [
-    b"\xef\xbb\xbf" + rows(waiting(3)), rows(waiting(3)).replace(b"\n", b"\r\n") + b"\r\n", rows(waiting(3)).replace(b"\n", b"\n\n \n"),
-    gzip.compress(rows(waiting(3))), gzip.compress(b"\xef\xbb\xbf" + rows(waiting(3))),
-    gzip.compress(rows(waiting(2)) + b"\n") + gzip.compress(rows(waiting(3)[2:])) + b"\0" * 64,
-], ids=["bom", "crlf", "blank lines", "gzip", "gzip with bom", "two gzip members"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf" + rows(waiting(3)),
+        rows(waiting(3)).replace(b"\n", b"\r\n") + b"\r\n",
+        rows(waiting(3)).replace(b"\n", b"\n\n \n"),
+        gzip.compress(rows(waiting(3))),
+        gzip.compress(b"\xef\xbb\xbf" + rows(waiting(3))),
+        gzip.compress(rows(waiting(2)) + b"\n") + gzip.compress(rows(waiting(3)[2:])) + b"\0" * 64,
+    ],
+    ids=["bom", "crlf", "blank lines", "gzip", "gzip with bom", "two gzip members"],
+)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_files_of_every_make_are_read(factory: Factory, data: bytes) -> None:
     row = load(factory, factory.project(), data)
     assert (row.state, row.lines, row.added, row.rejected) == (ImportState.DONE, 3, 3, 0)
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (b"PAR1" + b"\0" * 100, "Parquet"), (b"PK\x03\x04" + b"\0" * 100, "ZIP"), (rows(waiting(1)).decode().encode("utf-16"), "UTF-16"),
-    (gzip.compress(rows(waiting(1)))[:10] + b"\xff" * 40, "damaged"), (b"", "no lines"), (b"\n\n", "no lines"),
-], ids=["Parquet", "ZIP", "UTF-16", "damaged gzip", "empty", "blank lines"])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"PAR1" + b"\0" * 100, "Parquet"),
+        (b"PK\x03\x04" + b"\0" * 100, "ZIP"),
+        (rows(waiting(1)).decode().encode("utf-16"), "UTF-16"),
+        (gzip.compress(rows(waiting(1)))[:10] + b"\xff" * 40, "damaged"),
+        (b"", "no lines"),
+        (b"\n\n", "no lines"),
+    ],
+    ids=["Parquet", "ZIP", "UTF-16", "damaged gzip", "empty", "blank lines"],
+)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_file_of_another_kind_fails_with_its_reason(factory: Factory, data: bytes, words: str) -> None:
     row = load(factory, factory.project(), data)
@@ -142,7 +191,9 @@ def test_a_cut_off_gzip_keeps_what_was_read(factory: Factory) -> None:
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_small_file_that_unpacks_to_a_huge_one_is_stopped(factory: Factory) -> None:
     bomb = gzip.compress(rows(waiting(2)) + b"\n" + b" " * 50_000_000)
-    row = load(factory, factory.project(), bomb, settings=factory.settings.model_copy(update={"max_import_bytes": 1_000_000}))
+    row = load(
+        factory, factory.project(), bomb, settings=factory.settings.model_copy(update={"max_import_bytes": 1_000_000})
+    )
     assert row.state is ImportState.FAILED and "1,000,000 bytes" in row.error
     assert row.added == 2
 
@@ -150,8 +201,12 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_stopped(factory: Factory) ->
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_line_that_is_too_long_is_refused_and_the_next_one_read(factory: Factory) -> None:
     long = {"prompt": "x" * 2000, "responses": ["a", "b"]}
-    row = load(factory, factory.project(), rows([waiting(1)[0], long, waiting(2)[1], long]),
-               settings=factory.settings.model_copy(update={"max_line_bytes": 1024}))
+    row = load(
+        factory,
+        factory.project(),
+        rows([waiting(1)[0], long, waiting(2)[1], long]),
+        settings=factory.settings.model_copy(update={"max_line_bytes": 1024}),
+    )
     assert row.added == 2
     assert [(bad["line"], bad["reason"]) for bad in row.rejections] == [(2, "too_long"), (4, "too_long")]
 
@@ -172,11 +227,18 @@ def test_progress_is_told_and_stored_while_it_runs(factory: Factory) -> None:
             stored = imports.get(session, row.id)
         seen.append((stored.state, stored.added))
 
-    imports.load(factory.engine, project_id=project.id, user_id=factory.engineer().id, stream=io.BytesIO(rows(waiting(1200))),
-                 filename="/tmp/\nä.jsonl", settings=factory.settings, progress=watch)
+    imports.load(
+        factory.engine,
+        project_id=project.id,
+        user_id=factory.engineer().id,
+        stream=io.BytesIO(rows(waiting(1200))),
+        filename="/tmp/\nä.jsonl",
+        settings=factory.settings,
+        progress=watch,
+    )
     assert seen == [(ImportState.RUNNING, 500), (ImportState.RUNNING, 1000), (ImportState.RUNNING, 1200)]
     with read_session(factory.engine) as session:
-        row, = imports.listing(session, project=project)
+        (row,) = imports.listing(session, project=project)
     assert row.state is ImportState.DONE and row.filename == "/tmp/ä.jsonl"
 
 
@@ -190,8 +252,14 @@ def test_a_reader_that_fails_leaves_a_failed_import_with_its_good_lines(factory:
             self.sent = True
             return rows(waiting(3)) + b"\n{"
 
-    row = imports.load(factory.engine, project_id=factory.project().id, user_id=factory.engineer().id, stream=Broken(),
-                       filename="", settings=factory.settings)
+    row = imports.load(
+        factory.engine,
+        project_id=factory.project().id,
+        user_id=factory.engineer().id,
+        stream=Broken(),
+        filename="",
+        settings=factory.settings,
+    )
     assert (row.state, row.added) == (ImportState.FAILED, 3) and "went away" in row.error
 
 
@@ -212,10 +280,15 @@ def test_an_import_that_was_killed_can_be_run_again(factory: Factory, tmp_path: 
     project, user = factory.project(), factory.engineer()
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(rows(waiting(2200)))
-    done = subprocess.run([sys.executable, "-c", KILLED, str(project.id), str(user.id), str(path)], cwd=ROOT, env=dict(os.environ), check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(project.id), str(user.id), str(path)],
+        cwd=ROOT,
+        env=dict(os.environ),
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL
     with read_session(factory.engine) as session:
-        dead, = imports.listing(session, project=project)
+        (dead,) = imports.listing(session, project=project)
     assert dead.state is ImportState.RUNNING and dead.added == 1000
     assert not imports.is_stalled(dead) and imports.is_stalled(dead, now=now() + 2 * imports.STALLED_AFTER)
     again = load(factory, project, path, user)
@@ -231,7 +304,11 @@ class Dribble(io.BytesIO):
         return super().read(random.Random(self.tell()).randint(1, max(1, min(size or 1, 3000))))
 
 
-@given(st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=30), st.booleans(), st.integers(1, 40))
+@given(
+    st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=30),
+    st.booleans(),
+    st.integers(1, 40),
+)
 def test_lines_come_out_as_they_went_in(lines: list[bytes], zipped: bool, longest: int) -> None:
     data = b"#\n" + b"\n".join(lines)
     expected = []

@@ -38,12 +38,21 @@ def snapshot(factory: Factory, project: Project) -> Snapshot:
 @pytest.fixture
 def job(engine: Engine, snapshot: Snapshot, engineer: User) -> Job:
     with write_session(engine) as session:
-        return jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer), now=NOON)
+        return jobs.create(
+            session,
+            snapshot=session.merge(snapshot),
+            base_model="tiny",
+            config={},
+            by=session.merge(engineer),
+            now=NOON,
+        )
 
 
 def states(engine: Engine, job_id: int) -> list[str]:
     with read_session(engine) as session:
-        rows = session.scalars(select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == "state").order_by(JobEvent.id))
+        rows = session.scalars(
+            select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == "state").order_by(JobEvent.id)
+        )
         return [row.data["state"] for row in rows if "state" in row.data]
 
 
@@ -58,15 +67,21 @@ def test_new_job_is_queued_with_its_whole_configuration(session: Session, snapsh
     job = jobs.create(session, snapshot=snapshot, base_model="tiny", config={"beta": 0.2}, by=engineer)
     assert job.state is JobState.QUEUED
     assert (job.config["beta"], job.config["seed"]) == (0.2, 42)
-    assert session.scalars(select(AuditEntry.action).where(AuditEntry.target == f"job {job.id}")).all() == ["job.create"]
+    assert session.scalars(select(AuditEntry.action).where(AuditEntry.target == f"job {job.id}")).all() == [
+        "job.create"
+    ]
 
 
-def test_same_key_makes_one_job_and_refuses_another_request(session: Session, snapshot: Snapshot, engineer: User) -> None:
+def test_same_key_makes_one_job_and_refuses_another_request(
+    session: Session, snapshot: Snapshot, engineer: User
+) -> None:
     first = jobs.create(session, snapshot=snapshot, base_model="tiny", config={}, by=engineer, idempotency_key="k")
     again = jobs.create(session, snapshot=snapshot, base_model="tiny", config={}, by=engineer, idempotency_key="k")
     assert first.id == again.id
     with pytest.raises(Conflict, match="another request"):
-        jobs.create(session, snapshot=snapshot, base_model="tiny", config={"beta": 0.5}, by=engineer, idempotency_key="k")
+        jobs.create(
+            session, snapshot=snapshot, base_model="tiny", config={"beta": 0.5}, by=engineer, idempotency_key="k"
+        )
 
 
 def test_keys_of_two_people_do_not_meet(session: Session, snapshot: Snapshot, engineer: User, factory: Factory) -> None:
@@ -84,8 +99,13 @@ def test_double_click_on_train_makes_one_snapshot_and_one_job(
     def click(_: int) -> tuple[int, int]:
         with write_session(engine) as session:
             job = jobs.train_on_current(
-                session, project=session.merge(project), by=session.merge(engineer), base_model="tiny", config={},
-                storage=storage, idempotency_key="form-1",
+                session,
+                project=session.merge(project),
+                by=session.merge(engineer),
+                base_model="tiny",
+                config={},
+                storage=storage,
+                idempotency_key="form-1",
             )
             return job.id, job.snapshot_id
 
@@ -109,7 +129,9 @@ def test_only_the_transitions_of_the_table_exist(session: Session, job: Job) -> 
 def test_racing_workers_claim_each_job_once(engine: Engine, snapshot: Snapshot, engineer: User) -> None:
     with write_session(engine) as session:
         for _ in range(5):
-            jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer))
+            jobs.create(
+                session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer)
+            )
 
     def race(number: int) -> int | None:
         with write_session(engine) as session:
@@ -131,7 +153,9 @@ def test_oldest_job_is_claimed_first_and_nothing_is_claimed_twice(engine: Engine
 def test_silent_worker_loses_its_job_and_can_write_nothing_more(engine: Engine, job: Job) -> None:
     token = claim(engine).lease_token or ""
     with write_session(engine) as session:
-        assert not job_leases.heartbeat(session, job_id=job.id, token=token, lease_seconds=LEASE, now=NOON + timedelta(seconds=50))
+        assert not job_leases.heartbeat(
+            session, job_id=job.id, token=token, lease_seconds=LEASE, now=NOON + timedelta(seconds=50)
+        )
         assert job_leases.sweep(session, attempts=3, now=NOON + timedelta(seconds=100)) == []
     with write_session(engine) as session:
         (lost,) = job_leases.sweep(session, attempts=3, now=NOON + timedelta(seconds=111))
@@ -140,7 +164,9 @@ def test_silent_worker_loses_its_job_and_can_write_nothing_more(engine: Engine, 
     late = [
         lambda session: job_leases.heartbeat(session, job_id=job.id, token=token, lease_seconds=LEASE),
         lambda session: job_leases.check(session, job_id=job.id, token=token),
-        lambda session: job_leases.progress(session, job_id=job.id, token=token, printed=[("step", 1, {"loss": 9.0})], output_bytes=5),
+        lambda session: job_leases.progress(
+            session, job_id=job.id, token=token, printed=[("step", 1, {"loss": 9.0})], output_bytes=5
+        ),
         lambda session: job_leases.succeed(session, job_id=job.id, token=token),
         lambda session: job_leases.fail(session, job_id=job.id, token=token, code="x", error="x"),
         lambda session: job_leases.end_cancelled(session, job_id=job.id, token=token),
@@ -180,10 +206,15 @@ def test_cancelled_job_of_a_lost_worker_ends_cancelled(engine: Engine, job: Job,
     assert lost.state is JobState.CANCELLED
 
 
-def test_queued_job_is_cancelled_at_once_and_cancelling_again_changes_nothing(engine: Engine, job: Job, engineer: User) -> None:
+def test_queued_job_is_cancelled_at_once_and_cancelling_again_changes_nothing(
+    engine: Engine, job: Job, engineer: User
+) -> None:
     for _ in range(2):
         with write_session(engine) as session:
-            assert jobs.cancel(session, job=jobs.get(session, job.id), by=session.merge(engineer)).state is JobState.CANCELLED
+            assert (
+                jobs.cancel(session, job=jobs.get(session, job.id), by=session.merge(engineer)).state
+                is JobState.CANCELLED
+            )
     assert states(engine, job.id) == ["queued", "cancelled"]
 
 
@@ -202,7 +233,9 @@ def test_running_job_is_asked_to_stop_once(engine: Engine, job: Job, engineer: U
         assert events.last(session, job_id=job.id).data["kept"].startswith("The training state")
 
 
-def test_job_that_is_over_can_not_be_cancelled_and_only_a_broken_one_is_retried(engine: Engine, job: Job, engineer: User) -> None:
+def test_job_that_is_over_can_not_be_cancelled_and_only_a_broken_one_is_retried(
+    engine: Engine, job: Job, engineer: User
+) -> None:
     with write_session(engine) as session, pytest.raises(Conflict, match="is queued"):
         jobs.retry(session, job=jobs.get(session, job.id), by=session.merge(engineer))
     token = claim(engine).lease_token or ""
@@ -234,7 +267,13 @@ def test_progress_keeps_events_and_the_newest_numbers_together(engine: Engine, j
     with read_session(engine) as session:
         running = jobs.get(session, job.id)
         kept = events.after(session, job_id=job.id)
-    assert (running.stage, running.step, running.total_steps, running.eta_seconds, running.output_bytes) == ("training", 1, 4, 9.5, 321)
+    assert (running.stage, running.step, running.total_steps, running.eta_seconds, running.output_bytes) == (
+        "training",
+        1,
+        4,
+        9.5,
+        321,
+    )
     assert running.metrics["before"] == {"eval_loss": 0.69}
     assert running.metrics["after"] == {"eval_loss": 0.5}
     assert [(row.type, row.step) for row in kept[-4:]] == [("state", None), ("eval", 0), ("step", 1), ("eval", 1)]
@@ -253,13 +292,21 @@ def test_unknown_job_is_not_found(session: Session) -> None:
             jobs.get(session, job_id)
 
 
-def test_estimate_is_unknown_without_runs_and_scales_with_those_that_were(engine: Engine, job: Job, snapshot: Snapshot) -> None:
+def test_estimate_is_unknown_without_runs_and_scales_with_those_that_were(
+    engine: Engine, job: Job, snapshot: Snapshot
+) -> None:
     with read_session(engine) as session:
         unknown = jobs.estimate(session, base_model="tiny", config=job.config, pairs=1000)
     assert (unknown.seconds, unknown.memory_bytes, unknown.runs) == (None, None, 0)
     token = claim(engine, "cpu-1").lease_token or ""
     with write_session(engine) as session:
-        job_leases.succeed(session, job_id=job.id, token=token, numbers={"peak_memory_bytes": 2_400_000_000}, now=NOON + timedelta(seconds=80))
+        job_leases.succeed(
+            session,
+            job_id=job.id,
+            token=token,
+            numbers={"peak_memory_bytes": 2_400_000_000},
+            now=NOON + timedelta(seconds=80),
+        )
     pairs = jobs.train_pairs(snapshot)
     with read_session(engine) as session:
         known = jobs.estimate(session, base_model="tiny", config=job.config | {"num_train_epochs": 2.0}, pairs=pairs)

@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import Engine, select
 
 from app.db import make_engine, read_session, write_session
@@ -50,11 +57,20 @@ def project(factory: Factory) -> Project:
     return factory.project(lease_seconds=60)
 
 
-@pytest.mark.parametrize(("choice", "side", "stored"), [
-    ("left", Side.LEFT, Choice.FIRST), ("left", Side.RIGHT, Choice.SECOND), ("right", Side.LEFT, Choice.SECOND),
-    ("right", Side.RIGHT, Choice.FIRST), ("tie", Side.RIGHT, Choice.TIE), ("both_bad", Side.LEFT, Choice.BOTH_BAD),
-])
-def test_what_was_picked_is_stored_as_an_answer_and_told_back_as_a_side(choice: judgments.SideChoice, side: Side, stored: Choice) -> None:
+@pytest.mark.parametrize(
+    ("choice", "side", "stored"),
+    [
+        ("left", Side.LEFT, Choice.FIRST),
+        ("left", Side.RIGHT, Choice.SECOND),
+        ("right", Side.LEFT, Choice.SECOND),
+        ("right", Side.RIGHT, Choice.FIRST),
+        ("tie", Side.RIGHT, Choice.TIE),
+        ("both_bad", Side.LEFT, Choice.BOTH_BAD),
+    ],
+)
+def test_what_was_picked_is_stored_as_an_answer_and_told_back_as_a_side(
+    choice: judgments.SideChoice, side: Side, stored: Choice
+) -> None:
     assert judgments.choice_on(side, choice) is stored
     assert judgments.side_of(Judgment(choice=stored, first_side=side)) == choice
 
@@ -64,10 +80,25 @@ def test_a_judgment_keeps_what_was_seen_and_when(factory: Factory, project: Proj
     factory.comparison(project)
     start = now()
     pair = lease(factory, project, user, now=start)
-    row = record(factory, pair.token, user, "right", strength=3, rationale=" Kinder. ", flags=["unsafe", "broken", "unsafe"],
-                 source=JudgmentSource.API, now=start + timedelta(seconds=20))
+    row = record(
+        factory,
+        pair.token,
+        user,
+        "right",
+        strength=3,
+        rationale=" Kinder. ",
+        flags=["unsafe", "broken", "unsafe"],
+        source=JudgmentSource.API,
+        now=start + timedelta(seconds=20),
+    )
     assert (row.shown_at, row.submitted_at, row.guideline_version) == (start, start + timedelta(seconds=20), 1)
-    assert (row.strength, row.rationale, row.flags, row.source, row.late) == (3, "Kinder.", ["broken", "unsafe"], JudgmentSource.API, False)
+    assert (row.strength, row.rationale, row.flags, row.source, row.late) == (
+        3,
+        "Kinder.",
+        ["broken", "unsafe"],
+        JudgmentSource.API,
+        False,
+    )
 
 
 def test_a_second_click_keeps_one_judgment(factory: Factory, project: Project) -> None:
@@ -187,13 +218,23 @@ def test_any_own_judgment_can_be_reopened_and_nobody_elses(factory: Factory, pro
         reopen(rows[0].id, user)
 
 
-@pytest.mark.parametrize(("choice", "more", "field"), [
-    ("tie", {}, "choice"), ("both_bad", {}, "choice"), ("skip", {}, "choice"), ("middle", {}, "choice"),
-    ("left", {"strength": 4}, "strength"), ("left", {"rationale": "x" * 4001}, "rationale"), ("left", {"rationale": "a\0"}, "rationale"),
-    ("left", {"flags": ["boring"]}, "flags"),
-])
+@pytest.mark.parametrize(
+    ("choice", "more", "field"),
+    [
+        ("tie", {}, "choice"),
+        ("both_bad", {}, "choice"),
+        ("skip", {}, "choice"),
+        ("middle", {}, "choice"),
+        ("left", {"strength": 4}, "strength"),
+        ("left", {"rationale": "x" * 4001}, "rationale"),
+        ("left", {"rationale": "a\0"}, "rationale"),
+        ("left", {"flags": ["boring"]}, "flags"),
+    ],
+)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_the_project_does_not_allow_is_refused(factory: Factory, choice: str, more: dict[str, object], field: str) -> None:
+def test_what_the_project_does_not_allow_is_refused(
+    factory: Factory, choice: str, more: dict[str, object], field: str
+) -> None:
     project, user = factory.project(allow_tie=False, allow_both_bad=False, allow_skip=False), factory.user()
     factory.comparison(project)
     pair = lease(factory, project, user)
@@ -210,7 +251,9 @@ def test_progress_counts_this_persons_day_and_what_waits(factory: Factory, proje
     for at in (noon - timedelta(days=1), noon):
         record(factory, lease(factory, project, user, now=at).token, user, "left", now=at)
     record(factory, lease(factory, project, user, now=noon).token, user, "skip", now=noon)
-    assert progress(factory, project, user, now=noon) == Progress(today=2, goal=60, mine=3, done=2, wanted=4, waiting_for_me=1)
+    assert progress(factory, project, user, now=noon) == Progress(
+        today=2, goal=60, mine=3, done=2, wanted=4, waiting_for_me=1
+    )
     lease(factory, project, other, now=noon)
     assert progress(factory, project, user, now=noon).waiting_for_me == 1
     assert progress(factory, project, other, now=noon).waiting_for_me == 2
@@ -228,7 +271,8 @@ def test_history_shows_ones_own_current_judgments_as_they_were_seen(factory: Fac
         page = judgments.history(session, project=project, user=user, size=2)
     assert (page.total, page.pages, page.has_next) == (3, 2, True)
     assert [(entry.left, entry.right, entry.choice) for entry in page.items] == [
-        (pair.left, pair.right, "right") for pair in reversed(pairs[1:])]
+        (pair.left, pair.right, "right") for pair in reversed(pairs[1:])
+    ]
 
 
 class Desk(RuleBasedStateMachine):
@@ -246,8 +290,13 @@ class Desk(RuleBasedStateMachine):
         with write_session(self.engine) as session:
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(table.delete())
-            self.people = [users.create(session, username=name, display_name=name, role="evaluator") for name in ("ann", "bo", "cy")]
-            self.project = projects.create(session, slug="p", name="P", by=self.people[0], judgments_per_comparison=wanted, lease_seconds=60)
+            self.people = [
+                users.create(session, username=name, display_name=name, role="evaluator")
+                for name in ("ann", "bo", "cy")
+            ]
+            self.project = projects.create(
+                session, slug="p", name="P", by=self.people[0], judgments_per_comparison=wanted, lease_seconds=60
+            )
             for number in range(pairs):
                 comparisons.add(session, project=self.project, prompt=str(number), responses=("a", "b"))
         self.wanted = wanted
@@ -255,14 +304,18 @@ class Desk(RuleBasedStateMachine):
     @rule(who=st.integers(0, 2))
     def ask(self, who: int) -> None:
         with write_session(self.engine) as session:
-            got = comparisons.lease_next(session, project=session.merge(self.project), user=session.merge(self.people[who]), now=self.now)
+            got = comparisons.lease_next(
+                session, project=session.merge(self.project), user=session.merge(self.people[who]), now=self.now
+            )
         if got:
             self.tokens.append((who, got.token))
 
     @rule(who=st.integers(0, 2))
     def take_back(self, who: int) -> None:
         with write_session(self.engine) as session:
-            got = judgments.reopen_last(session, project=session.merge(self.project), user=session.merge(self.people[who]), now=self.now)
+            got = judgments.reopen_last(
+                session, project=session.merge(self.project), user=session.merge(self.people[who]), now=self.now
+            )
         if got:
             self.tokens.append((who, got.token))
 
@@ -272,7 +325,9 @@ class Desk(RuleBasedStateMachine):
         who, token = data.draw(st.sampled_from(self.tokens))
         with write_session(self.engine) as session:
             try:
-                judgments.record(session, token=token, user=session.merge(self.people[who]), choice=choice, now=self.now)
+                judgments.record(
+                    session, token=token, user=session.merge(self.people[who]), choice=choice, now=self.now
+                )
             except Conflict:
                 assert session.scalar(select(Judgment.id).where(Judgment.lease_token == token))
 
@@ -311,12 +366,23 @@ class Desk(RuleBasedStateMachine):
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_no_order_of_requests_breaks_the_desk(database_url: str) -> None:
     Desk.engine = make_engine(database_url)
-    run_state_machine_as_test(Desk, settings=settings(
-        max_examples=30, stateful_step_count=20, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)))
+    run_state_machine_as_test(
+        Desk,
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=20,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
     Desk.engine.dispose()
 
 
-@given(strength=st.none() | st.integers(1, 3), choice=st.sampled_from(judgments.SIDE_CHOICES), side=st.sampled_from(Side))
+@given(
+    strength=st.none() | st.integers(1, 3), choice=st.sampled_from(judgments.SIDE_CHOICES), side=st.sampled_from(Side)
+)
 def test_sides_and_answers_translate_both_ways(strength: int | None, choice: judgments.SideChoice, side: Side) -> None:
     row = Judgment(choice=judgments.choice_on(side, choice), first_side=side, strength=strength)
     assert judgments.side_of(row) == choice

@@ -43,7 +43,9 @@ def test_a_new_link_replaces_the_old(session: Session, ada: User) -> None:
     assert links.use(session, token=new).id == ada.id
 
 
-def test_links_are_stored_hashed_and_point_to_the_configured_address(session: Session, ada: User, settings: Settings) -> None:
+def test_links_are_stored_hashed_and_point_to_the_configured_address(
+    session: Session, ada: User, settings: Settings
+) -> None:
     token = links.create_sign_in(session, user=ada)
     row = session.scalars(select(Link)).one()
     assert token != row.token_hash
@@ -85,11 +87,15 @@ def test_of_many_who_use_one_link_at_once_one_gets_in(engine: Engine, factory: F
 
 def test_an_invitation_makes_one_account_with_its_role(session: Session) -> None:
     token = links.invite(session, role=Role.ENGINEER, by=None, note="Grace")
-    user = links.accept_invitation(session, token=token, username="grace", display_name="Grace", password="correct horse battery")
+    user = links.accept_invitation(
+        session, token=token, username="grace", display_name="Grace", password="correct horse battery"
+    )
     assert (user.role, user.username) == (Role.ENGINEER, "grace")
     session.expire_all()
     with pytest.raises(Gone):
-        links.accept_invitation(session, token=token, username="second", display_name="", password="correct horse battery")
+        links.accept_invitation(
+            session, token=token, username="second", display_name="", password="correct horse battery"
+        )
 
 
 def test_a_refused_form_leaves_the_invitation_open(engine: Engine) -> None:
@@ -98,7 +104,9 @@ def test_a_refused_form_leaves_the_invitation_open(engine: Engine) -> None:
     with pytest.raises(Invalid), write_session(engine) as session:
         links.accept_invitation(session, token=token, username="grace", display_name="", password="short")
     with write_session(engine) as session:
-        assert links.accept_invitation(session, token=token, username="grace", display_name="", password="correct horse battery").active
+        assert links.accept_invitation(
+            session, token=token, username="grace", display_name="", password="correct horse battery"
+        ).active
 
 
 def test_neither_kind_of_link_does_the_others_work(session: Session, ada: User) -> None:
@@ -106,12 +114,17 @@ def test_neither_kind_of_link_does_the_others_work(session: Session, ada: User) 
     with pytest.raises(NotFound):
         links.use(session, token=invitation)
     with pytest.raises(NotFound):
-        links.accept_invitation(session, token=sign_in, username="eve", display_name="", password="correct horse battery")
+        links.accept_invitation(
+            session, token=sign_in, username="eve", display_name="", password="correct horse battery"
+        )
 
 
 def test_an_invitation_can_be_withdrawn_until_it_is_taken(session: Session) -> None:
     boss = users.create(session, username="boss", display_name="", role=Role.ADMIN)
-    taken, open_one = links.invite(session, role=Role.EVALUATOR, by=boss), links.invite(session, role=Role.EVALUATOR, by=boss, note="Bob")
+    taken, open_one = (
+        links.invite(session, role=Role.EVALUATOR, by=boss),
+        links.invite(session, role=Role.EVALUATOR, by=boss, note="Bob"),
+    )
     links.accept_invitation(session, token=taken, username="eve", display_name="", password="correct horse battery")
     session.expire_all()
     waiting = links.open_invitations(session)
@@ -119,7 +132,9 @@ def test_an_invitation_can_be_withdrawn_until_it_is_taken(session: Session) -> N
     links.withdraw(session, link_id=waiting[0].id, by=boss)
     session.flush()
     with pytest.raises(Gone, match="withdrawn"):
-        links.accept_invitation(session, token=open_one, username="bob", display_name="", password="correct horse battery")
+        links.accept_invitation(
+            session, token=open_one, username="bob", display_name="", password="correct horse battery"
+        )
     used = session.scalars(select(Link.id).where(Link.used_at.is_not(None))).one()
     with pytest.raises(Conflict, match="taken"):
         links.withdraw(session, link_id=used, by=boss)

@@ -26,8 +26,15 @@ def ada(factory: Factory) -> User:
     return factory.user(username="ada", password=PASSWORD)
 
 
-def attempt(engine: Engine, settings: Settings, *, username: str = "ada", password: str = "wrong", address: str = "192.0.2.1",
-            now: datetime = NOON) -> tuple[User, str]:
+def attempt(
+    engine: Engine,
+    settings: Settings,
+    *,
+    username: str = "ada",
+    password: str = "wrong",
+    address: str = "192.0.2.1",
+    now: datetime = NOON,
+) -> tuple[User, str]:
     return logins.sign_in(engine, username=username, password=password, address=address, settings=settings, now=now)
 
 
@@ -39,15 +46,18 @@ def test_the_right_password_starts_a_session(engine: Engine, settings: Settings,
         assert session.scalar(select(func.count()).select_from(LoginAttempt)) == 0
 
 
-def test_wrong_unknown_linked_and_deactivated_are_told_the_same(engine: Engine, settings: Settings, ada: User, factory: Factory,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_unknown_linked_and_deactivated_are_told_the_same(
+    engine: Engine, settings: Settings, ada: User, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     factory.user(username="linked")
     factory.user(username="gone", password=PASSWORD)
     with write_session(engine) as session:
         users.set_active(session, user=users.get(session, "gone"), active=False, by=None)
     hashed: list[str] = []
     verify = security._passwords.verify
-    monkeypatch.setattr(security._passwords, "verify", lambda password, known: hashed.append(known) or verify(password, known))
+    monkeypatch.setattr(
+        security._passwords, "verify", lambda password, known: hashed.append(known) or verify(password, known)
+    )
     told = set()
     for username, password in [("ada", "wrong"), ("nobody", PASSWORD), ("linked", ""), ("gone", PASSWORD)]:
         with pytest.raises(WrongCredentials) as refused:
@@ -88,7 +98,9 @@ def test_refused_attempts_do_not_lengthen_the_wait(engine: Engine, strict: Setti
     assert attempt(engine, strict, password=PASSWORD, now=NOON + timedelta(minutes=15))
 
 
-def test_ones_own_success_does_not_pay_for_guesses_at_others(engine: Engine, strict: Settings, ada: User, factory: Factory) -> None:
+def test_ones_own_success_does_not_pay_for_guesses_at_others(
+    engine: Engine, strict: Settings, ada: User, factory: Factory
+) -> None:
     factory.user(username="mallory", password=PASSWORD)
     for _ in range(2):
         with pytest.raises(WrongCredentials):
@@ -100,7 +112,9 @@ def test_ones_own_success_does_not_pay_for_guesses_at_others(engine: Engine, str
         attempt(engine, strict)
 
 
-def test_parallel_guesses_are_limited_as_well(engine: Engine, strict: Settings, ada: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_guesses_are_limited_as_well(
+    engine: Engine, strict: Settings, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checked: list[str] = []
     monkeypatch.setattr(security, "verify_password", lambda password, _known: bool(checked.append(password)))
     barrier = threading.Barrier(12)
@@ -122,8 +136,9 @@ def test_parallel_guesses_are_limited_as_well(engine: Engine, strict: Settings, 
     assert len(checked) <= 3
 
 
-def test_a_password_changed_during_the_check_signs_nobody_in(engine: Engine, settings: Settings, ada: User,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_changed_during_the_check_signs_nobody_in(
+    engine: Engine, settings: Settings, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     verify = security.verify_password
 
     def change_meanwhile(password: str, known: str | None) -> bool:
@@ -141,6 +156,8 @@ def test_a_password_changed_during_the_check_signs_nobody_in(engine: Engine, set
 def test_a_stolen_session_cannot_guess_the_password_for_long(engine: Engine, strict: Settings, ada: User) -> None:
     for _ in range(3):
         with write_session(engine) as session:
-            assert not logins.confirm(session, user=users.get(session, "ada"), password="wrong", settings=strict, now=NOON)
+            assert not logins.confirm(
+                session, user=users.get(session, "ada"), password="wrong", settings=strict, now=NOON
+            )
     with pytest.raises(TooMany), write_session(engine) as session:
         logins.confirm(session, user=users.get(session, "ada"), password=PASSWORD, settings=strict, now=NOON)

@@ -71,7 +71,9 @@ def test_a_name_that_is_taken_by_another_source_is_a_conflict(settings: Settings
         models.add(settings, "mine", str(save_tiny(tmp_path / "other", seed=1)))
 
 
-def test_a_model_that_is_there_is_returned_without_starting_anything(settings: Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_there_is_returned_without_starting_anything(
+    settings: Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = models.add(settings, models.DEMO_MODEL, str(tiny))
     monkeypatch.setattr(models.subprocess, "Popen", None)
     assert models.add(settings, models.DEMO_MODEL) == model
@@ -129,7 +131,9 @@ class Hub:
                         if hub.refuse and file.suffix == ".safetensors":
                             return self.answer(503, b"", {})
                     body = file.read_bytes()
-                    return self.answer(200, body, {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT})
+                    return self.answer(
+                        200, body, {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
+                    )
                 return self.answer(401, b"{}", {"X-Error-Code": "RepoNotFound"})
 
             def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -183,10 +187,16 @@ def test_only_pickled_weights_on_the_hub_are_refused_before_anything_is_fetched(
     assert hub.served == []
 
 
-@pytest.mark.parametrize(("identifier", "error", "reason"), [
-    ("team/absent", NotFound, "knows no model team/absent"), ("team/gated", Invalid, "accepted its terms"),
-])
-def test_a_hub_that_says_no_is_quoted_in_words(hub: Hub, settings: Settings, identifier: str, error: type, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("identifier", "error", "reason"),
+    [
+        ("team/absent", NotFound, "knows no model team/absent"),
+        ("team/gated", Invalid, "accepted its terms"),
+    ],
+)
+def test_a_hub_that_says_no_is_quoted_in_words(
+    hub: Hub, settings: Settings, identifier: str, error: type, reason: str
+) -> None:
     with pytest.raises(error, match=reason):
         models.add(settings, "tiny", identifier)
 

@@ -25,7 +25,9 @@ def changed(factory: Factory, project: Project, **changes: object) -> Project:
 def write(factory: Factory, project: Project, text: str) -> int:
     with write_session(factory.engine) as session:
         row = session.get_one(Project, project.id)
-        return projects.set_guidelines(session, project=row, text=text, by=session.get_one(User, row.created_by_id)).version
+        return projects.set_guidelines(
+            session, project=row, text=text, by=session.get_one(User, row.created_by_id)
+        ).version
 
 
 def test_a_taken_address_is_a_conflict_and_leaves_the_session_usable(factory: Factory) -> None:
@@ -39,11 +41,25 @@ def test_a_taken_address_is_a_conflict_and_leaves_the_session_usable(factory: Fa
         assert projects.get(session, "tone-2").name == "Tone"
 
 
-@pytest.mark.parametrize("make", [
-    lambda: {"slug": "Tone"}, lambda: {"slug": "-tone"}, lambda: {"slug": ""}, lambda: {"slug": "x" * 65}, lambda: {"slug": "new"},
-    lambda: {"slug": "a/b"}, lambda: {"name": "  "}, lambda: {"name": "x" * 121}, lambda: {"description": "a\0"}, lambda: {"guidelines": "x" * 100_001},
-    lambda: {"eval_percent": 51}, lambda: {"judgments_per_comparison": 0}, lambda: {"lease_seconds": 29}, lambda: {"unknown_rule": 1},
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: {"slug": "Tone"},
+        lambda: {"slug": "-tone"},
+        lambda: {"slug": ""},
+        lambda: {"slug": "x" * 65},
+        lambda: {"slug": "new"},
+        lambda: {"slug": "a/b"},
+        lambda: {"name": "  "},
+        lambda: {"name": "x" * 121},
+        lambda: {"description": "a\0"},
+        lambda: {"guidelines": "x" * 100_001},
+        lambda: {"eval_percent": 51},
+        lambda: {"judgments_per_comparison": 0},
+        lambda: {"lease_seconds": 29},
+        lambda: {"unknown_rule": 1},
+    ],
+)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_what_a_project_cannot_be_is_refused(factory: Factory, make: Callable[[], dict[str, object]]) -> None:
     user = factory.engineer()
@@ -62,7 +78,13 @@ def test_guidelines_keep_every_version(factory: Factory) -> None:
     with read_session(factory.engine) as session:
         row = session.get_one(Project, project.id)
         texts = [projects.guideline(session, project=row, version=version) for version in (1, 2, 3, None, 4)]
-    assert [text and text.text for text in texts] == ["Pick the shorter answer.", "Be kind.", "Be brief.", "Be brief.", None]
+    assert [text and text.text for text in texts] == [
+        "Pick the shorter answer.",
+        "Be kind.",
+        "Be brief.",
+        "Be brief.",
+        None,
+    ]
 
 
 def test_people_who_save_guidelines_at_once_each_get_a_version(factory: Factory) -> None:
@@ -77,9 +99,11 @@ def test_a_change_is_written_down_with_what_was_before(factory: Factory) -> None
     assert changed(factory, project, daily_goal=30, allow_tie=False, name="New name").daily_goal == 30
     changed(factory, project, daily_goal=30)
     with read_session(factory.engine) as session:
-        entry, = session.scalars(select(AuditEntry).where(AuditEntry.action == "project.update"))
-    assert entry.detail == {"before": {"daily_goal": 60, "allow_tie": True, "name": project.name},
-                            "after": {"daily_goal": 30, "allow_tie": False, "name": "New name"}}
+        (entry,) = session.scalars(select(AuditEntry).where(AuditEntry.action == "project.update"))
+    assert entry.detail == {
+        "before": {"daily_goal": 60, "allow_tie": True, "name": project.name},
+        "after": {"daily_goal": 30, "allow_tie": False, "name": "New name"},
+    }
 
 
 def test_the_listing_counts_what_is_there(factory: Factory) -> None:
@@ -90,7 +114,10 @@ def test_the_listing_counts_what_is_there(factory: Factory) -> None:
     factory.judge(first, user, "skip")
     second = factory.project()
     with read_session(factory.engine) as session:
-        found = {one.project.slug: (one.comparisons, one.wanted, one.done, one.judgments) for one in projects.listing(session, user=user)}
+        found = {
+            one.project.slug: (one.comparisons, one.wanted, one.done, one.judgments)
+            for one in projects.listing(session, user=user)
+        }
     assert found == {second.slug: (0, 0, 0, 0), first.slug: (3, 6, 1, 2)}
 
 

@@ -71,5 +71,10 @@ def test_nobody_ends_a_session_of_somebody_else(session: Session, ada: User) -> 
 def test_the_list_shows_living_sessions_only(session: Session, ada: User) -> None:
     sessions.start(session, user=ada, now=NOON, user_agent="old")
     sessions.start(session, user=ada, now=NOON + timedelta(days=1), user_agent="new")
-    assert [row.user_agent for row in sessions.listing(session, user=ada, now=NOON + timedelta(days=2))] == ["new", "old"]
-    assert [row.user_agent for row in sessions.listing(session, user=ada, now=NOON + timedelta(days=30, hours=1))] == ["new"]
+    assert [row.user_agent for row in sessions.listing(session, user=ada, now=NOON + timedelta(days=2))] == [
+        "new",
+        "old",
+    ]
+    assert [row.user_agent for row in sessions.listing(session, user=ada, now=NOON + timedelta(days=30, hours=1))] == [
+        "new"
+    ]

@@ -39,7 +39,9 @@ def test_a_token_ends_on_its_day(session: Session, ada: User) -> None:
     assert tokens.find(session, token=token, now=NOON + timedelta(days=7)) is None
 
 
-@pytest.mark.parametrize(("name", "days"), [("", None), ("  ", None), ("x" * 121, None), ("ok", 0.5), ("ok", -1), ("ok", 4000)])
+@pytest.mark.parametrize(
+    ("name", "days"), [("", None), ("  ", None), ("x" * 121, None), ("ok", 0.5), ("ok", -1), ("ok", 4000)]
+)
 def test_senseless_tokens_are_refused(session: Session, ada: User, name: str, days: int | None) -> None:
     with pytest.raises(Invalid):
         tokens.create(session, user=ada, name=name, days=days)

@@ -33,7 +33,15 @@ def test_defaults_pass_the_engines_own_check() -> None:
 
 
 def test_text_of_a_form_becomes_numbers() -> None:
-    config = validate({"learning_rate": "1e-5", "batch_size": "8", "use_dora": "on", "beta": "", "lora_target_modules": "q_proj, v_proj"})
+    config = validate(
+        {
+            "learning_rate": "1e-5",
+            "batch_size": "8",
+            "use_dora": "on",
+            "beta": "",
+            "lora_target_modules": "q_proj, v_proj",
+        }
+    )
     assert (config["learning_rate"], config["batch_size"], config["use_dora"]) == (1e-5, 8, True)
     assert config["lora_target_modules"] == ["q_proj", "v_proj"]
     assert "beta" not in config

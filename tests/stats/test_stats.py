@@ -47,8 +47,15 @@ def test_lengths_are_summed_up() -> None:
 
 def test_alpha_is_krippendorffs_own_example() -> None:
     # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", example C: nominal, four observers, missing data; 0.743.
-    table = {"A": "1 2 3 3 2 1 4 1 2 . . .", "B": "1 2 3 3 2 2 4 1 2 5 . 3", "C": ". 3 3 3 2 3 4 2 2 5 1 .", "D": "1 2 3 3 2 4 4 1 2 5 1 ."}
-    votes = [(unit, rater, value) for rater, line in table.items() for unit, value in enumerate(line.split()) if value != "."]
+    table = {
+        "A": "1 2 3 3 2 1 4 1 2 . . .",
+        "B": "1 2 3 3 2 2 4 1 2 5 . 3",
+        "C": ". 3 3 3 2 3 4 2 2 5 1 .",
+        "D": "1 2 3 3 2 4 4 1 2 5 1 .",
+    }
+    votes = [
+        (unit, rater, value) for rater, line in table.items() for unit, value in enumerate(line.split()) if value != "."
+    ]
     assert agreement(votes).alpha == pytest.approx(0.743, abs=1e-3)
 
 

@@ -17,7 +17,15 @@ from app.services import jobs
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 120
-QUICK = {"max_steps": 3, "batch_size": 4, "lora_r": 2, "eval_steps": 2, "sample_prompts": 1, "sample_tokens": 4, "report_to": []}
+QUICK = {
+    "max_steps": 3,
+    "batch_size": 4,
+    "lora_r": 2,
+    "eval_steps": 2,
+    "sample_prompts": 1,
+    "sample_tokens": 4,
+    "report_to": [],
+}
 # Far more steps than a test waits for: it does its mischief somewhere in the middle.
 ENDLESS = QUICK | {"max_steps": 20_000, "eval_steps": 20_000, "save_steps": 5, "sample_prompts": 0}
 
@@ -32,8 +40,13 @@ class Workers:
     def start(self, name: str = "worker-1", **environment: str) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=os.environ | {"PREFLOOP_WORKER_NAME": name, "OMP_NUM_THREADS": "1"} | environment, start_new_session=True,
+                [sys.executable, "-m", "worker"],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PREFLOOP_WORKER_NAME": name, "OMP_NUM_THREADS": "1"} | environment,
+                start_new_session=True,
             )
         self._started.append(process)
         return process
@@ -83,7 +96,10 @@ class Watcher:
         return self.job(job_id)
 
     def until_training(self, job_id: int, step: int = 1) -> Job:
-        self.until(f"job {job_id} took step {step}", lambda: self.job(job_id).step >= step or self.job(job_id).state in FINISHED)
+        self.until(
+            f"job {job_id} took step {step}",
+            lambda: self.job(job_id).step >= step or self.job(job_id).state in FINISHED,
+        )
         job = self.job(job_id)
         assert job.state is JobState.RUNNING, f"{job.error}\n{self.workers.logs()}"
         return job
@@ -92,7 +108,13 @@ class Watcher:
 def queue_job(engine: Engine, snapshot: Snapshot, by: User, **config: object) -> Job:
     """A queued job for the tiny model, without ringing."""
     with write_session(engine) as session:
-        return jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={**QUICK, **config}, by=session.merge(by))
+        return jobs.create(
+            session,
+            snapshot=session.merge(snapshot),
+            base_model="tiny",
+            config={**QUICK, **config},
+            by=session.merge(by),
+        )
 
 
 def training_pid(settings: Settings, job_id: int) -> int:

@@ -23,13 +23,18 @@ def nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("nvidia")
 def test_gpus_are_found_with_their_memory() -> None:
     found = devices.find()
-    assert [(device.gpu, device.memory_bytes) for device in found] == [("GPU-aaa", 81559 * 2**20), ("GPU-bbb", 81559 * 2**20)]
+    assert [(device.gpu, device.memory_bytes) for device in found] == [
+        ("GPU-aaa", 81559 * 2**20),
+        ("GPU-bbb", 81559 * 2**20),
+    ]
     assert devices.describe(found) == "2 × NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.usefixtures("nvidia")
 @pytest.mark.parametrize(("visible", "gpus"), [("1", ["GPU-bbb"]), ("GPU-aaa", ["GPU-aaa"]), ("", [None])])
-def test_only_the_gpus_that_the_worker_may_use_are_its(monkeypatch: pytest.MonkeyPatch, visible: str, gpus: list[str | None]) -> None:
+def test_only_the_gpus_that_the_worker_may_use_are_its(
+    monkeypatch: pytest.MonkeyPatch, visible: str, gpus: list[str | None]
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [device.gpu for device in devices.find()] == gpus
 
@@ -37,7 +42,10 @@ def test_only_the_gpus_that_the_worker_may_use_are_its(monkeypatch: pytest.Monke
 def test_each_gpu_takes_one_job_and_is_free_again_afterwards(tmp_path: Path) -> None:
     gpus = [Device("GPU", 1, gpu="GPU-a"), Device("GPU", 1, gpu="GPU-b")]
     first, second = (devices.claim(gpus, tmp_path, every=False) for _ in range(2))
-    assert [first.environment(), second.environment()] == [{"CUDA_VISIBLE_DEVICES": "GPU-a"}, {"CUDA_VISIBLE_DEVICES": "GPU-b"}]
+    assert [first.environment(), second.environment()] == [
+        {"CUDA_VISIBLE_DEVICES": "GPU-a"},
+        {"CUDA_VISIBLE_DEVICES": "GPU-b"},
+    ]
     assert devices.claim(gpus, tmp_path, every=False) is None
     first.release()
     assert devices.claim(gpus, tmp_path, every=True) is None, "the other one is still in use"

@@ -35,8 +35,14 @@ def broker(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def settings(settings: Settings, broker: str, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Short leases, so that a dead worker is missed within seconds."""
-    quick = {"BROKER_URL": broker, "MODELS_DIR": str(tiny_models), "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5",
-             "WORKER_LEASE_SECONDS": "6", "CANCEL_GRACE_SECONDS": "20"}
+    quick = {
+        "BROKER_URL": broker,
+        "MODELS_DIR": str(tiny_models),
+        "HEARTBEAT_SECONDS": "0.5",
+        "SWEEP_SECONDS": "0.5",
+        "WORKER_LEASE_SECONDS": "6",
+        "CANCEL_GRACE_SECONDS": "20",
+    }
     for name, value in quick.items():
         monkeypatch.setenv(f"PREFLOOP_{name}", value)
     get_settings.cache_clear()
@@ -55,13 +61,25 @@ def snapshot(factory: Factory) -> Snapshot:
 
 @both_sizes
 def test_job_runs_to_a_checkpoint_that_peft_loads(
-    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher, storage: Storage,
-    tiny_models: Path, tmp_path: Path,
+    engine: Engine,
+    settings: Settings,
+    snapshot: Snapshot,
+    engineer: User,
+    workers: Workers,
+    watcher: Watcher,
+    storage: Storage,
+    tiny_models: Path,
+    tmp_path: Path,
 ) -> None:
     workers.start()
     with write_session(engine) as session:
-        job = jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny",
-                          config={"max_steps": 3, "batch_size": 4, "lora_r": 2, "eval_steps": 2}, by=session.merge(engineer))
+        job = jobs.create(
+            session,
+            snapshot=session.merge(snapshot),
+            base_model="tiny",
+            config={"max_steps": 3, "batch_size": 4, "lora_r": 2, "eval_steps": 2},
+            by=session.merge(engineer),
+        )
         queue.ring_after_commit(session, settings, job_id=job.id)
     job = watcher.until_over(job.id)
     assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
@@ -78,7 +96,10 @@ def test_job_runs_to_a_checkpoint_that_peft_loads(
     for file in checkpoint.files:
         (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
         (folder / file.name).write_bytes(storage.read_bytes(file.key))
-    assert str(settings.data_dir) not in "".join(path.read_text() for path in folder.glob("*.json")) + (folder / "README.md").read_text()
+    assert (
+        str(settings.data_dir)
+        not in "".join(path.read_text() for path in folder.glob("*.json")) + (folder / "README.md").read_text()
+    )
 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -231,8 +252,16 @@ def test_many_doorbells_and_two_workers_run_each_job_once(
 def test_loss_that_is_not_a_number_ends_as_failed_with_advice(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:
-    wild = {"lora_r": 0, "learning_rate": 1.0, "beta": 100, "weight_decay": 10, "max_grad_norm": 0, "warmup_ratio": 0,
-            "lr_scheduler_type": "constant", "batch_size": 8}
+    wild = {
+        "lora_r": 0,
+        "learning_rate": 1.0,
+        "beta": 100,
+        "weight_decay": 10,
+        "max_grad_norm": 0,
+        "warmup_ratio": 0,
+        "lr_scheduler_type": "constant",
+        "batch_size": 8,
+    }
     job = queue_job(engine, snapshot, engineer, **ENDLESS | wild)
     workers.start()
     failed = watcher.until_over(job.id)
@@ -245,7 +274,9 @@ def test_unknown_base_model_ends_as_failed_and_names_what_is_there(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:
     with write_session(engine) as session:
-        job = jobs.create(session, snapshot=session.merge(snapshot), base_model="absent", config={}, by=session.merge(engineer))
+        job = jobs.create(
+            session, snapshot=session.merge(snapshot), base_model="absent", config={}, by=session.merge(engineer)
+        )
     workers.start()
     failed = watcher.until_over(job.id)
     assert (failed.state, failed.error_code) == (JobState.FAILED, "not_found")
@@ -254,7 +285,13 @@ def test_unknown_base_model_ends_as_failed_and_names_what_is_there(
 
 @embedded
 def test_damaged_snapshot_is_never_trained_on(
-    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher, storage: Storage
+    engine: Engine,
+    settings: Settings,
+    snapshot: Snapshot,
+    engineer: User,
+    workers: Workers,
+    watcher: Watcher,
+    storage: Storage,
 ) -> None:
     train = next(file for file in snapshot.files if file["name"] == "train.jsonl")
     storage.put_bytes(train["key"], storage.read_bytes(train["key"])[:-2] + b" \n")
@@ -272,7 +309,9 @@ def test_train_while_the_broker_is_away_stays_queued_and_starts_when_it_is_back(
     watcher.until("the worker is there", lambda: "worker.started" in workers.logs())
     for _ in ("never there", "gone again"):
         with write_session(engine) as session:
-            job = jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config=QUICK, by=session.merge(engineer))
+            job = jobs.create(
+                session, snapshot=session.merge(snapshot), base_model="tiny", config=QUICK, by=session.merge(engineer)
+            )
             queue.ring_after_commit(session, settings, job_id=job.id)
         assert watcher.job(job.id).state is JobState.QUEUED
         assert "does not answer" in watcher.events(job.id, "log")[-1].data["message"]
@@ -313,10 +352,20 @@ def test_end_without_a_reason_is_told_with_its_last_lines(
     assert any("not JSON at all" in row.data["message"] for row in watcher.events(job.id, "log"))
 
 
-@pytest.mark.parametrize(("how", "code", "words"), [("segfaults", "crashed", "SIGSEGV"), ("leaves-nothing", "invalid", "without a whole")])
+@pytest.mark.parametrize(
+    ("how", "code", "words"), [("segfaults", "crashed", "SIGSEGV"), ("leaves-nothing", "invalid", "without a whole")]
+)
 @embedded
 def test_crash_and_missing_result_are_told_apart(
-    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher, how: str, code: str, words: str
+    engine: Engine,
+    settings: Settings,
+    snapshot: Snapshot,
+    engineer: User,
+    workers: Workers,
+    watcher: Watcher,
+    how: str,
+    code: str,
+    words: str,
 ) -> None:
     job = queue_job(engine, snapshot, engineer)
     workers.start(PREFLOOP_TRAIN_LAUNCHER=fake_engine(how))

@@ -33,7 +33,11 @@ def test_missing_file_is_an_empty_one(tmp_path: Path) -> None:
 
 
 def test_engine_can_not_tell_a_jobs_state_nor_this_machines_folders() -> None:
-    assert parse(b'{"event": "state", "state": "succeeded", "path": "/home/x", "stage": "exporting"}') == ("state", None, {"stage": "exporting"})
+    assert parse(b'{"event": "state", "state": "succeeded", "path": "/home/x", "stage": "exporting"}') == (
+        "state",
+        None,
+        {"stage": "exporting"},
+    )
 
 
 @given(st.binary(max_size=200))

@@ -44,9 +44,13 @@ def edit(file: Path, **changes: object) -> None:
 def test_the_demo_model_answers_a_question(smollm2: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     model = AutoModelForCausalLM.from_pretrained(smollm2)
-    inputs = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}],
-                                           add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    output = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1]:]
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    output = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert tokenizer.decode(output) == "The capital of France is Paris.<|im_end|>"
 
 
@@ -75,8 +79,10 @@ def test_its_weights_are_the_values_of_the_4_bit_file(smollm2: Path) -> None:
     folder = Path(importlib.util.find_spec(packaged.package).submodule_search_locations[0])
     tensors = {tensor.name: tensor for tensor in GGUFReader(folder / packaged.file).tensors}
     with safe_open(smollm2 / "model.safetensors", framework="pt") as saved:
-        for ours, theirs in {"model.layers.0.mlp.down_proj.weight": "blk.0.ffn_down.weight",
-                             "model.embed_tokens.weight": "token_embd.weight"}.items():
+        for ours, theirs in {
+            "model.layers.0.mlp.down_proj.weight": "blk.0.ffn_down.weight",
+            "model.embed_tokens.weight": "token_embd.weight",
+        }.items():
             values = torch.tensor(dequantize(tensors[theirs].data, tensors[theirs].tensor_type))
             assert torch.equal(saved.get_tensor(ours), values.to(torch.bfloat16))
 
@@ -190,27 +196,34 @@ def no_end_of_text(folder: Path) -> None:
 
 def an_encoder(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    BertForMaskedLM(BertConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
-                               intermediate_size=64)).save_pretrained(folder)
+    BertForMaskedLM(
+        BertConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
+    ).save_pretrained(folder)
 
 
-@pytest.mark.parametrize(("spoil", "reason"), [
-    (only_pickled, "pickled"),
-    (an_adapter, "is an adapter"),
-    (no_tokenizer, "no tokenizer"),
-    (unknown_kind_with_code, "needs code"),
-    (tokenizer_with_code, "needs code"),
-    (quantised, r"quantised \(gptq\)"),
-    (cut_off, "is damaged"),
-    (a_shard_short, "model-00002-of-00002.safetensors"),
-    (a_shard_elsewhere, "names files that are no safetensors"),
-    (weights_short, "missing, such as model.norm.weight"),
-    (not_finite, "not finite"),
-    (vocabulary_too_small, "260 tokens, the model only 200"),
-    (no_end_of_text, "no end-of-text token"),
-    (an_encoder, "BertForMaskedLM"),
-], ids=lambda value: value.__name__ if callable(value) else "")
-def test_what_cannot_be_trained_safely_is_refused_and_leaves_nothing(tiny: Path, models_dir: Path, spoil, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (only_pickled, "pickled"),
+        (an_adapter, "is an adapter"),
+        (no_tokenizer, "no tokenizer"),
+        (unknown_kind_with_code, "needs code"),
+        (tokenizer_with_code, "needs code"),
+        (quantised, r"quantised \(gptq\)"),
+        (cut_off, "is damaged"),
+        (a_shard_short, "model-00002-of-00002.safetensors"),
+        (a_shard_elsewhere, "names files that are no safetensors"),
+        (weights_short, "missing, such as model.norm.weight"),
+        (not_finite, "not finite"),
+        (vocabulary_too_small, "260 tokens, the model only 200"),
+        (no_end_of_text, "no end-of-text token"),
+        (an_encoder, "BertForMaskedLM"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_cannot_be_trained_safely_is_refused_and_leaves_nothing(
+    tiny: Path, models_dir: Path, spoil, reason: str
+) -> None:
     spoil(tiny)
     with pytest.raises(Refused, match=reason) as refusal:
         from_folder(models_dir, tiny)
@@ -218,13 +231,17 @@ def test_what_cannot_be_trained_safely_is_refused_and_leaves_nothing(tiny: Path,
     assert not [path for path in models_dir.iterdir() if path.is_dir()]
 
 
-def test_a_model_larger_than_the_disk_is_refused_before_copying(tiny: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_larger_than_the_disk_is_refused_before_copying(
+    tiny: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(total=10, used=9, free=1))
     with pytest.raises(Refused, match="GB free"):
         from_folder(models_dir, tiny)
 
 
-def test_a_model_too_large_for_the_memory_is_taken_unloaded_with_a_note(tiny: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_large_for_the_memory_is_taken_unloaded_with_a_note(
+    tiny: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import psutil
 
     free = psutil.virtual_memory()._replace(available=1000)
@@ -236,7 +253,9 @@ def test_a_model_too_large_for_the_memory_is_taken_unloaded_with_a_note(tiny: Pa
 # --- again, together, cut off -------------------------------------------------------------------------------------
 
 
-def test_adding_the_same_again_changes_nothing_and_another_is_refused(tiny: Path, models_dir: Path, tmp_path: Path) -> None:
+def test_adding_the_same_again_changes_nothing_and_another_is_refused(
+    tiny: Path, models_dir: Path, tmp_path: Path
+) -> None:
     first = from_folder(models_dir, tiny)
     (tiny / "config.json").unlink()  # not even looked at again
     assert from_folder(models_dir, tiny) == first
@@ -254,7 +273,17 @@ def test_a_folder_that_somebody_else_put_there_is_left_alone(tiny: Path, models_
 
 
 def test_a_killed_preparation_leaves_no_model_and_is_cleared_by_the_next(tiny: Path, models_dir: Path) -> None:
-    command = [sys.executable, "-m", "worker.prepare_model", "--models-dir", str(models_dir), "--name", "mine", "--folder", str(tiny)]
+    command = [
+        sys.executable,
+        "-m",
+        "worker.prepare_model",
+        "--models-dir",
+        str(models_dir),
+        "--name",
+        "mine",
+        "--folder",
+        str(tiny),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         first = json.loads(process.stdout.readline())
         process.kill()
@@ -266,14 +295,26 @@ def test_a_killed_preparation_leaves_no_model_and_is_cleared_by_the_next(tiny: P
 
 
 def test_two_at_once_prepare_it_once(tiny: Path, models_dir: Path) -> None:
-    command = [sys.executable, "-m", "worker.prepare_model", "--models-dir", str(models_dir), "--name", "mine", "--folder", str(tiny)]
+    command = [
+        sys.executable,
+        "-m",
+        "worker.prepare_model",
+        "--models-dir",
+        str(models_dir),
+        "--name",
+        "mine",
+        "--folder",
+        str(tiny),
+    ]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
     done = [[json.loads(line) for line in process.communicate()[0].splitlines()][-1] for process in both]
     assert [event["event"] for event in done] == ["done", "done"]
     assert done[0]["model"] == done[1]["model"]
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

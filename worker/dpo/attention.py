@@ -81,13 +81,19 @@ PASSED_ALONG = frozenset({"position_ids", "cache_position", "cu_seq_lens_q", "cu
 AttentionInterface.register(NAME, shared_prefix_attention)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None) -> Tensor:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
     if softcap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling)
     scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     scores = softcap * torch.tanh(scores / softcap)
     length = query.shape[2]
-    hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1) if mask is None else mask == -torch.inf
+    hidden = (
+        torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+        if mask is None
+        else mask == -torch.inf
+    )
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return weights.to(value.dtype) @ value
 

@@ -96,7 +96,9 @@ def _metrics(metrics: Mapping[str, Any] | None) -> str:
     names = [name for name in METRICS if f"eval_{name}" in {*before, *after} or name in {*before, *after}]
     if not names:
         return ""
-    rows = [f"| {_escape(name)} | {_number(_metric(before, name))} | {_number(_metric(after, name))} |" for name in names]
+    rows = [
+        f"| {_escape(name)} | {_number(_metric(before, name))} | {_number(_metric(after, name))} |" for name in names
+    ]
     return "\n".join(["| metric | before | after |", "|---|---|---|", *rows])
 
 

@@ -164,7 +164,9 @@ def _encode_messages(
     )
 
 
-def _encode_text(tokenizer: Tokenizer, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]], set[str]]:
+def _encode_text(
+    tokenizer: Tokenizer, prompt: str, answers: Sequence[str]
+) -> tuple[list[int], list[list[int]], set[str]]:
     """Plain strings, as TRL has them: BOS as the tokenizer sets it, EOS after the answer, no template."""
     eos = tokenizer.eos_token
     if eos is None:
@@ -186,7 +188,9 @@ def _split(
     before every text).
     """
     alone = [
-        whole[len(prompt_ids) :] if _is_prefix(prompt_ids, whole) else tokenizer(answer, add_special_tokens=False)["input_ids"]
+        whole[len(prompt_ids) :]
+        if _is_prefix(prompt_ids, whole)
+        else tokenizer(answer, add_special_tokens=False)["input_ids"]
         for whole, answer in zip(wholes, answers, strict=True)
     ]
     rejoined = [_decode(tokenizer, prompt_ids + ids) for ids in alone]
@@ -234,7 +238,9 @@ def _render_text(tokenizer: Tokenizer, messages: list[dict], tools: list | None,
 
 def _apply(tokenizer: Tokenizer, messages: list[dict], tools: list | None, prompt: bool, tokenize: bool) -> Any:
     try:
-        return tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=prompt, tokenize=tokenize, return_dict=tokenize)
+        return tokenizer.apply_chat_template(
+            messages, tools=tools, add_generation_prompt=prompt, tokenize=tokenize, return_dict=tokenize
+        )
     except (TemplateError, TypeError, KeyError) as error:
         # Templates fail as their authors wrote them: raise_exception, or a field that these messages don't have.
         raise TemplateRefused(f"The chat template refuses these messages: {error}") from error

@@ -25,7 +25,9 @@ PROMPT, ANSWER = 48, 24
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
-def choose_scorer(policy: nn.Module, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]) -> PairScorer:
+def choose_scorer(
+    policy: nn.Module, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
+) -> PairScorer:
     """The fastest scorer that agrees with plain rows on this model and data."""
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
     tolerance = TOLERANCE[autocast or getattr(torch, config.dtype)]
@@ -67,11 +69,15 @@ def compare(expected: tuple[Tensor, list[Tensor]], found: tuple[Tensor, list[Ten
     """Raise NotShareable when log-probabilities or gradients differ by more than `tolerance` of their norm."""
     for what, left, right in (("log-probabilities", [expected[0]], [found[0]]), ("gradients", expected[1], found[1])):
         # One weight at a time: copies of all gradients together would be the most that a full fine-tuning ever holds.
-        apart = sum((one.double() - other.double()).square().sum().item() for one, other in zip(left, right, strict=True))
+        apart = sum(
+            (one.double() - other.double()).square().sum().item() for one, other in zip(left, right, strict=True)
+        )
         size = sum(one.double().square().sum().item() for one in left)
         difference = math.sqrt(apart / max(size, 1e-60))
         if not difference <= tolerance:
-            raise NotShareable(f"its {what} would differ from plain rows by {difference:.1e} (rounding explains {tolerance:.0e})")
+            raise NotShareable(
+                f"its {what} would differ from plain rows by {difference:.1e} (rounding explains {tolerance:.0e})"
+            )
 
 
 def _sample(pairs: Sequence[TokenPair]) -> list[TokenPair]:

@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    training = commands.add_parser("train", help="train with DPO or a relative of it", formatter_class=argparse.RawDescriptionHelpFormatter)
+    training = commands.add_parser(
+        "train", help="train with DPO or a relative of it", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_train_arguments(training, examples=EXAMPLES)
     training.add_argument("--out", required=True, type=Path, help="folder for the result and the training state")
     training.add_argument("--fresh", action="store_true", help="drop the training state in OUT and start again")
@@ -62,14 +64,17 @@ def add_train_arguments(parser: argparse.ArgumentParser, *, examples: str) -> No
     from worker.dpo.config import settings_table
 
     settings = "\n".join(
-        f"  {name:<28} {meaning}{f' (default {default})' if default else ''}" for name, default, meaning in settings_table()
+        f"  {name:<28} {meaning}{f' (default {default})' if default else ''}"
+        for name, default, meaning in settings_table()
     )
     parser.epilog = f"{examples}\nsettings, for --set and --config:\n{settings}"
     parser.add_argument("--model", required=True, help="folder or hub id of the base model (safetensors)")
     parser.add_argument("--data", required=True, type=Path, help="preference file (JSON Lines, gzip too)")
     parser.add_argument("--eval-data", type=Path, help="preference file to evaluate on")
     parser.add_argument("--config", type=Path, help="settings as JSON or YAML")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="one setting; may be repeated")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="one setting; may be repeated"
+    )
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -26,13 +26,19 @@ class TrainConfig:
         default=None,
         metadata={"help": "strength of the pull to the reference; empty: the loss's own default (0.1 for DPO)"},
     )
-    label_smoothing: float | None = field(default=None, metadata={"help": "probability that a label is wrong (cDPO, robust, EXO)"})
+    label_smoothing: float | None = field(
+        default=None, metadata={"help": "probability that a label is wrong (cDPO, robust, EXO)"}
+    )
     gamma: float | None = field(default=None, metadata={"help": "target reward margin (SimPO)"})
     sft_weight: float = field(default=0.0, metadata={"help": "weight of an added SFT term on the chosen answer"})
     use_soft_labels: bool = field(default=True, metadata={"help": "use the `p_chosen` column where the loss can"})
     # Optimisation
-    learning_rate: float | None = field(default=None, metadata={"help": "peak rate; empty: 5e-6 for LoRA, 5e-7 for full fine-tuning"})
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = field(default="cosine", metadata={"help": "shape after the warm-up"})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "peak rate; empty: 5e-6 for LoRA, 5e-7 for full fine-tuning"}
+    )
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = field(
+        default="cosine", metadata={"help": "shape after the warm-up"}
+    )
     warmup_ratio: float = field(default=0.1, metadata={"help": "share of the steps in which the rate rises"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW weight decay"})
     adam_beta1: float = field(default=0.9, metadata={"help": "AdamW β1"})
@@ -53,24 +59,40 @@ class TrainConfig:
     lora_target_modules: str | list = field(default="all-linear", metadata={"help": "module names, or all-linear"})
     use_rslora: bool = field(default=False, metadata={"help": "scale by alpha/√r"})
     use_dora: bool = field(default=False, metadata={"help": "weight-decomposed LoRA"})
-    adapter: str | None = field(default=None, metadata={"help": "existing adapter to train on from; the reference is the model with it"})
+    adapter: str | None = field(
+        default=None, metadata={"help": "existing adapter to train on from; the reference is the model with it"}
+    )
     load_in_4bit: bool = field(default=False, metadata={"help": "QLoRA: 4-bit base weights (CUDA, bitsandbytes)"})
     # Numbers and machine
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = field(default="float32", metadata={"help": "type of the base weights"})
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = field(
+        default="float32", metadata={"help": "type of the base weights"}
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "autocast around forward"})
     device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
     seed: int = field(default=42, metadata={"help": "order of the pairs, LoRA initialisation, dropout, samples"})
-    token_budget: int | None = field(default=None, metadata={"help": "tokens in one forward; empty: from the memory at hand"})
+    token_budget: int | None = field(
+        default=None, metadata={"help": "tokens in one forward; empty: from the memory at hand"}
+    )
     head_chunk_mb: float = field(default=64.0, metadata={"help": "size of one block of logits"})
-    gradient_checkpointing: Literal["auto", "on", "off"] = field(default="auto", metadata={"help": "auto: on only when memory asks for it"})
+    gradient_checkpointing: Literal["auto", "on", "off"] = field(
+        default="auto", metadata={"help": "auto: on only when memory asks for it"}
+    )
     share_prefix: Literal["auto", "off"] = field(
         default="auto", metadata={"help": "compute a prompt once for both answers where the model allows"}
     )
-    reference_cache: str | None = field(default=None, metadata={"help": "folder of reference log-probabilities; empty: ~/.cache/prefloop"})
+    reference_cache: str | None = field(
+        default=None, metadata={"help": "folder of reference log-probabilities; empty: ~/.cache/prefloop"}
+    )
     # Evaluation, saving, reporting
-    eval_steps: int | None = field(default=None, metadata={"help": "evaluate every N steps; empty: five times in a run"})
-    early_stopping_patience: int = field(default=0, metadata={"help": "evaluations without improvement before stopping; 0: never"})
-    metric_for_best_model: str = field(default="eval_loss", metadata={"help": "what best means; a loss is better lower, else higher"})
+    eval_steps: int | None = field(
+        default=None, metadata={"help": "evaluate every N steps; empty: five times in a run"}
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "evaluations without improvement before stopping; 0: never"}
+    )
+    metric_for_best_model: str = field(
+        default="eval_loss", metadata={"help": "what best means; a loss is better lower, else higher"}
+    )
     publish: Literal["auto", "last", "best"] = field(
         default="auto", metadata={"help": "which weights OUT holds; auto: best with early stopping, else last"}
     )
@@ -206,13 +228,19 @@ def _check_ranges(config: TrainConfig) -> None:
     if config.max_steps == 0 or config.max_steps < -1 or (config.max_steps == -1 and config.num_train_epochs == 0):
         raise ConfigError("Nothing to train: set 'max_steps' to 1 or more, or 'num_train_epochs' above 0.")
     if config.dtype == "float16" and not config.is_lora:
-        raise ConfigError("Full fine-tuning in float16 loses small steps: use dtype=bfloat16, or mixed_precision=fp16 on float32.")
+        raise ConfigError(
+            "Full fine-tuning in float16 loses small steps: use dtype=bfloat16, or mixed_precision=fp16 on float32."
+        )
     if config.load_in_4bit and not config.is_lora:
-        raise ConfigError("4-bit weights can't be trained themselves: set 'lora_r' to 1 or more, or 'load_in_4bit' to false.")
+        raise ConfigError(
+            "4-bit weights can't be trained themselves: set 'lora_r' to 1 or more, or 'load_in_4bit' to false."
+        )
     if config.lora_r == 0 and (config.use_dora or config.use_rslora):
         raise ConfigError("'use_dora' and 'use_rslora' belong to LoRA: set 'lora_r' to 1 or more.")
     if config.mixed_precision != "no" and config.dtype != "float32":
-        raise ConfigError("Autocast ('mixed_precision') works on float32 weights: leave 'dtype' at float32, or autocast off.")
+        raise ConfigError(
+            "Autocast ('mixed_precision') works on float32 weights: leave 'dtype' at float32, or autocast off."
+        )
 
 
 def settings_table() -> list[tuple[str, str, str]]:

@@ -26,7 +26,9 @@ def serves(query: Tensor) -> bool:
     return query.device.type == "cpu" and _AVAILABLE
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None
+) -> Tensor:
     """Attention of a packed row, (1, tokens, heads, dim). query: (1, heads, tokens, dim); key, value: (1, kv heads, tokens, dim)."""
     found: Tensor = _Attention.apply(query, key.to(query.dtype), value.to(query.dtype), layout, scaling, window)
     return found
@@ -34,7 +36,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: f
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None
+    ) -> Tensor:
         output = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
         kernel, sums = getattr(torch.ops.aten, _KERNEL), []
         products = _Products(query, key, value, layout, scaling, window)
@@ -58,7 +62,9 @@ class _Attention(torch.autograd.Function):
         output, upstream = output.transpose(1, 2), upstream.transpose(1, 2)
         d_query = torch.empty_like(query)
         # Several strands add to what they see.
-        d_key, d_value = (torch.empty_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in (key, value))
+        d_key, d_value = (
+            torch.empty_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in (key, value)
+        )
         products = _Products(query, key, value, ctx.layout, ctx.scaling, ctx.window)
         for strand in ctx.layout.strands:
             own = slice(strand.begin, strand.end)
@@ -84,7 +90,9 @@ def _is_short(strand: Strand) -> bool:
 class _Products:
     """Attention of short strands by plain products, in float32 at least. Query heads that share a head of keys are rows of one product."""
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None) -> None:
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None
+    ) -> None:
         """query: (1, heads, tokens, dim); key, value: (1, kv heads, tokens, dim)."""
         self.layout, self.window = layout, window
         if not any(map(_is_short, layout.strands)):
@@ -112,11 +120,16 @@ class _Products:
         d_key = d_value = None
         # The last block first: it sees all keys, and the others add to what it gave.
         for block, seen in reversed(_blocks(strand)):
-            query, above = self._grouped(self.query, strand, block), upstream[:, block].reshape(len(key), -1, key.shape[-1])
+            query, above = (
+                self._grouped(self.query, strand, block),
+                upstream[:, block].reshape(len(key), -1, key.shape[-1]),
+            )
             weights = self._weights(query, key[:, :seen], block)
             d_weights = torch.bmm(above, value[:, :seen].transpose(1, 2))
             d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, d_weights.dtype)
-            d_query[:, block] = torch.bmm(d_scores, key[:, :seen]).mul_(self.scaling).view(len(d_query), -1, d_query.shape[-1])
+            d_query[:, block] = (
+                torch.bmm(d_scores, key[:, :seen]).mul_(self.scaling).view(len(d_query), -1, d_query.shape[-1])
+            )
             if d_key is None or d_value is None:
                 d_key, d_value = torch.bmm(d_scores.transpose(1, 2), query), torch.bmm(weights.transpose(1, 2), above)
             else:
@@ -148,7 +161,9 @@ def _blocks(strand: Strand) -> list[tuple[slice, int]]:
     """The strand's queries, about BLOCK in each, and how many of the sequence's tokens the last of them sees."""
     size = -(-strand.own // max(1, round(strand.own / BLOCK)))
     ends = [min(strand.own, begin + size) for begin in range(0, strand.own, size)]
-    return [(slice(begin, end), strand.before + end) for begin, end in zip(range(0, strand.own, size), ends, strict=True)]
+    return [
+        (slice(begin, end), strand.before + end) for begin, end in zip(range(0, strand.own, size), ends, strict=True)
+    ]
 
 
 def _kernel_gradients(
@@ -159,7 +174,10 @@ def _kernel_gradients(
     mask = mask_of(ctx.layout, strand, ctx.window, inputs[0])
     again = strand.before if is_causal(strand) else 0
     # Queries that were only attended again get no gradient from above.
-    above, found = (torch.nn.functional.pad(tensor[:, :, strand.begin : strand.end], (0, 0, again, 0)) for tensor in (upstream, output))
+    above, found = (
+        torch.nn.functional.pad(tensor[:, :, strand.begin : strand.end], (0, 0, again, 0))
+        for tensor in (upstream, output)
+    )
     kernel = getattr(torch.ops.aten, f"{_KERNEL}_backward")
     d_query, *others = kernel(above, *inputs, found, sum_, 0.0, mask is None, attn_mask=mask, scale=ctx.scaling)
     d_key, d_value = (gradient[0].unflatten(0, (key.shape[1], -1)).sum(1) for gradient in others)

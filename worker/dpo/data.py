@@ -131,7 +131,9 @@ def load_dataset(
     return dataset
 
 
-def suggest_max_length(pairs: list[TokenPair], *, model_limit: int | None = None, quantile: float = 0.99, multiple: int = 64) -> int:
+def suggest_max_length(
+    pairs: list[TokenPair], *, model_limit: int | None = None, quantile: float = 0.99, multiple: int = 64
+) -> int:
     """A maximum length, in tokens, that keeps `quantile` of the pairs whole.
 
     The quantile of prompt plus longer completion, rounded up to `multiple`, but no more than the longest pair needs nor

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options: those of `train`, without --out and --fresh."""
     from worker.dpo.cli import add_train_arguments
 
-    parser.description = "Load the model, count what a training run would hold, and print it as one JSON object, in bytes."
+    parser.description = (
+        "Load the model, count what a training run would hold, and print it as one JSON object, in bytes."
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_train_arguments(parser, examples=EXAMPLES)
 

@@ -43,7 +43,9 @@ def publish(run: "Run") -> dict[str, Any]:
             _write(run, tensors, facts, out)
         except OSError as problem:
             raise checkpoints.disk_full(problem, run) from problem
-        session.events.emit("checkpoint", facts["step"], kind="best" if best else "last", path=str(out), files=_files(out))
+        session.events.emit(
+            "checkpoint", facts["step"], kind="best" if best else "last", path=str(out), files=_files(out)
+        )
     run.accelerator.wait_for_everyone()
     metrics = {name: value for name, value in run.metrics.items() if name != "epoch"}
     return {

@@ -111,7 +111,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, epsilon, offset):  # type: ignore[no-untyped-def]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        inverse = torch.rsqrt(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon))
+        inverse = torch.rsqrt(
+            torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon)
+        )
         gain = weight.to(wide.dtype) + offset if offset else weight
         ctx.save_for_backward(x, weight, inverse)
         ctx.offset = offset
@@ -164,7 +166,9 @@ def reading(places: Tensor | None) -> Iterator[None]:
 
 def install(model: nn.Module) -> None:
     """Give the model's layers their cheaper forward; `remove` takes it back."""
-    inside_lora = {id(part) for module in model.modules() if isinstance(module, LoraLinear) for part in module.modules()}
+    inside_lora = {
+        id(part) for module in model.modules() if isinstance(module, LoraLinear) for part in module.modules()
+    }
     for module in model.modules():
         forward = _forward_for(module, inside_lora)
         if forward is not None:
@@ -182,7 +186,11 @@ def remove(model: nn.Module) -> None:
 
 def _after_the_last_mixing(model: nn.Module) -> list[nn.Module]:
     """Modules of the last layer that take each token by itself, and add to its state: the attention's output and the MLP."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) and hasattr(module[-1], "mlp")]
+    lists = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) and hasattr(module[-1], "mlp")
+    ]
     if len(lists) != 1:
         return []
     last = lists[0][-1]
@@ -242,7 +250,13 @@ def _weights(module: nn.Module) -> tuple[Tensor, Tensor | None, Tensor | None, T
     base = module.base_layer
     if module.disable_adapters:
         return base.weight, base.bias, None, None, 1.0
-    return base.weight, base.bias, module.lora_A["default"].weight, module.lora_B["default"].weight, module.scaling["default"]
+    return (
+        base.weight,
+        base.bias,
+        module.lora_A["default"].weight,
+        module.lora_B["default"].weight,
+        module.scaling["default"],
+    )
 
 
 def _autocast(x: Tensor) -> Tensor:
@@ -264,7 +278,9 @@ def _norm_offset(module: nn.Module) -> float | None:
         wanted = module(x)
         for offset in (0.0, 1.0):
             if torch.allclose(
-                _RMSNorm.apply(x, weight, _epsilon(module), offset), wanted, rtol=2e-2 if weight.element_size() == 2 else 1e-4
+                _RMSNorm.apply(x, weight, _epsilon(module), offset),
+                wanted,
+                rtol=2e-2 if weight.element_size() == 2 else 1e-4,
             ):
                 return offset
     return None

@@ -62,7 +62,9 @@ def _answers(
     ends = sorted(chat.end_token_ids(tokenizer))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     # The model's own generation_config (a penalty, a top_p) must not change the answers.
-    settings = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=pad)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=pad
+    )
     context = getattr(model.config, "max_position_embeddings", None)
     device = next(model.parameters()).device
     training = model.training
@@ -75,7 +77,11 @@ def _answers(
             width = max(map(len, lines))
             inputs = torch.tensor([[pad] * (width - len(ids)) + ids for ids in lines], device=device)
             mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in lines], device=device)
-            chance = [SeededSampling(temperature, range(seed + first, seed + first + len(batch)), device)] if temperature > 0 else []
+            chance = (
+                [SeededSampling(temperature, range(seed + first, seed + first + len(batch)), device)]
+                if temperature > 0
+                else []
+            )
             with torch.no_grad():
                 whole = model.generate(
                     inputs=inputs,
@@ -84,7 +90,9 @@ def _answers(
                     logits_processor=LogitsProcessorList(chance),
                     synced_gpus=together,
                 )
-            yield from (tokenizer.decode(_until_end(ids, ends), skip_special_tokens=True) for ids in whole[:, width:].tolist())
+            yield from (
+                tokenizer.decode(_until_end(ids, ends), skip_special_tokens=True) for ids in whole[:, width:].tolist()
+            )
     finally:
         model.train(training)
 
@@ -118,7 +126,11 @@ def _takes_padding(model: Any) -> bool:
     config = model.config.get_text_config()
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     inside = model.get_base_model() if isinstance(model, PeftModel) else model
-    return layers <= SHAREABLE_LAYERS and getattr(inside, "_supports_attention_backend", False) and not getattr(config, "alibi", False)
+    return (
+        layers <= SHAREABLE_LAYERS
+        and getattr(inside, "_supports_attention_backend", False)
+        and not getattr(config, "alibi", False)
+    )
 
 
 def _until_end(ids: list[int], ends: list[int]) -> list[int]:
@@ -138,7 +150,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer (default 256)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default), above samples")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"prompts answered at a time (default {BATCH_SIZE})")
+    parser.add_argument(
+        "--batch-size", type=int, default=BATCH_SIZE, help=f"prompts answered at a time (default {BATCH_SIZE})"
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
 
@@ -162,5 +176,8 @@ def run(args: argparse.Namespace) -> int:
         model = models.load_adapter(model, args.adapter)
     answers = _answers(model, tokenizer, prompts, args.max_new_tokens, args.temperature, args.seed, args.batch_size)
     for prompt, answer in zip(prompts, answers, strict=True):
-        print(json.dumps({"line": prompt.line, "prompt": prompt.messages, "completion": answer}, ensure_ascii=False), flush=True)
+        print(
+            json.dumps({"line": prompt.line, "prompt": prompt.messages, "completion": answer}, ensure_ascii=False),
+            flush=True,
+        )
     return 0

@@ -95,7 +95,9 @@ class _LinearHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, shape: LogitShape, columns: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, shape: LogitShape, columns: int
+    ) -> Tensor:
         ctx.trained = any(ctx.needs_input_grad[1:3])
         wanted = ctx.needs_input_grad[0] and not ctx.trained
         wide, count = torch.promote_types(hidden.dtype, torch.float32), (hidden.shape[0], 1)
@@ -152,7 +154,9 @@ class _LinearHead(torch.autograd.Function):
         return d_hidden.to(hidden.dtype) if needs[0] else None, d_weight, d_bias, None, None, None
 
 
-def _block_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice, shape: LogitShape, wide: torch.dtype) -> Tensor:
+def _block_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice, shape: LogitShape, wide: torch.dtype
+) -> Tensor:
     """(tokens, columns) shaped logits of one block of the vocabulary."""
     return shape.apply(product(hidden, weight[part], None if bias is None else bias[part]).to(wide))
 

@@ -103,7 +103,9 @@ class LossConfig:
 LossType = str | Sequence[str | tuple[str, float] | list]
 
 
-def configure(loss_type: LossType = "sigmoid", *, loss_weights: Sequence[float] | None = None, **given: Any) -> LossConfig:
+def configure(
+    loss_type: LossType = "sigmoid", *, loss_weights: Sequence[float] | None = None, **given: Any
+) -> LossConfig:
     """The loss that a configuration asks for, with defaults where an option is absent or None.
 
     loss_type: a name, or several, each a name or a (name, weight) pair; `loss_weights` gives the weights apart, as TRL
@@ -142,7 +144,9 @@ def check_options(loss_type: str | Sequence[str], given_options: Mapping[str, An
             raise LossOptionError(f"There is no loss option '{option}': {', '.join(OPTION_NAMES)}, sft_weight.")
         elif option not in used:
             takers = ", ".join(name for name, spec in LOSS_TYPES.items() if option in spec.options)
-            raise LossOptionError(f"Loss '{label}' does not use {option}: leave it out, or choose a loss that uses it ({takers}).")
+            raise LossOptionError(
+                f"Loss '{label}' does not use {option}: leave it out, or choose a loss that uses it ({takers})."
+            )
 
 
 def _spec(name: str) -> LossSpec:
@@ -177,7 +181,9 @@ def _check_ranges(config: LossConfig) -> None:
     if not config.beta > 0:
         raise LossOptionError(f"beta is {config.beta}: it must be above 0.")
     if not 0 <= config.label_smoothing < 0.5:
-        raise LossOptionError(f"label_smoothing is {config.label_smoothing}: the share of wrong labels, 0 up to but not including 0.5.")
+        raise LossOptionError(
+            f"label_smoothing is {config.label_smoothing}: the share of wrong labels, 0 up to but not including 0.5."
+        )
     if "exo_pair" in names and config.label_smoothing == 0:
         raise LossOptionError("exo_pair needs label_smoothing above 0 (its paper: 0.001): at 0 the loss is infinite.")
     if config.gamma < 0 or config.sft_weight < 0:

@@ -55,7 +55,9 @@ class MemoryPlan:
         )
 
 
-def plan_memory(scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]) -> MemoryPlan:
+def plan_memory(
+    scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
+) -> MemoryPlan:
     """The token budget of a run and whether activations must be recomputed to fit, from the memory at hand.
 
     Activations are counted by running one pair forward and adding up what autograd keeps.
@@ -103,7 +105,9 @@ def agreed(plan: MemoryPlan, accelerator: Accelerator) -> MemoryPlan:
         return plan
     plans: list = [None] * accelerator.num_processes
     torch.distributed.all_gather_object(plans, plan)
-    return replace(plan, token_budget=min(p.token_budget for p in plans), checkpointing=any(p.checkpointing for p in plans))
+    return replace(
+        plan, token_budget=min(p.token_budget for p in plans), checkpointing=any(p.checkpointing for p in plans)
+    )
 
 
 def _checkpointing_choices(config: TrainConfig) -> tuple[bool, ...]:
@@ -227,7 +231,9 @@ def is_out_of_memory(problem: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
     if isinstance(problem, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(problem, RuntimeError) and ("can't allocate memory" in str(problem) or "not enough memory" in str(problem))
+    return isinstance(problem, RuntimeError) and (
+        "can't allocate memory" in str(problem) or "not enough memory" in str(problem)
+    )
 
 
 def _gib(count: float) -> str:

@@ -42,11 +42,15 @@ def load_base(model: str, *, dtype: str, device: str = "cpu", load_in_4bit: bool
 
 def _four_bit(device: str, compute: torch.dtype) -> dict:
     if not device.startswith("cuda"):
-        raise ModelError("4-bit training (QLoRA) needs a CUDA GPU with bitsandbytes. On this machine set load_in_4bit=false.")
+        raise ModelError(
+            "4-bit training (QLoRA) needs a CUDA GPU with bitsandbytes. On this machine set load_in_4bit=false."
+        )
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as problem:
-        raise ModelError("4-bit training (QLoRA) needs bitsandbytes: pip install bitsandbytes, or set load_in_4bit=false.") from problem
+        raise ModelError(
+            "4-bit training (QLoRA) needs bitsandbytes: pip install bitsandbytes, or set load_in_4bit=false."
+        ) from problem
     from transformers import BitsAndBytesConfig
 
     quantization = BitsAndBytesConfig(
@@ -146,7 +150,11 @@ def weights_hash(model: nn.Module) -> str:
 def save_weights(policy: PreTrainedModel | PeftModel, trained: dict[str, torch.Tensor], folder: Path) -> None:
     """Write a model or adapter folder with the weights `trained`, named as in the scorer (`model.…`)."""
     names = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
-    whole = {name: names.get(name, tensor) for name, tensor in policy.state_dict().items()} if not isinstance(policy, PeftModel) else names
+    whole = (
+        {name: names.get(name, tensor) for name, tensor in policy.state_dict().items()}
+        if not isinstance(policy, PeftModel)
+        else names
+    )
     policy.save_pretrained(folder, state_dict=whole)
 
 

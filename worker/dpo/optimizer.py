@@ -33,7 +33,9 @@ class Optimizer:
     def __init__(self, named: dict[str, nn.Parameter], config: TrainConfig) -> None:
         self.named = named
         self.masters = {
-            name: parameter.detach().to(torch.float32).requires_grad_() if parameter.dtype in (torch.bfloat16, torch.float16) else parameter
+            name: parameter.detach().to(torch.float32).requires_grad_()
+            if parameter.dtype in (torch.bfloat16, torch.float16)
+            else parameter
             for name, parameter in named.items()
         }
         # Biases and norms take no decay, as transformers' Trainer has it.

@@ -51,7 +51,9 @@ def _mix(seed: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch * 7_919 + 1) % (2**63)
 
 
-def micro_batches(indices: Sequence[int], packing: Packing, *, budget: int, processes: int = 1) -> list[list[list[int]]]:
+def micro_batches(
+    indices: Sequence[int], packing: Packing, *, budget: int, processes: int = 1
+) -> list[list[list[int]]]:
     """Deal pairs into micro-batches of at most `budget` tokens; a pair above the budget is alone in one.
 
     Returns for each process its list of micro-batches, all of one length, so that collective operations meet; with

@@ -73,7 +73,9 @@ class ReferenceCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection, connection:
-                connection.execute("CREATE TABLE IF NOT EXISTS pair (key BLOB PRIMARY KEY, chosen REAL, rejected REAL) WITHOUT ROWID")
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS pair (key BLOB PRIMARY KEY, chosen REAL, rejected REAL) WITHOUT ROWID"
+                )
         except (OSError, sqlite3.Error) as problem:
             self.problem = f"{self.path}: {problem}"
 
@@ -86,7 +88,9 @@ class ReferenceCache:
         if self.problem is None:
             with closing(self._connect()) as connection:
                 for index, pair in enumerate(pairs):
-                    row = connection.execute("SELECT chosen, rejected FROM pair WHERE key = ?", (pair_key(pair),)).fetchone()
+                    row = connection.execute(
+                        "SELECT chosen, rejected FROM pair WHERE key = ?", (pair_key(pair),)
+                    ).fetchone()
                     if row is not None:
                         values[:, index] = torch.tensor(row, dtype=torch.float64)
         return values, values.isnan().any(0).nonzero().flatten().tolist()
@@ -127,11 +131,15 @@ def references(session: "Session") -> tuple[Tensor | None, Tensor | None]:
             if unknown:
                 _fill(session, cache, pairs, values, unknown)
     if cache.problem is not None:
-        session.events.emit("log", level="warning", message=f"Reference log-probabilities couldn't be kept: {cache.problem}")
+        session.events.emit(
+            "log", level="warning", message=f"Reference log-probabilities couldn't be kept: {cache.problem}"
+        )
     return found[0][0], found[1][0] if session.evaluation else None
 
 
-def _fill(session: "Session", cache: ReferenceCache, pairs: Sequence[TokenPair], values: Tensor, unknown: list[int]) -> None:
+def _fill(
+    session: "Session", cache: ReferenceCache, pairs: Sequence[TokenPair], values: Tensor, unknown: list[int]
+) -> None:
     def report(done: int) -> None:
         session.events.emit("state", stage="reference", done=done, missing=len(unknown))
 

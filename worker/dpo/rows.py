@@ -85,7 +85,9 @@ class Rows:
         return self.input_ids.numel()
 
     def to(self, device: torch.device | str) -> "Rows":
-        moved = {name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source", "target", "owner")}
+        moved = {
+            name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source", "target", "owner")
+        }
         return Rows(**moved, lengths=self.lengths, pairs=self.pairs, layout=self.layout)
 
 
@@ -118,7 +120,9 @@ def shared_rows(pairs: Sequence[TokenPair]) -> Rows:
     for pair in pairs:
         _require_prompt(pair)
     prompts = [pair.prompt_ids for pair in pairs] * 2
-    sequences = [pair.prompt_ids + pair.chosen_ids for pair in pairs] + [pair.prompt_ids + pair.rejected_ids for pair in pairs]
+    sequences = [pair.prompt_ids + pair.chosen_ids for pair in pairs] + [
+        pair.prompt_ids + pair.rejected_ids for pair in pairs
+    ]
     ids: list[int] = []
     positions: list[int] = []
     strands: list[Strand] = []
@@ -171,7 +175,9 @@ def plain_rows(pairs: Sequence[TokenPair], *, pad_id: int) -> Rows:
     """One right-padded line for each completion with its prompt. The pad id is never a target, whatever it is."""
     for pair in pairs:
         _require_prompt(pair)
-    lines = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs] + [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
+    lines = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs] + [
+        (pair.prompt_ids, pair.rejected_ids) for pair in pairs
+    ]
     width = max(len(prompt) + len(completion) for prompt, completion in lines)
     input_ids = torch.full((len(lines), width), pad_id, dtype=torch.long)
     source: list[int] = []

@@ -45,7 +45,9 @@ def _prompts(session: Session) -> list[Prompt]:
     wanted = session.config.sample_prompts
     path = session.request.eval_data or session.request.data
     found: list[Prompt] = []
-    for prompt in data.read_prompts(path, on_problem=lambda problem: None, tokenizer=session.tokenizer, limit=8 * wanted):
+    for prompt in data.read_prompts(
+        path, on_problem=lambda problem: None, tokenizer=session.tokenizer, limit=8 * wanted
+    ):
         if len(found) < wanted and prompt.messages not in [other.messages for other in found]:
             found.append(prompt)
     return found

@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "float64"])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--token-budget", type=int, help="tokens in one forward")
-    parser.add_argument("--reference-cache", type=Path, help="folder of reference log-probabilities (default: ~/.cache/prefloop)")
+    parser.add_argument(
+        "--reference-cache", type=Path, help="folder of reference log-probabilities (default: ~/.cache/prefloop)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +74,9 @@ def _reference(base: PreTrainedModel, pairs: Sequence[TokenPair], args: argparse
     weights = models.weights_hash(base)
     scorer = _scorer(base, pairs, args.dtype)
     key = scorer_key(scorer, weights=weights, dtype=args.dtype)
-    return cached_scores(scorer, pairs, ReferenceCache(args.reference_cache or cache_folder() / "reference", key), budget=budget)
+    return cached_scores(
+        scorer, pairs, ReferenceCache(args.reference_cache or cache_folder() / "reference", key), budget=budget
+    )
 
 
 def _scores(model: nn.Module, pairs: Sequence[TokenPair], dtype: str, budget: int) -> Tensor:
@@ -81,10 +85,14 @@ def _scores(model: nn.Module, pairs: Sequence[TokenPair], dtype: str, budget: in
 
 def _scorer(model: nn.Module, pairs: Sequence[TokenPair], dtype: str) -> PairScorer:
     model.requires_grad_(False)
-    return choose_scorer(model, pairs, from_mapping({"dtype": dtype}), log=lambda text: print(text, file=sys.stderr)).eval()
+    return choose_scorer(
+        model, pairs, from_mapping({"dtype": dtype}), log=lambda text: print(text, file=sys.stderr)
+    ).eval()
 
 
-def records(pairs: Sequence[TokenPair], logps: Tensor, reference: Tensor, beta: float) -> Iterator[dict[str, float | int]]:
+def records(
+    pairs: Sequence[TokenPair], logps: Tensor, reference: Tensor, beta: float
+) -> Iterator[dict[str, float | int]]:
     """What `score` prints, per pair. logps, reference: (2, pairs), chosen first, in nats."""
     rewards: Tensor = beta * (logps - reference)
     for index, pair in enumerate(pairs):

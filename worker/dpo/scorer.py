@@ -88,7 +88,9 @@ class PairScorer(nn.Module):
             logits = self._states(model, rows)
             tokens = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
             tokens = tokens.gather(1, rows.target[:, None]).squeeze(1)
-            return torch.zeros(2 * rows.pairs, dtype=tokens.dtype, device=tokens.device).index_add(0, rows.owner, tokens)
+            return torch.zeros(2 * rows.pairs, dtype=tokens.dtype, device=tokens.device).index_add(
+                0, rows.owner, tokens
+            )
         with fused.reading(None if self.recomputes or rows.layout is None else rows.source.unique()):
             states = self._states(model.base_model, rows)
         return sequence_logps(

@@ -122,7 +122,9 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
     policy = models.prepare_policy(base, config)
     scorer = choose_scorer(policy, train.pairs, config, log=lambda text: events.emit("log", message=text))
     stop.check()
-    memory = agreed(plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text)), accelerator)
+    memory = agreed(
+        plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text)), accelerator
+    )
     events.emit("log", message=str(memory), peak_bytes=memory.peak, token_budget=memory.token_budget)
     plan = make_plan(
         len(train.pairs),
@@ -160,12 +162,16 @@ def _load_data(
     train = data.load_dataset(request.data, tokenizer, max_length=None, cache_dir=cache, num_workers=config.num_workers)
     max_length = config.max_length or data.suggest_max_length(train.pairs, model_limit=limit)
     if limit is not None and max_length > limit:
-        raise BadData(f"max_length is {max_length}, but the model reads at most {limit} tokens. Set it to {limit} or less.")
+        raise BadData(
+            f"max_length is {max_length}, but the model reads at most {limit} tokens. Set it to {limit} or less."
+        )
     train = data.fit(train, max_length, bos_id=tokenizer.bos_token_id)
     _report("train", request.data, train, max_length, events)
     evaluation = None
     if request.eval_data is not None:
-        evaluation = data.load_dataset(request.eval_data, tokenizer, max_length=max_length, cache_dir=cache, num_workers=config.num_workers)
+        evaluation = data.load_dataset(
+            request.eval_data, tokenizer, max_length=max_length, cache_dir=cache, num_workers=config.num_workers
+        )
         _report("eval", request.eval_data, evaluation, max_length, events)
     return train, evaluation, max_length
 

@@ -38,7 +38,9 @@ class Progress:
     pairs_seen: int = 0
 
 
-def save(out: Path, *, progress: Progress, fingerprint: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> Path:
+def save(
+    out: Path, *, progress: Progress, fingerprint: str, tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> Path:
     """Write the state of `progress.step`, then drop older ones. Raises OSError, leaving the older state whole."""
     folder = out / FOLDER / f"step-{progress.step:08d}"
     staging = folder.with_suffix(".part")
@@ -81,7 +83,9 @@ def load(out: Path, *, fingerprint: str) -> tuple[Progress, dict[str, Tensor], d
         facts = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(found[-1] / "tensors.safetensors")
     except (OSError, ValueError) as problem:
-        raise StateError(f"The training state {found[-1]} can't be read: {problem}. Delete it to start again.") from problem
+        raise StateError(
+            f"The training state {found[-1]} can't be read: {problem}. Delete it to start again."
+        ) from problem
     if facts["format"] != FORMAT or facts["fingerprint"] != fingerprint:
         raise StateError(
             f"{out} holds the training state of a run with another model, data or configuration. "

@@ -204,7 +204,9 @@ def _load(path: Path) -> Dataset | None:
         sides = [tuple(islice(taken, length)) for length in lengths]
         pairs = [
             TokenPair(line, prompt, chosen, rejected, weight, p_chosen)
-            for line, prompt, chosen, rejected, (weight, p_chosen) in zip(lines, sides[::3], sides[1::3], sides[2::3], weights, strict=True)
+            for line, prompt, chosen, rejected, (weight, p_chosen) in zip(
+                lines, sides[::3], sides[1::3], sides[2::3], weights, strict=True
+            )
         ]
         problems = [Problem(*item) for item in json.loads(metadata["problems"])]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):

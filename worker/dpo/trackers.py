@@ -29,7 +29,11 @@ class Trackers:
         self._trackers = list(trackers)
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+        numbers = {
+            name: float(value)
+            for name, value in metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
         if numbers:
             for tracker in self._trackers:
                 tracker.log(numbers, step)

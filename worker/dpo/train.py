@@ -199,7 +199,10 @@ class Run:
     def _seed(self) -> None:
         # Dropout is a function of seed, step and process: nothing that ran before can shift it.
         steps = self.session.plan.total_steps + 1
-        torch.manual_seed((self.config.seed * steps + self.progress.step) * self.accelerator.num_processes + self.accelerator.process_index)
+        torch.manual_seed(
+            (self.config.seed * steps + self.progress.step) * self.accelerator.num_processes
+            + self.accelerator.process_index
+        )
 
     def _require_finite(self, loss: Tensor, pairs: list[TokenPair]) -> None:
         if not math.isfinite(loss.item()):
@@ -295,7 +298,9 @@ class Run:
         was_training = session.policy.training
         session.policy.eval()
         pairs = session.evaluation.pairs
-        logps = score_pairs(session.scorer, pairs, budget=progress.token_budget, accelerator=self.accelerator, stop=session.stop)
+        logps = score_pairs(
+            session.scorer, pairs, budget=progress.token_budget, accelerator=self.accelerator, stop=session.stop
+        )
         session.policy.train(was_training)
         found = losses_of(
             session.loss,

@@ -22,10 +22,20 @@ LINES = (
     '{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": "Hello!"}], '
     '"rejected": [{"role": "assistant", "content": "What?"}]}\n'
 )
-BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {
-    "application/x-ndjson": {"schema": {"type": "string", "description": "JSON Lines in UTF-8."}, "example": LINES},
-    "application/gzip": {"schema": {"type": "string", "format": "binary", "description": "JSON Lines, gzipped."}},
-}}}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {
+                "schema": {"type": "string", "description": "JSON Lines in UTF-8."},
+                "example": LINES,
+            },
+            "application/gzip": {
+                "schema": {"type": "string", "format": "binary", "description": "JSON Lines, gzipped."}
+            },
+        },
+    }
+}
 
 
 class Rejection(BaseModel):
@@ -78,8 +88,15 @@ class Body(io.RawIOBase):
 
 
 @router.post("/projects/{slug}/import", responses=problems(404), openapi_extra=BODY)
-def import_pairs(slug: Slug, request: Request, session: SessionDep, user: ApiEngineerDep, engine: EngineDep, settings: SettingsDep,
-                 filename: str = Query("", max_length=255)) -> ImportOut:
+def import_pairs(
+    slug: Slug,
+    request: Request,
+    session: SessionDep,
+    user: ApiEngineerDep,
+    engine: EngineDep,
+    settings: SettingsDep,
+    filename: str = Query("", max_length=255),
+) -> ImportOut:
     """Add pairs from JSON Lines, gzipped or not: `curl --data-binary @FILE`.
 
     Forms: `prompt` with `responses`, or with `response_a` and `response_b`, waiting for judgment; `prompt`, `chosen` and
@@ -90,8 +107,14 @@ def import_pairs(slug: Slug, request: Request, session: SessionDep, user: ApiEng
         raise Invalid("The body is a form.", "Send the file itself as the body: curl --data-binary @FILE.")
     project_id, user_id = projects.get(session, slug).id, user.id
     session.commit()  # the import commits by batches in sessions of its own; SQLite has one writer at a time
-    row = imports.load(engine, project_id=project_id, user_id=user_id, stream=cast(BinaryIO, Body(request)), filename=filename,
-                       settings=settings)
+    row = imports.load(
+        engine,
+        project_id=project_id,
+        user_id=user_id,
+        stream=cast(BinaryIO, Body(request)),
+        filename=filename,
+        settings=settings,
+    )
     told = ImportOut.model_validate(row)
     if row.state is ImportState.FAILED:
         raise ImportBroken(row.error, "", import_=told.model_dump(mode="json"))

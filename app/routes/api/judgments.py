@@ -33,8 +33,16 @@ class JudgmentOut(BaseModel):
 
     @classmethod
     def of(cls, row: JudgmentRow) -> "JudgmentOut":
-        return cls(id=row.id, choice=judgments.side_of(row), strength=row.strength, rationale=row.rationale, flags=row.flags,
-                   submitted_at=row.submitted_at, late=row.late, supersedes_id=row.supersedes_id)
+        return cls(
+            id=row.id,
+            choice=judgments.side_of(row),
+            strength=row.strength,
+            rationale=row.rationale,
+            flags=row.flags,
+            submitted_at=row.submitted_at,
+            late=row.late,
+            supersedes_id=row.supersedes_id,
+        )
 
 
 class PairOut(BaseModel):
@@ -42,22 +50,32 @@ class PairOut(BaseModel):
     prompt: list[Message]
     left: str
     right: str
-    leased_until: datetime | None = Field(description="Until then nobody else gets this place; a later judgment is kept too. "
-                                                      "None for a pair that is judged again.")
+    leased_until: datetime | None = Field(
+        description="Until then nobody else gets this place; a later judgment is kept too. "
+        "None for a pair that is judged again."
+    )
     guideline_version: int
     previous: JudgmentOut | None = Field(description="The judgment that another one with this token replaces.")
 
     @classmethod
     def of(cls, lease: Lease) -> "PairOut":
-        return cls(token=lease.token, prompt=[Message(**message) for message in lease.prompt], left=lease.left, right=lease.right,
-                   leased_until=lease.leased_until, guideline_version=lease.guideline_version,
-                   previous=JudgmentOut.of(lease.previous) if lease.previous else None)
+        return cls(
+            token=lease.token,
+            prompt=[Message(**message) for message in lease.prompt],
+            left=lease.left,
+            right=lease.right,
+            leased_until=lease.leased_until,
+            guideline_version=lease.guideline_version,
+            previous=JudgmentOut.of(lease.previous) if lease.previous else None,
+        )
 
 
 class JudgmentIn(BaseModel):
     token: str = TOKEN
     choice: SideChoice
-    strength: StrictInt | None = Field(None, ge=1, le=3, description="How much better: 1 slightly, 2 clearly, 3 far; with left and right.")
+    strength: StrictInt | None = Field(
+        None, ge=1, le=3, description="How much better: 1 slightly, 2 clearly, 3 far; with left and right."
+    )
     rationale: str = Field("", max_length=LONGEST_RATIONALE, description="Why, in one's own words.")
     flags: list[Flag] = Field([], max_length=8, description="What makes the pair itself unfit, if anything.")
 
@@ -101,8 +119,11 @@ def next_pair(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Re
     return PairOut.of(lease) if lease else Response(status_code=204)
 
 
-@router.post("/projects/{slug}/undo", response_model=PairOut,
-             responses={204: {"description": "You have judged nothing in this project."}, **problems(404)})
+@router.post(
+    "/projects/{slug}/undo",
+    response_model=PairOut,
+    responses={204: {"description": "You have judged nothing in this project."}, **problems(404)},
+)
 def undo(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Response:
     """Your latest judgment's pair again. A judgment with its token replaces the old one; without one the old one stays."""
     lease = judgments.reopen_last(session, project=projects.get(session, slug), user=user)
@@ -112,9 +133,18 @@ def undo(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Respons
 @router.post("/judgments", responses=problems(404, 409))
 def judge(body: JudgmentIn, session: SessionDep, user: ApiUserDep) -> JudgmentOut:
     """Judge a pair. The same request again answers the same judgment; another choice for the same token is a 409."""
-    return JudgmentOut.of(judgments.record(
-        session, token=body.token, user=user, choice=body.choice, strength=body.strength, rationale=body.rationale, flags=body.flags,
-        source=JudgmentSource.API))
+    return JudgmentOut.of(
+        judgments.record(
+            session,
+            token=body.token,
+            user=user,
+            choice=body.choice,
+            strength=body.strength,
+            rationale=body.rationale,
+            flags=body.flags,
+            source=JudgmentSource.API,
+        )
+    )
 
 
 @router.post("/release", status_code=204, responses=problems(404))
@@ -131,10 +161,22 @@ def progress(slug: Slug, session: SessionDep, user: ApiUserDep) -> ProgressOut:
 
 
 @router.get("/projects/{slug}/judgments", responses=problems(404))
-def my_judgments(slug: Slug, session: SessionDep, user: ApiUserDep, page: int = Query(1, ge=1, le=1_000_000),
-                 size: int = Query(50, ge=1, le=200)) -> History:
+def my_judgments(
+    slug: Slug,
+    session: SessionDep,
+    user: ApiUserDep,
+    page: int = Query(1, ge=1, le=1_000_000),
+    size: int = Query(50, ge=1, le=200),
+) -> History:
     """Your own judgments, the latest first, with the answers on the sides on which you saw them."""
     found = judgments.history(session, project=projects.get(session, slug), user=user, page=page, size=size)
-    items = [HistoryEntry(judgment=JudgmentOut.of(entry.judgment), prompt=[Message(**message) for message in entry.prompt],
-                          left=entry.left, right=entry.right) for entry in found.items]
+    items = [
+        HistoryEntry(
+            judgment=JudgmentOut.of(entry.judgment),
+            prompt=[Message(**message) for message in entry.prompt],
+            left=entry.left,
+            right=entry.right,
+        )
+        for entry in found.items
+    ]
     return History(items=items, page=found.number, pages=found.pages, total=found.total)

@@ -134,10 +134,25 @@ def invite(body: NewInvitation, session: SessionDep, user: ApiAdminDep, settings
 
 
 @router.get("/audit")
-def read_audit(session: SessionDep, user: ApiAdminDep, username: str = Query("", max_length=64), action: str = Query("", max_length=64),
-               target: str = Query("", max_length=120), page: int = Query(1, ge=1, le=1_000_000)) -> Entries:
+def read_audit(
+    session: SessionDep,
+    user: ApiAdminDep,
+    username: str = Query("", max_length=64),
+    action: str = Query("", max_length=64),
+    target: str = Query("", max_length=120),
+    page: int = Query(1, ge=1, le=1_000_000),
+) -> Entries:
     """Who did what, newest first. `action` filters by its beginning: `job` or `job.cancel`."""
     found = audit.listing(session, username=username, action=action, target=target, page=page)
-    items = [Entry(at=entry.at, username=name, action=entry.action, target=entry.target, detail=entry.detail, address=entry.address)
-             for entry, name in found.items]
+    items = [
+        Entry(
+            at=entry.at,
+            username=name,
+            action=entry.action,
+            target=entry.target,
+            detail=entry.detail,
+            address=entry.address,
+        )
+        for entry, name in found.items
+    ]
     return Entries(items=items, page=found.number, pages=found.pages, total=found.total)

@@ -29,11 +29,16 @@ class RuleIn(BaseModel):
     """How votes become pairs: the choice that more people made than any other wins. What is left out has its default."""
 
     min_judgments: StrictInt = Field(1, ge=1, le=25, description="Votes that a comparison needs; skips don't count.")
-    include_late: StrictBool = Field(True, description="Count judgments that came after their pair had been given to somebody else.")
+    include_late: StrictBool = Field(
+        True, description="Count judgments that came after their pair had been given to somebody else."
+    )
     include_flagged: StrictBool = Field(False, description="Keep pairs that an evaluator flagged as unfit.")
-    soft_labels: StrictBool = Field(False, description="`p_chosen` is the chosen answer's share of the votes instead of 1.")
+    soft_labels: StrictBool = Field(
+        False, description="`p_chosen` is the chosen answer's share of the votes instead of 1."
+    )
     weights: Literal["equal", "strength"] = Field(
-        "equal", description="`strength`: slightly 0.5, clearly 1, far 1.5, averaged over the winning votes.")
+        "equal", description="`strength`: slightly 0.5, clearly 1, far 1.5, averaged over the winning votes."
+    )
 
 
 class FreezeIn(BaseModel):
@@ -57,14 +62,21 @@ class Warning(BaseModel):
 class PreviewOut(BaseModel):
     rule: RuleIn
     counts: Counts
-    statistics: dict[str, Any] = Field(description="Lengths, how often the longer and the left answer won, people, agreement, sources.")
+    statistics: dict[str, Any] = Field(
+        description="Lengths, how often the longer and the left answer won, people, agreement, sources."
+    )
     warnings: list[Warning]
     sentence: str
 
     @classmethod
     def of(cls, found: Preview) -> "PreviewOut":
-        return cls(rule=RuleIn(**found.rule), counts=Counts(**found.counts), statistics=found.statistics, sentence=found.sentence,
-                   warnings=[Warning(code=code, text=text) for code, text in found.warnings])
+        return cls(
+            rule=RuleIn(**found.rule),
+            counts=Counts(**found.counts),
+            statistics=found.statistics,
+            sentence=found.sentence,
+            warnings=[Warning(code=code, text=text) for code, text in found.warnings],
+        )
 
 
 class SnapshotFile(BaseModel):
@@ -87,8 +99,17 @@ class SnapshotOut(BaseModel):
 
     @classmethod
     def of(cls, row: Snapshot, project: str) -> "SnapshotOut":
-        return cls(id=row.id, project=project, number=row.number, sha256=row.sha256, rule=RuleIn(**row.rule), counts=Counts(**row.counts),
-                   statistics=row.statistics, files=[SnapshotFile(**file) for file in row.files], created_at=row.created_at)
+        return cls(
+            id=row.id,
+            project=project,
+            number=row.number,
+            sha256=row.sha256,
+            rule=RuleIn(**row.rule),
+            counts=Counts(**row.counts),
+            statistics=row.statistics,
+            files=[SnapshotFile(**file) for file in row.files],
+            created_at=row.created_at,
+        )
 
 
 @router.get("/projects/{slug}/preview", responses=problems(404))
@@ -110,10 +131,14 @@ def list_snapshots(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> lis
 
 
 @router.post("/projects/{slug}/snapshots", status_code=201, responses=problems(404, 409))
-def freeze(slug: Slug, session: SessionDep, user: ApiEngineerDep, storage: StorageDep, body: FreezeIn = FreezeIn()) -> SnapshotOut:
+def freeze(
+    slug: Slug, session: SessionDep, user: ApiEngineerDep, storage: StorageDep, body: FreezeIn = FreezeIn()
+) -> SnapshotOut:
     """Freeze the judgments of now. Content that a snapshot of the project has already answers that snapshot; 409
     (`snapshot_empty`) where nothing is left to train on."""
-    row = snapshots.freeze(session, project=projects.get(session, slug), by=user, storage=storage, rule=body.rule.model_dump())
+    row = snapshots.freeze(
+        session, project=projects.get(session, slug), by=user, storage=storage, rule=body.rule.model_dump()
+    )
     return SnapshotOut.of(row, slug)
 
 
@@ -125,7 +150,13 @@ def show_snapshot(snapshot_id: RowId, session: SessionDep, user: ApiEngineerDep)
 
 
 @router.get("/snapshots/{snapshot_id}/files/{name}", response_class=Response, responses=DOWNLOAD)
-def download(snapshot_id: RowId, name: Literal["train.jsonl", "eval.jsonl"], request: Request, session: SessionDep, user: ApiEngineerDep,
-             storage: StorageDep) -> Response:
+def download(
+    snapshot_id: RowId,
+    name: Literal["train.jsonl", "eval.jsonl"],
+    request: Request,
+    session: SessionDep,
+    user: ApiEngineerDep,
+    storage: StorageDep,
+) -> Response:
     """`train.jsonl` or `eval.jsonl`: `prompt`, `chosen` and `rejected` as lists of messages, `weight`, `p_chosen`, ids."""
     return send_snapshot_file(request, session, storage, snapshot_id=snapshot_id, name=name)

@@ -45,10 +45,21 @@ def test_problems_say_what_where_and_what_next(client: TestClient, admin: dict[s
     assert not_allowed.headers["allow"] == "GET, POST"
 
 
-def test_a_missing_wrong_or_revoked_token_is_refused(client: TestClient, factory: Factory, api: Callable[[User], dict[str, str]], engine: Engine) -> None:
-    for headers in ({}, {"Authorization": "Bearer plf_wrong"}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer "}):
+def test_a_missing_wrong_or_revoked_token_is_refused(
+    client: TestClient, factory: Factory, api: Callable[[User], dict[str, str]], engine: Engine
+) -> None:
+    for headers in (
+        {},
+        {"Authorization": "Bearer plf_wrong"},
+        {"Authorization": "Basic YTpi"},
+        {"Authorization": "Bearer "},
+    ):
         reply = client.get("/api/v1/me", headers=headers)
-        assert (reply.status_code, reply.headers["www-authenticate"], reply.json()["code"]) == (401, "Bearer", "sign_in_needed")
+        assert (reply.status_code, reply.headers["www-authenticate"], reply.json()["code"]) == (
+            401,
+            "Bearer",
+            "sign_in_needed",
+        )
     header = api(factory.user())
     assert client.get("/api/v1/me", headers=header).status_code == 200
     with read_session(engine) as session:
@@ -76,6 +87,8 @@ def test_every_operation_documents_its_errors_as_problems(client: TestClient) ->
         for method, operation in operations.items():
             for status in ("401", "403", "422"):
                 content = operation["responses"][status]["content"]
-                assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}, f"{method} {path}"
+                assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}, (
+                    f"{method} {path}"
+                )
             assert operation["security"], f"{method} {path}"
             assert operation.get("description") or operation.get("summary"), f"{method} {path}"

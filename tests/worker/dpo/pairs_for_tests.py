@@ -13,7 +13,9 @@ from worker.dpo.pairs import TokenPair
 QUICK = ("report_to=[]", "sample_prompts=0", "batch_size=4", "learning_rate=1e-3", "lora_r=4")
 
 
-def random_pairs(count: int, *, seed: int = 0, vocab: int = 250, lengths: Sequence[tuple[int, int, int]] | None = None) -> list[TokenPair]:
+def random_pairs(
+    count: int, *, seed: int = 0, vocab: int = 250, lengths: Sequence[tuple[int, int, int]] | None = None
+) -> list[TokenPair]:
     """Pairs of random ids with prompts of 1 to 20 tokens and answers of 1 to 12, or of the given lengths."""
     drawn = random.Random(seed)
     shapes = lengths or [(drawn.randint(1, 20), drawn.randint(1, 12), drawn.randint(1, 12)) for _ in range(count)]
@@ -21,7 +23,10 @@ def random_pairs(count: int, *, seed: int = 0, vocab: int = 250, lengths: Sequen
     def ids(length: int) -> tuple[int, ...]:
         return tuple(drawn.randrange(4, vocab) for _ in range(length))
 
-    return [TokenPair(number + 1, ids(prompt), ids(chosen), ids(rejected)) for number, (prompt, chosen, rejected) in enumerate(shapes)]
+    return [
+        TokenPair(number + 1, ids(prompt), ids(chosen), ids(rejected))
+        for number, (prompt, chosen, rejected) in enumerate(shapes)
+    ]
 
 
 def begin_alike(pairs: Sequence[TokenPair]) -> list[TokenPair]:
@@ -50,7 +55,9 @@ def one_by_one(model: torch.nn.Module, pairs: Sequence[TokenPair]) -> torch.Tens
             logits = model(input_ids=ids, use_cache=False).logits[0]
             logps = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
             first = len(pair.prompt_ids)
-            row.append(sum((logps[first + place - 1, token] for place, token in enumerate(completion)), start=values[0, 0] * 0))
+            row.append(
+                sum((logps[first + place - 1, token] for place, token in enumerate(completion)), start=values[0, 0] * 0)
+            )
         rows.append(torch.stack(row))
     return torch.stack(rows)
 

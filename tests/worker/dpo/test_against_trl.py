@@ -75,7 +75,11 @@ class Sides:
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None and "lora" in name}
+    return {
+        name: weight.grad.clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None and "lora" in name
+    }
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,9 @@ def test_a_pair_less_sure_moves_the_adapter_less(sides):
     sure = sides.ours("sigmoid", {})[3]
     sides.policy.zero_grad()
     logps = sides.scorer(sides.scorer.rows(sides.pairs))
-    split = [type(pair)(pair.line, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, 1.0, 0.75) for pair in sides.pairs]
+    split = [
+        type(pair)(pair.line, pair.prompt_ids, pair.chosen_ids, pair.rejected_ids, 1.0, 0.75) for pair in sides.pairs
+    ]
     losses_of(configure("sigmoid"), split, logps, sides.reference, soft_labels=True).loss.mean().backward()
     assert norm(gradients(sides.policy)) < norm(sure)
 

@@ -39,13 +39,23 @@ SHARED = {
     "qwen2": {},
     "qwen3": {},
     "mistral": {"sliding_window": 5},
-    "gemma2": {"sliding_window": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
+    "gemma2": {
+        "sliding_window": 5,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 8,
+    },
     "gemma3_text": {"sliding_window": 5, "query_pre_attn_scalar": 8},
     "phi3": {},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
     "gpt_neox": {"rotary_pct": 0.5},
     "cohere": {"logit_scale": 0.25},
-    "granite": {"logits_scaling": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
+    "granite": {
+        "logits_scaling": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.5,
+        "embedding_multiplier": 2.0,
+    },
     "olmo2": {},
     "starcoder2": {"sliding_window": 5},
 }
@@ -106,7 +116,9 @@ def test_log_probabilities_and_gradients_are_those_of_plain_unshared_rows(name, 
     expected = logps_and_gradients(policy, one_by_one(policy, pairs))
 
     said: list[str] = []
-    scorer = choose_scorer(policy, pairs, from_mapping({"dtype": "float64", "lora_r": 2 if lora else 0}), log=said.append)
+    scorer = choose_scorer(
+        policy, pairs, from_mapping({"dtype": "float64", "lora_r": 2 if lora else 0}), log=said.append
+    )
     found = logps_and_gradients(policy, scorer(scorer.rows(pairs)))
 
     assert scorer.shared == (name in SHARED), said

@@ -25,7 +25,12 @@ def textbook(query, key, value, layout, window):
             first = 0 if window is None else max(0, depth - window + 1)
             seen[places[depth], places[first : depth + 1]] = True
     wide = [
-        tensor.double() for tensor in (query, key.repeat_interleave(HEADS // KV_HEADS, 1), value.repeat_interleave(HEADS // KV_HEADS, 1))
+        tensor.double()
+        for tensor in (
+            query,
+            key.repeat_interleave(HEADS // KV_HEADS, 1),
+            value.repeat_interleave(HEADS // KV_HEADS, 1),
+        )
     ]
     scores = (wide[0] @ wide[1].transpose(2, 3) / DIM**0.5).masked_fill(~seen, -torch.inf)
     return (scores.softmax(-1) @ wide[2]).transpose(1, 2)
@@ -39,7 +44,9 @@ def row(*lengths, system=0):
         return tuple(islice(ids, length))
 
     beginning = fresh(system)
-    return shared_rows([TokenPair(1, beginning + fresh(prompt), fresh(chosen), fresh(other)) for prompt, chosen, other in lengths]).layout
+    return shared_rows(
+        [TokenPair(1, beginning + fresh(prompt), fresh(chosen), fresh(other)) for prompt, chosen, other in lengths]
+    ).layout
 
 
 def drawn(layout, dtype):
@@ -80,7 +87,9 @@ def test_any_lengths_and_windows_give_the_textbook_s_outputs_and_gradients(lengt
 
 
 @pytest.mark.parametrize("prompt", [30, cpu_attention.SHORT + 40], ids=["short", "long"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)], ids=["float32", "bfloat16"]
+)
 def test_half_precision_rounds_its_inputs_and_output_and_no_more_than_its_kernel(prompt, dtype, tolerance):
     compare(row((prompt, 20, 30), (5, 1, 1), (5, 20, 9), system=12), None, dtype, tolerance)
 
@@ -91,7 +100,9 @@ def test_keys_and_values_are_kept_once_and_not_once_a_query_head(short, monkeypa
     layout = row((40, 10, 10))
     inputs = drawn(layout, torch.float32)
     kept = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.setdefault(tensor.data_ptr(), tensor), lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.setdefault(tensor.data_ptr(), tensor), lambda tensor: tensor
+    ):
         shared_prefix_attention(torch.nn.Identity(), *inputs, None, None, None, prefix_layout=layout)
     query = inputs[0].numel()
     # Query and output, key and value with half as many heads, and, by the kernel, a sum for each query.

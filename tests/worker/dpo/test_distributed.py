@@ -31,12 +31,22 @@ def launch(
     arguments: list[str], cache: Path, *, module: str = "worker.dpo", how: list[str] = REPLICATED, **variables: str
 ) -> subprocess.Popen:
     """Two processes by `accelerate launch` as on two GPUs, told that there are none."""
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(cache),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "ACCELERATE_USE_CPU": "true",
+    }
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *how]
     command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", str(free_port()), "-m", module]
     return subprocess.Popen(
-        [*command, *arguments], cwd=ROOT, env=environment | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *arguments],
+        cwd=ROOT,
+        env=environment | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -52,7 +62,9 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def samples(events: list[dict]) -> list[tuple]:
-    found = [(event["step"], event["phase"], event["decoding"], event["completion"]) for event in events_of(events, "sample")]
+    found = [
+        (event["step"], event["phase"], event["decoding"], event["completion"]) for event in events_of(events, "sample")
+    ]
     assert len(found) == 8
     return found
 
@@ -62,7 +74,9 @@ COMMON = ["num_train_epochs=2", "token_budget=150"]
 
 
 @pytest.mark.parametrize(
-    "settings", [[], ["lora_r=0", "batch_size=3"], ["loss_type=bco_pair_shifted", "batch_size=1"]], ids=["lora", "full", "few"]
+    "settings",
+    [[], ["lora_r=0", "batch_size=3"], ["loss_type=bco_pair_shifted", "batch_size=1"]],
+    ids=["lora", "full", "few"],
 )
 def test_bug_16_two_processes_end_with_the_losses_and_weights_of_one(settings, tmp_path, engine):
     files = run_folder(tmp_path, pairs=14)
@@ -72,7 +86,11 @@ def test_bug_16_two_processes_end_with_the_losses_and_weights_of_one(settings, t
     for name in ("step", "eval"):
         left, right = events_of(alone, name), events_of(together, name)
         assert [event["step"] for event in left] == [event["step"] for event in right]
-        for key in ("loss", "grad_norm", "rewards/margins", "logps/chosen") if name == "step" else ("eval_loss", "eval_logps/rejected"):
+        for key in (
+            ("loss", "grad_norm", "rewards/margins", "logps/chosen")
+            if name == "step"
+            else ("eval_loss", "eval_logps/rejected")
+        ):
             assert [event[key] for event in right] == pytest.approx([event[key] for event in left], rel=1e-4, abs=1e-5)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
@@ -124,7 +142,9 @@ def test_memory_that_runs_out_in_one_of_two_processes_halves_the_budget_of_both(
     code, alone = engine(*train_arguments(files, tmp_path / "one", *settings))
     assert code == 0
     module = "tests.worker.dpo.short_of_memory"
-    together = finish(launch(train_arguments(files, tmp_path / "two", *settings), tmp_path, module=module, SECOND_TAKES="120"))
+    together = finish(
+        launch(train_arguments(files, tmp_path / "two", *settings), tmp_path, module=module, SECOND_TAKES="120")
+    )
     warnings = [event["message"] for event in events_of(together, "log") if event.get("level") == "warning"]
     assert warnings[0] == "Memory ran out: 500 tokens in a forward instead of 1000."
     left, right = ([event["loss"] for event in events_of(events, "step")] for events in (alone, together))
@@ -136,6 +156,8 @@ def test_processes_with_different_room_cut_their_batches_alike(tmp_path, engine)
     code, alone = engine(*train_arguments(files, tmp_path / "one", "max_steps=3"))
     assert code == 0
     module = "tests.worker.dpo.short_of_memory"
-    together = finish(launch(train_arguments(files, tmp_path / "two", "max_steps=3"), tmp_path, module=module, SECOND_PLANS="90"))
+    together = finish(
+        launch(train_arguments(files, tmp_path / "two", "max_steps=3"), tmp_path, module=module, SECOND_PLANS="90")
+    )
     left, right = ([event["loss"] for event in events_of(events, "step")] for events in (alone, together))
     assert right == pytest.approx(left, rel=1e-4)

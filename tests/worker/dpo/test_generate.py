@@ -56,14 +56,18 @@ def test_the_model_s_own_generation_settings_do_not_change_an_answer():
     biased.generation_config.do_sample = True
     biased.generation_config.top_p = 0.1
     tokenizer = tiny_tokenizer()
-    assert generate(biased, tokenizer, PROMPTS, max_new_tokens=8) == generate(plain, tokenizer, PROMPTS, max_new_tokens=8)
+    assert generate(biased, tokenizer, PROMPTS, max_new_tokens=8) == generate(
+        plain, tokenizer, PROMPTS, max_new_tokens=8
+    )
 
 
 def test_training_mode_is_as_it_was_and_dropout_is_off_meanwhile():
     model = tiny_llama(seed=3, attention_dropout=0.5)
     model.train()
     tokenizer = tiny_tokenizer()
-    assert generate(model, tokenizer, PROMPTS, max_new_tokens=8) == generate(model.eval(), tokenizer, PROMPTS, max_new_tokens=8)
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=8) == generate(
+        model.eval(), tokenizer, PROMPTS, max_new_tokens=8
+    )
     model.train()
     generate(model, tokenizer, PROMPTS[:1], max_new_tokens=1)
     assert model.training
@@ -91,7 +95,10 @@ def test_the_command_prints_one_answer_a_line(tmp_path, capsys):
     folder = save_tiny(tmp_path / "model", seed=3)
     rows = [*toy_pairs(2), {"prompt": []}, {"prompt": "Plain text"}]
     path = write_pairs(tmp_path / "prompts.jsonl", rows)
-    assert command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "5", "--device", "cpu")) == 0
+    assert (
+        command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "5", "--device", "cpu"))
+        == 0
+    )
     printed = capsys.readouterr()
     lines = [json.loads(line) for line in printed.out.splitlines()]
     assert [line["line"] for line in lines] == [1, 2, 4]
@@ -105,9 +112,15 @@ def test_a_prompt_that_the_template_refuses_is_named_and_the_others_answered(tmp
     folder = save_tiny(tmp_path / "model", seed=3)
     refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHATML
     tiny_tokenizer(chat_template=refuses).save_pretrained(folder)
-    rows = [{"prompt": [{"role": "system", "content": "Be brief."}, *PROMPTS[0].messages]}, {"prompt": PROMPTS[0].messages}]
+    rows = [
+        {"prompt": [{"role": "system", "content": "Be brief."}, *PROMPTS[0].messages]},
+        {"prompt": PROMPTS[0].messages},
+    ]
     path = write_pairs(tmp_path / "prompts.jsonl", rows)
-    assert command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "2", "--device", "cpu")) == 0
+    assert (
+        command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "2", "--device", "cpu"))
+        == 0
+    )
     printed = capsys.readouterr()
     assert [json.loads(line)["line"] for line in printed.out.splitlines()] == [2]
     assert "line 1: The chat template refuses these messages: no system turn" in printed.err
@@ -127,7 +140,9 @@ def test_an_answer_does_not_depend_on_the_prompts_beside_it(temperature):
 
 def test_sampled_tokens_have_the_probabilities_of_the_softmax():
     logits, temperature, draws = torch.tensor([1.0, 0.0, -1.0, 2.0]), 0.7, 20000
-    drawn = SeededSampling(temperature, range(draws), torch.device("cpu"))(torch.zeros(draws, 0).long(), logits.repeat(draws, 1))
+    drawn = SeededSampling(temperature, range(draws), torch.device("cpu"))(
+        torch.zeros(draws, 0).long(), logits.repeat(draws, 1)
+    )
     counts = torch.bincount(drawn.argmax(-1), minlength=4) / draws
     assert counts.tolist() == pytest.approx(torch.softmax(logits / temperature, -1).tolist(), abs=0.015)
 
@@ -152,8 +167,13 @@ def test_the_tools_of_a_line_reach_its_prompt(tmp_path, capsys):
     tokenizer = tiny_tokenizer(chat_template=with_tools)
     tokenizer.save_pretrained(folder)
     tools = [{"type": "function", "function": {"name": "weather_in_a_town", "parameters": {}}}]
-    path = write_pairs(tmp_path / "prompts.jsonl", [{"prompt": PROMPTS[0].messages}, {"prompt": PROMPTS[0].messages, "tools": tools}])
-    assert command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "9", "--device", "cpu")) == 0
+    path = write_pairs(
+        tmp_path / "prompts.jsonl", [{"prompt": PROMPTS[0].messages}, {"prompt": PROMPTS[0].messages, "tools": tools}]
+    )
+    assert (
+        command.run(parsed("--model", str(folder), "--data", str(path), "--max-new-tokens", "9", "--device", "cpu"))
+        == 0
+    )
     answers = [json.loads(line)["completion"] for line in capsys.readouterr().out.splitlines()]
     without, given = Prompt(1, PROMPTS[0].messages), Prompt(2, PROMPTS[0].messages, tools)
     assert answers == generate(tiny_llama(seed=3), tokenizer, [without, given], max_new_tokens=9)

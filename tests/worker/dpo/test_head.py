@@ -34,7 +34,9 @@ def test_log_probabilities_and_gradients_do_not_depend_on_chunks(trained, shape,
     found = sequence_logps(hidden, head, target, owner, sequences=SEQUENCES, shape=shape, chunk_bytes=chunk_bytes)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for left, right in zip(
-        torch.autograd.grad((found * scale).sum(), weights), torch.autograd.grad((expected * scale).sum(), weights), strict=True
+        torch.autograd.grad((found * scale).sum(), weights),
+        torch.autograd.grad((expected * scale).sum(), weights),
+        strict=True,
     ):
         torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-12)
 
@@ -67,7 +69,9 @@ def test_a_token_of_vanishing_probability_keeps_a_finite_log_probability():
 def test_a_half_precision_head_sums_in_float32():
     hidden, head, target, owner = inputs()
     head = head.bfloat16().requires_grad_(False)
-    found = sequence_logps(hidden.bfloat16(), head, target, owner, sequences=SEQUENCES, shape=LogitShape(), chunk_bytes=1 << 20)
+    found = sequence_logps(
+        hidden.bfloat16(), head, target, owner, sequences=SEQUENCES, shape=LogitShape(), chunk_bytes=1 << 20
+    )
     assert found.dtype == torch.float32
 
 
@@ -75,7 +79,9 @@ def test_the_frozen_head_keeps_no_logits_for_the_backward():
     hidden, head, target, owner = inputs()
     head.requires_grad_(False)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor
+    ):
         sequence_logps(hidden, head, target, owner, sequences=SEQUENCES, shape=LogitShape(), chunk_bytes=1 << 20)
     assert (TOKENS, WIDTH) in kept
     assert all(VOCAB not in shape for shape in kept)

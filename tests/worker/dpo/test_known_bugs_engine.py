@@ -43,7 +43,9 @@ def moved_policy(seed: int = 0):
 def test_bug_10_neither_prompt_nor_padding_is_in_the_sum(shared):
     pairs = random_pairs(0, lengths=[(2, 3, 9), (17, 1, 2)])
     rows = shared_rows(pairs) if shared else plain_rows(pairs, pad_id=0)
-    assert sorted(rows.target.tolist()) == sorted(token for pair in pairs for token in (*pair.chosen_ids, *pair.rejected_ids))
+    assert sorted(rows.target.tolist()) == sorted(
+        token for pair in pairs for token in (*pair.chosen_ids, *pair.rejected_ids)
+    )
     scorer = scorer_of(tiny_llama(dtype=torch.float64), shared=shared)
     found = scorer(scorer.rows(pairs))
     scorer.use_plain_attention()
@@ -74,7 +76,9 @@ def test_bug_11_each_token_is_predicted_by_the_state_before_it(shared):
     follows = nn.Linear(12, 12, bias=False).requires_grad_(False)
     follows.weight.copy_(50.0 * torch.roll(torch.eye(12), 1, 0))
     follows.weight[7, 4] = 50.0
-    logps = sequence_logps(hidden, follows, rows.target, rows.owner, sequences=2, shape=LogitShape(), chunk_bytes=1 << 20)
+    logps = sequence_logps(
+        hidden, follows, rows.target, rows.owner, sequences=2, shape=LogitShape(), chunk_bytes=1 << 20
+    )
     assert logps.tolist() == pytest.approx([math.log(0.5), math.log(0.5)], abs=1e-6)
 
 
@@ -107,7 +111,9 @@ def test_bug_14_the_reference_of_an_existing_adapter_is_the_model_with_it(tmp_pa
 
 
 def test_bug_15_an_adapter_on_the_head_is_not_bypassed():
-    policy = prepare_policy(tiny_llama(tie_word_embeddings=False), from_mapping({"lora_r": 4, "lora_target_modules": ["lm_head"]}))
+    policy = prepare_policy(
+        tiny_llama(tie_word_embeddings=False), from_mapping({"lora_r": 4, "lora_target_modules": ["lm_head"]})
+    )
     with torch.no_grad():
         for name, weight in policy.named_parameters():
             if "lora_B" in name:
@@ -118,7 +124,11 @@ def test_bug_15_an_adapter_on_the_head_is_not_bypassed():
     scorer.use_plain_attention()
     torch.testing.assert_close(logps.double(), one_by_one(policy, pairs).double(), rtol=1e-4, atol=1e-3)
     logps.sum().backward()
-    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in policy.parameters() if weight.requires_grad)
+    assert all(
+        weight.grad is not None and weight.grad.abs().sum() > 0
+        for weight in policy.parameters()
+        if weight.requires_grad
+    )
 
 
 def test_bug_17_precomputing_the_reference_does_not_shift_dropout_or_order(tmp_path, engine):
@@ -126,7 +136,9 @@ def test_bug_17_precomputing_the_reference_does_not_shift_dropout_or_order(tmp_p
     found = []
     for _ in range(2):  # the first run computes the reference, the second reads it
         out = tmp_path / f"out-{len(found)}"
-        _, events = engine(*train_arguments(files, out, "max_steps=4", "lora_dropout=0.4", "sample_prompts=1", "sample_tokens=2"))
+        _, events = engine(
+            *train_arguments(files, out, "max_steps=4", "lora_dropout=0.4", "sample_prompts=1", "sample_tokens=2")
+        )
         found.append([event["loss"] for event in events_of(events, "step")])
     assert found[0] == found[1]
 
@@ -136,7 +148,9 @@ def test_bug_17_autocast_reaches_the_forward():
     pairs = random_pairs(3)
     scorer = PairScorer(policy, shared=True, autocast=torch.bfloat16)
     dtypes = []
-    policy.get_base_model().model.layers[0].mlp.up_proj.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    policy.get_base_model().model.layers[0].mlp.up_proj.register_forward_hook(
+        lambda module, inputs, output: dtypes.append(output.dtype)
+    )
     assert scorer(scorer.rows(pairs)).dtype == torch.float32
     assert dtypes == [torch.bfloat16]
 
@@ -190,9 +204,13 @@ def test_bug_21_every_epoch_has_its_own_order():
     assert len(orders) == 3
 
 
-@pytest.mark.parametrize("settings", [[], ["lora_r=0"], ["dtype=bfloat16"], ["lora_dropout=0.5"], ["share_prefix=off"], ["token_budget=1"]])
+@pytest.mark.parametrize(
+    "settings", [[], ["lora_r=0"], ["dtype=bfloat16"], ["lora_dropout=0.5"], ["share_prefix=off"], ["token_budget=1"]]
+)
 def test_bug_22_the_loss_of_step_0_is_log_2(settings, tmp_path, engine):
-    _, events = engine(*train_arguments(run_folder(tmp_path), tmp_path / "out", "max_steps=1", *settings, evaluate=True))
+    _, events = engine(
+        *train_arguments(run_folder(tmp_path), tmp_path / "out", "max_steps=1", *settings, evaluate=True)
+    )
     assert events_of(events, "eval")[0]["eval_loss"] == pytest.approx(math.log(2), abs=2e-6)
     if "lora_dropout=0.5" not in settings:
         assert events_of(events, "step")[0]["loss"] == pytest.approx(math.log(2), abs=2e-6)

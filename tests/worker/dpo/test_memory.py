@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def scorer(**overrides) -> PairScorer:
-    return PairScorer(prepare_policy(tiny_llama(**overrides), from_mapping({"lora_r": 4})), shared=True, chunk_bytes=1 << 16)
+    return PairScorer(
+        prepare_policy(tiny_llama(**overrides), from_mapping({"lora_r": 4})), shared=True, chunk_bytes=1 << 16
+    )
 
 
 def plan(available: int, monkeypatch, said: list[str] | None = None, **settings):
@@ -32,7 +34,9 @@ def plan(available: int, monkeypatch, said: list[str] | None = None, **settings)
 
 def test_plenty_of_memory_gives_the_full_budget_without_recomputing(monkeypatch):
     found = plan(1 << 34, monkeypatch)
-    assert found.token_budget == memory.BUDGET_CPU or found.token_budget == scorer().packing(random_pairs(60)).together()
+    assert (
+        found.token_budget == memory.BUDGET_CPU or found.token_budget == scorer().packing(random_pairs(60)).together()
+    )
     assert not found.checkpointing
 
 
@@ -79,7 +83,12 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
     [
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (MemoryError(), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), True),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+            ),
+            True,
+        ),
         (RuntimeError("shape mismatch"), False),
         (ValueError("can't allocate memory"), False),
     ],
@@ -103,7 +112,9 @@ def limit_tokens(monkeypatch, most: int) -> None:
 def test_running_out_halves_the_budget_and_trains_the_same(tmp_path, engine, monkeypatch):
     files = run_folder(tmp_path)
     settings = ["max_steps=4", "lora_dropout=0", "token_budget=1000"]
-    expected = [event["loss"] for event in events_of(engine(*train_arguments(files, tmp_path / "a", *settings))[1], "step")]
+    expected = [
+        event["loss"] for event in events_of(engine(*train_arguments(files, tmp_path / "a", *settings))[1], "step")
+    ]
     # From after the estimate on: it runs one pair.
     limit_tokens(monkeypatch, 200)
     code, events = engine(*train_arguments(files, tmp_path / "b", *settings))
@@ -129,8 +140,20 @@ def test_when_no_budget_is_small_enough_the_run_says_so_with_its_code(tmp_path, 
 
 
 MODELS = {
-    "wide": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 12, "num_key_value_heads": 4},
-    "deep": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 6, "vocab_size": 30000},
+    "wide": {
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+    },
+    "deep": {
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 6,
+        "vocab_size": 30000,
+    },
 }
 
 
@@ -141,11 +164,22 @@ MODELS = {
 def test_the_estimate_is_within_a_fifth_of_the_measured_peak(name, lora_r, checkpointing, tmp_path):
     files = run_folder(tmp_path, pairs=32)
     files["model"] = save_tiny(tmp_path / "large", **MODELS[name])
-    settings = [f"lora_r={lora_r}", "batch_size=16", "max_steps=2", "token_budget=1500", f"gradient_checkpointing={checkpointing}"]
+    settings = [
+        f"lora_r={lora_r}",
+        "batch_size=16",
+        "max_steps=2",
+        "token_budget=1500",
+        f"gradient_checkpointing={checkpointing}",
+    ]
     arguments = train_arguments(files, tmp_path / "out", *settings)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     finished = subprocess.run(
-        [sys.executable, "-m", "worker.dpo", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "worker.dpo", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     events = [json.loads(line) for line in finished.stdout.splitlines()]
     (estimate,) = [event["peak_bytes"] for event in events if "peak_bytes" in event]

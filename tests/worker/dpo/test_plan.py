@@ -35,7 +35,9 @@ def test_a_step_needs_no_step_before_it():
     assert [plan.batch(step) for step in range(20)][17] == make_plan(50, batch_size=8, seed=3, epochs=4).batch(17)
 
 
-@pytest.mark.parametrize(("epochs", "max_steps", "steps"), [(1, -1, 7), (2, -1, 14), (0.5, -1, 4), (0.01, -1, 1), (1, 3, 3), (1, 100, 100)])
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "steps"), [(1, -1, 7), (2, -1, 14), (0.5, -1, 4), (0.01, -1, 1), (1, 3, 3), (1, 100, 100)]
+)
 def test_steps_come_from_epochs_unless_given(epochs, max_steps, steps):
     assert make_plan(50, batch_size=8, seed=0, epochs=epochs, max_steps=max_steps).total_steps == steps
 
@@ -51,7 +53,9 @@ ANSWERS = st.lists(st.integers(0, 2), max_size=30).map(tuple)
     processes=st.integers(1, 4),
 )
 def test_micro_batches_hold_every_pair_once_within_the_budget_and_in_equal_number(shared, pairs, budget, processes):
-    dealt = micro_batches(range(len(pairs)), SharedPacking(pairs) if shared else PlainPacking(pairs), budget=budget, processes=processes)
+    dealt = micro_batches(
+        range(len(pairs)), SharedPacking(pairs) if shared else PlainPacking(pairs), budget=budget, processes=processes
+    )
     assert len(dealt) == processes
     assert len({len(mine) for mine in dealt}) == 1
     assert sorted(index for mine in dealt for held in mine for index in held) == list(range(len(pairs)))

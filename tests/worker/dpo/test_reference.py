@@ -64,7 +64,11 @@ def test_a_trained_adapter_counts_in_the_hash():
 def test_a_new_adapter_of_any_shape_or_seed_reads_the_same_references(tmp_path, engine):
     files = run_folder(tmp_path)
     engine(*train_arguments(files, tmp_path / "a", "max_steps=1"))
-    for name, settings in {"b": ["seed=9"], "c": ["lora_r=2", "lora_target_modules=[q_proj]"], "d": ["lora_r=0"]}.items():
+    for name, settings in {
+        "b": ["seed=9"],
+        "c": ["lora_r=2", "lora_target_modules=[q_proj]"],
+        "d": ["lora_r=0"],
+    }.items():
         (found,) = scored(engine(*train_arguments(files, tmp_path / name, "max_steps=1", *settings))[1])
         assert found["missing"] == 0
 
@@ -150,7 +154,11 @@ def test_scoring_reads_what_a_training_run_kept_and_keeps_what_it_computes(tmp_p
     arguments = ("score", "--model", files["model"], "--adapter", tmp_path / "out", "--data")
     computed: list[int] = []
     real = reference.score_pairs
-    monkeypatch.setattr(reference, "score_pairs", lambda scorer, pairs, **rest: computed.append(len(pairs)) or real(scorer, pairs, **rest))
+    monkeypatch.setattr(
+        reference,
+        "score_pairs",
+        lambda scorer, pairs, **rest: computed.append(len(pairs)) or real(scorer, pairs, **rest),
+    )
     _, first = engine(*arguments, files["data"])
     assert first and computed == [], "the run had scored these pairs for its reference"
     _, second = engine(*arguments, files["eval"])

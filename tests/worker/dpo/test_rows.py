@@ -58,7 +58,9 @@ def test_the_strands_of_a_row_give_every_sequence_and_count_its_positions():
 def test_a_row_has_each_beginning_once():
     pairs = begin_alike(random_pairs(20))
     sequences = [pair.prompt_ids + answer for pair in pairs for answer in (pair.chosen_ids, pair.rejected_ids)]
-    assert shared_rows(pairs).tokens == len({sequence[:end] for sequence in sequences for end in range(1, len(sequence) + 1)})
+    assert shared_rows(pairs).tokens == len(
+        {sequence[:end] for sequence in sequences for end in range(1, len(sequence) + 1)}
+    )
 
 
 def test_every_target_follows_its_source():
@@ -71,7 +73,9 @@ def test_every_target_follows_its_source():
     for number, pair in enumerate([*pairs, *pairs]):
         sequence = pair.prompt_ids + (pair.chosen_ids if number < len(pairs) else pair.rejected_ids)
         first = len(pair.prompt_ids) - 1
-        assert found[number] == [(sequence[place], place, sequence[place + 1]) for place in range(first, len(sequence) - 1)]
+        assert found[number] == [
+            (sequence[place], place, sequence[place + 1]) for place in range(first, len(sequence) - 1)
+        ]
 
 
 def test_a_system_prompt_stands_once_in_front_of_two_pairs():

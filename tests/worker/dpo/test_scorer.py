@@ -83,7 +83,9 @@ def test_fused_layers_give_the_same_gradients_in_float32(lora_r):
         if fast:
             fused.install(policy)
         logps = scorer(scorer.rows(pairs))
-        gradients = torch.autograd.grad((logps[0] - logps[1]).sum(), [weight for weight in policy.parameters() if weight.requires_grad])
+        gradients = torch.autograd.grad(
+            (logps[0] - logps[1]).sum(), [weight for weight in policy.parameters() if weight.requires_grad]
+        )
         results.append((logps.detach(), torch.cat([gradient.flatten() for gradient in gradients])))
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=1e-4)
     assert (results[1][1] - results[0][1]).norm() < 1e-4 * results[0][1].norm()
@@ -93,7 +95,11 @@ def test_after_its_attention_the_last_layer_computes_only_what_the_head_reads(mo
     policy = prepare_policy(tiny_llama(seed=2), from_mapping({"lora_r": 4}))
     fused.install(policy)
     tokens = {}
-    monkeypatch.setattr(fused, "product", lambda x, weight, *bias: tokens.update({weight.data_ptr(): len(x)}) or product(x, weight, *bias))
+    monkeypatch.setattr(
+        fused,
+        "product",
+        lambda x, weight, *bias: tokens.update({weight.data_ptr(): len(x)}) or product(x, weight, *bias),
+    )
     scorer, pairs = PairScorer(policy, shared=True), begin_alike(random_pairs(4))
     rows = scorer.rows(pairs)
     found = {}
@@ -102,7 +108,11 @@ def test_after_its_attention_the_last_layer_computes_only_what_the_head_reads(mo
         *others, last = scorer.causal_lm.model.layers
         read = rows.tokens if scorer.recomputes else len(set(rows.source.tolist()))
         assert {tokens[layer.mlp.down_proj.base_layer.weight.data_ptr()] for layer in others} == {rows.tokens}
-        assert tokens[last.mlp.down_proj.base_layer.weight.data_ptr()] == tokens[last.self_attn.o_proj.base_layer.weight.data_ptr()] == read
+        assert (
+            tokens[last.mlp.down_proj.base_layer.weight.data_ptr()]
+            == tokens[last.self_attn.o_proj.base_layer.weight.data_ptr()]
+            == read
+        )
         assert tokens[last.self_attn.v_proj.base_layer.weight.data_ptr()] == rows.tokens
     torch.testing.assert_close(found[False], found[True], rtol=1e-6, atol=1e-5)
 
@@ -131,12 +141,16 @@ def test_the_cpu_product_is_exact_to_float32(strided, onednn, monkeypatch):
     torch.manual_seed(0)
     x, weight = torch.randn(37, 24), torch.randn(24, 53).t() if strided else torch.randn(53, 24)
     bias = torch.randn(53)
-    torch.testing.assert_close(product(x, weight, bias), (x.double() @ weight.double().t() + bias).float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        product(x, weight, bias), (x.double() @ weight.double().t() + bias).float(), rtol=1e-5, atol=1e-5
+    )
 
 
 def let_rejected_see_chosen(pairs):
     rows = shared_rows(pairs)
-    strands = tuple(Strand(((0, strand.begin),) if strand.seen else (), strand.begin, strand.end) for strand in rows.layout.strands)
+    strands = tuple(
+        Strand(((0, strand.begin),) if strand.seen else (), strand.begin, strand.end) for strand in rows.layout.strands
+    )
     return replace(rows, layout=Layout(strands))
 
 
@@ -163,7 +177,9 @@ def test_the_check_at_the_start_catches_a_wrong_mask_position_or_shift(mistake, 
 def test_the_check_leaves_gradients_and_random_state_as_they_were():
     policy = prepare_policy(tiny_llama(), from_mapping({"lora_r": 4, "lora_dropout": 0.5}))
     state = torch.get_rng_state()
-    scorer = choose_scorer(policy, random_pairs(4), from_mapping({"lora_r": 4, "lora_dropout": 0.5}), log=lambda text: None)
+    scorer = choose_scorer(
+        policy, random_pairs(4), from_mapping({"lora_r": 4, "lora_dropout": 0.5}), log=lambda text: None
+    )
     assert scorer.shared
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in policy.parameters())

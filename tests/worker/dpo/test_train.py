@@ -24,7 +24,9 @@ def losses(events):
 def test_a_run_learns_reports_and_publishes_an_adapter_that_peft_loads(tmp_path, engine):
     files = run_folder(tmp_path)
     out = tmp_path / "out"
-    code, events = engine(*train_arguments(files, out, "num_train_epochs=3", "sample_prompts=1", "sample_tokens=4", evaluate=True))
+    code, events = engine(
+        *train_arguments(files, out, "num_train_epochs=3", "sample_prompts=1", "sample_tokens=4", evaluate=True)
+    )
     assert code == 0
     steps = events_of(events, "step")
     assert [event["step"] for event in steps] == list(range(1, 13))
@@ -39,8 +41,14 @@ def test_a_run_learns_reports_and_publishes_an_adapter_that_peft_loads(tmp_path,
     ]  # fmt: skip
     evals = events_of(events, "eval")
     assert evals[0]["step"] == 0 and evals[-1]["step"] == 12
-    assert evals[0]["eval_loss"] == pytest.approx(math.log(2), abs=1e-6) and evals[0]["eval_kl"] == pytest.approx(0, abs=1e-6)
-    assert evals[-1]["eval_rewards/accuracies_low"] <= evals[-1]["eval_rewards/accuracies"] <= evals[-1]["eval_rewards/accuracies_high"]
+    assert evals[0]["eval_loss"] == pytest.approx(math.log(2), abs=1e-6) and evals[0]["eval_kl"] == pytest.approx(
+        0, abs=1e-6
+    )
+    assert (
+        evals[-1]["eval_rewards/accuracies_low"]
+        <= evals[-1]["eval_rewards/accuracies"]
+        <= evals[-1]["eval_rewards/accuracies_high"]
+    )
     samples = events_of(events, "sample")
     assert {(event["phase"], event["decoding"]) for event in samples} == {
         (phase, decoding) for phase in ("before", "after") for decoding in ("greedy", "sampled")
@@ -52,7 +60,9 @@ def test_a_run_learns_reports_and_publishes_an_adapter_that_peft_loads(tmp_path,
     assert any(weight.abs().sum() > 0 for name, weight in adapted.named_parameters() if "lora_B" in name)
     assert AutoTokenizer.from_pretrained(out).chat_template
     facts = json.loads((out / "prefloop.json").read_text())
-    assert facts["data"]["train_pairs"] == 16 and facts["seed"] == 42 and facts["versions"]["torch"] == torch.__version__
+    assert (
+        facts["data"]["train_pairs"] == 16 and facts["seed"] == 42 and facts["versions"]["torch"] == torch.__version__
+    )
     assert not list(out.glob("*.bin")) and not list(out.rglob("*.pt")) and not list(out.rglob("*.pkl"))
 
 
@@ -65,12 +75,16 @@ def test_full_fine_tuning_publishes_a_whole_model(tmp_path, engine):
     trained, base = AutoModelForCausalLM.from_pretrained(out), AutoModelForCausalLM.from_pretrained(files["model"])
     assert trained.config._attn_implementation == base.config._attn_implementation
     moved = [
-        name for (name, left), right in zip(trained.named_parameters(), base.parameters(), strict=True) if not torch.equal(left, right)
+        name
+        for (name, left), right in zip(trained.named_parameters(), base.parameters(), strict=True)
+        if not torch.equal(left, right)
     ]
     assert len(moved) == len(list(base.parameters()))
 
 
-@pytest.mark.parametrize("settings", [[], ["lora_dropout=0.3"], ["lora_r=0"], ["dtype=bfloat16"], ["mixed_precision=bf16"]])
+@pytest.mark.parametrize(
+    "settings", [[], ["lora_dropout=0.3"], ["lora_r=0"], ["dtype=bfloat16"], ["mixed_precision=bf16"]]
+)
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(settings, tmp_path, engine):
     files = run_folder(tmp_path)
     weights = []
@@ -118,7 +132,18 @@ def test_kinds_of_lora_train_and_load(settings, tmp_path, engine):
 
 @pytest.mark.parametrize(
     "loss",
-    ["sigmoid", "robust", "hinge", "ipo", "apo_zero", "exo_pair", "bco_pair_shifted", "simpo", "orpo", "[[sigmoid, 0.8], [bco_pair, 0.2]]"],
+    [
+        "sigmoid",
+        "robust",
+        "hinge",
+        "ipo",
+        "apo_zero",
+        "exo_pair",
+        "bco_pair_shifted",
+        "simpo",
+        "orpo",
+        "[[sigmoid, 0.8], [bco_pair, 0.2]]",
+    ],
 )
 def test_every_kind_of_loss_trains(loss, tmp_path, engine):
     files = run_folder(tmp_path)
@@ -147,7 +172,9 @@ def test_early_stopping_publishes_the_best_weights(tmp_path, engine):
     flipped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in toy_pairs(4)]
     write_pairs(files["eval"], flipped)
     out = tmp_path / "out"
-    arguments = train_arguments(files, out, "num_train_epochs=5", "eval_steps=1", "early_stopping_patience=2", evaluate=True)
+    arguments = train_arguments(
+        files, out, "num_train_epochs=5", "eval_steps=1", "early_stopping_patience=2", evaluate=True
+    )
     code, events = engine(*arguments)
     assert code == 0
     # What training does makes the flipped pairs worse at once, so the first weights are the best.
@@ -287,7 +314,9 @@ def test_score_gives_the_rewards_of_the_published_adapter(tmp_path, engine):
     assert code == 0
     margins = [record["reward_chosen"] - record["reward_rejected"] for record in records]
     assert sum(margins) / len(margins) == pytest.approx(events_of(events, "eval")[-1]["eval_rewards/margins"], rel=1e-4)
-    assert records[0]["reward_chosen"] == pytest.approx(0.1 * (records[0]["logps_chosen"] - records[0]["ref_logps_chosen"]))
+    assert records[0]["reward_chosen"] == pytest.approx(
+        0.1 * (records[0]["logps_chosen"] - records[0]["ref_logps_chosen"])
+    )
 
 
 def test_score_of_a_fully_trained_model_is_against_its_base(tmp_path, engine):

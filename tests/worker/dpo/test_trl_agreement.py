@@ -40,7 +40,10 @@ def trl_steps(files, out, *, adapter=None, **settings) -> list[dict]:
         max_length=None, beta=0.1, optim="adamw_torch", max_grad_norm=1.0, **settings,
     )  # fmt: skip
     trainer = trl.DPOTrainer(
-        model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=AutoTokenizer.from_pretrained(files["model"])
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(files["model"]),
     )
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -60,11 +63,15 @@ def assert_agree(ours: list[dict], theirs: list[dict]) -> None:
             assert mine[key] == pytest.approx(other[key], rel=1e-4, abs=1e-4), (key, mine, other)
 
 
-@pytest.mark.parametrize("settings", [{}, {"loss_type": "ipo"}, {"loss_type": "hinge"}, {"loss_type": "apo_zero"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"loss_type": "ipo"}, {"loss_type": "hinge"}, {"loss_type": "apo_zero"}], ids=str
+)
 def test_full_fine_tuning_follows_trl_step_by_step(settings, tmp_path, engine):
     files = run_folder(tmp_path, pairs=8)
     theirs = trl_steps(files, tmp_path / "trl", **settings)
-    ours = our_steps(engine, files, tmp_path / "ours", "lora_r=0", *(f"{name}={value}" for name, value in settings.items()))
+    ours = our_steps(
+        engine, files, tmp_path / "ours", "lora_r=0", *(f"{name}={value}" for name, value in settings.items())
+    )
     assert_agree(ours, theirs)
 
 
