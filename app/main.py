@@ -8,33 +8,20 @@ from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app import logs, sweeper
 from app.config import Settings, get_settings
 from app.db import get_engine
-from app.metrics import Metrics
-from app.middleware import Frame, Guard
-from app.routes import (
-    account,
-    api,
-    audit,
-    checkpoints,
-    compare,
-    data,
-    failures,
-    health,
-    history,
-    home,
-    imports,
-    jobs,
-    new_run,
-    people,
-    projects,
-    session,
-    snapshots,
-    workers,
-)
-from app.routes.api.problems import say_media_type
-from app.templating import STATIC_DIR
+from app.ops import logs, sweeper
+from app.ops.metrics import Metrics
+from app.paths import STATIC
+from app.routes import api
+from app.routes.accounts import account, people, session
+from app.routes.collecting import compare, history, home, imports, projects
+from app.routes.datasets import data, snapshots
+from app.routes.ops import audit, health, workers
+from app.routes.training import checkpoints, jobs, new_run
+from app.web import failures
+from app.web.middleware import Frame, Guard
+from app.web.problems import say_media_type
 
 PAGES: tuple[Any, ...] = (
     health,
@@ -76,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for page in PAGES:
         app.include_router(page.router, include_in_schema=False)
     app.include_router(api.router)
-    app.mount("/static", Assets(directory=STATIC_DIR), name="static")
+    app.mount("/static", Assets(directory=STATIC), name="static")
     # The last one added is the outermost.
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Frame, settings=settings, metrics=app.state.metrics)

@@ -26,9 +26,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_rows
-from worker.dpo.data import load_dataset
-from worker.dpo.matmul import product
-from worker.dpo.pairs import TokenPair
+from worker.dpo.data.pairs import TokenPair
+from worker.dpo.data.reading import load_dataset
+from worker.dpo.ground.matmul import product
 
 # default: as TRL is when nothing is set, but for the type. batch4: padded batches of 4, nothing recomputed.
 # tuned: one pair at a time, so without padding, and the reference precomputed. All but the default take 16 pairs a step.

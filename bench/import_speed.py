@@ -23,7 +23,9 @@ from typing import BinaryIO, cast
 from app.config import Settings
 from app.db import make_engine, write_session
 from app.models import Base
-from app.services import imports, projects, users
+from app.services.accounts import users
+from app.services.collecting import projects
+from app.services.collecting.imports import load
 
 WORDS = [
     "parcel",
@@ -70,7 +72,7 @@ def measure(count: int, url: str, folder: Path) -> None:
         project = projects.create(session, slug=f"bench-{count}", name="Bench", by=user)
     for what in ("new", "duplicates"):
         began = time.perf_counter()
-        row = imports.load(
+        row = load.load(
             engine,
             project_id=project.id,
             user_id=user.id,

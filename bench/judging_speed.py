@@ -20,8 +20,10 @@ from sqlalchemy.orm import Session
 
 from app.db import make_engine, read_session, write_session
 from app.models import Base, Choice, Comparison, Judgment, Project, Slot, SlotState, User
-from app.services import comparisons, judgments, projects, snapshots, users
-from app.services.comparisons import NewPair
+from app.services.accounts import users
+from app.services.collecting import comparisons, judgments, projects
+from app.services.collecting.comparisons import NewPair
+from app.services.datasets import snapshots
 from app.storage import Storage
 
 

@@ -30,7 +30,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_rows
-from worker.dpo.plan import make_plan
+from worker.dpo.rows.plan import make_plan
 
 METRICS = ("accuracy", "margin", "loss")
 TRAINERS = ("prefloop", "prefloop-paired", "trl")

@@ -14,11 +14,11 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from bench.machine import HH_FILE, choose_pairs, publish, write_rows
-from worker.dpo.data import load_dataset
-from worker.dpo.packing import SharedPacking
-from worker.dpo.pairs import TokenPair
-from worker.dpo.plan import make_plan, micro_batches
-from worker.dpo.rows import shared_rows
+from worker.dpo.data.pairs import TokenPair
+from worker.dpo.data.reading import load_dataset
+from worker.dpo.rows.packing import SharedPacking
+from worker.dpo.rows.plan import make_plan, micro_batches
+from worker.dpo.rows.rows import shared_rows
 
 
 def main() -> None:

@@ -19,12 +19,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.dpo_vs_trl import matmul_rates
 from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_rows
-from worker.dpo import data, models
-from worker.dpo.check import choose_scorer
-from worker.dpo.config import from_mapping
-from worker.dpo.memory import keep_freed_memory
-from worker.dpo.pairs import TokenPair
-from worker.dpo.scorer import PairScorer
+from worker.dpo.data import reading
+from worker.dpo.data.pairs import TokenPair
+from worker.dpo.ground.config import from_mapping
+from worker.dpo.model import loading
+from worker.dpo.model.agreement import choose_scorer
+from worker.dpo.model.scorer import PairScorer
+from worker.dpo.run.memory import keep_freed_memory
 
 PRODUCTS = {"mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::addmm_"}
 # Of short sequences; long ones go through a kernel of that name.
@@ -104,13 +105,13 @@ def measure(args: argparse.Namespace, dtype: str) -> dict[str, Any]:
 def load(args: argparse.Namespace, dtype: str) -> tuple[PairScorer, list[TokenPair]]:
     """The model with a new adapter as a run would have it, and pairs that fill one micro-batch."""
     config = from_mapping({"dtype": dtype, "lora_r": args.lora_r, "lora_alpha": 2 * args.lora_r})
-    tokenizer = models.load_tokenizer(args.model)
+    tokenizer = loading.load_tokenizer(args.model)
     rows = write_rows(
         args.out.with_suffix(".pairs.jsonl"), choose_pairs(args.data, args.model, count=24, max_length=512)
     )
-    pairs = data.load_dataset(rows, tokenizer, max_length=None).pairs
+    pairs = reading.load_dataset(rows, tokenizer, max_length=None).pairs
     rows.unlink()
-    policy = models.prepare_policy(models.load_base(args.model, dtype=dtype, device="cpu"), config)
+    policy = loading.prepare_policy(loading.load_base(args.model, dtype=dtype, device="cpu"), config)
     scorer = choose_scorer(policy, pairs, config, log=print)
     scorer.train()
     chosen: list[TokenPair] = []

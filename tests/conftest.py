@@ -12,10 +12,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
-from app import migrate
 from app.config import Settings, get_settings
 from app.db import make_engine, write_session
 from app.models import Base, User
+from app.ops import migrate
 from tests.factory import Factory
 from tests.live import live_server as live_server
 from tests.services_for_tests import postgresql, redis_server
@@ -42,11 +42,12 @@ def hh_file() -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The demo's base model, prepared once for this version of the code that prepares it, and kept in build/."""
-    from app.services import models
+    from app.services.training import base_models
 
-    code = b"".join(path.read_bytes() for path in sorted((ROOT / "worker").glob("*model*.py")))
+    code = b"".join(path.read_bytes() for path in sorted((ROOT / "worker" / "base_models").glob("*.py")))
+    assert code, "the code that prepares base models has moved: a model prepared by older code would be used"
     folder = ROOT / "build" / f"models-{hashlib.sha256(code).hexdigest()[:12]}"
-    return models.add(Settings(models_dir=folder), models.DEMO_MODEL).path
+    return base_models.add(Settings(models_dir=folder), base_models.DEMO_MODEL).path
 
 
 def migrated(url: str) -> str:
@@ -155,7 +156,7 @@ def client(settings: Settings, engine: Engine) -> Iterator[TestClient]:
 @pytest.fixture
 def sign_in(client: TestClient, engine: Engine, settings: Settings) -> Callable[[User], TestClient]:
     """Signs a user in by a link, as people are."""
-    from app.services import links
+    from app.services.accounts import links
 
     def by_link(user: User) -> TestClient:
         with write_session(engine) as session:
@@ -171,7 +172,7 @@ def sign_in(client: TestClient, engine: Engine, settings: Settings) -> Callable[
 @pytest.fixture
 def api(client: TestClient, engine: Engine) -> Callable[[User], dict[str, str]]:
     """The Authorization header of a fresh API token of a user."""
-    from app.services import tokens
+    from app.services.accounts import tokens
 
     def header(user: User) -> dict[str, str]:
         with write_session(engine) as session:

@@ -5,7 +5,9 @@ from sqlalchemy import Engine
 from app.config import Settings
 from app.db import write_session
 from app.models import Comparison, Judgment, Project, Role, Snapshot, User
-from app.services import comparisons, judgments, projects, snapshots, users
+from app.services.accounts import users
+from app.services.collecting import comparisons, judgments, projects
+from app.services.datasets import snapshots
 
 
 class Factory:

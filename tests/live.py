@@ -14,11 +14,11 @@ from time import sleep
 
 import pytest
 
-from app import migrate
 from app.config import Settings
 from app.db import get_engine, write_session
 from app.models import User
-from app.services import links
+from app.ops import migrate
+from app.services.accounts import links
 from tests.factory import Factory
 from tests.services_for_tests import free_port
 

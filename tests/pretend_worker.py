@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 from app.config import Settings
 from app.db import write_session
 from app.models import Checkpoint, Job
-from app.services import checkpoints, job_leases, jobs, models, workers
+from app.services.jobs import jobs, leases, workers
+from app.services.training import base_models, checkpoints
 from app.storage import get_storage
 
 MANIFEST: dict[str, Any] = {
@@ -32,7 +33,7 @@ def prepare_model(settings: Settings, name: str = "tiny", **more: Any) -> str:
     folder = settings.models / name
     folder.mkdir(parents=True, exist_ok=True)
     facts = MANIFEST | {"name": name, "source": {"kind": "folder", "path": str(folder)}} | more
-    (folder / models.MANIFEST).write_text(json.dumps(facts))
+    (folder / base_models.MANIFEST).write_text(json.dumps(facts))
     return name
 
 
@@ -74,7 +75,7 @@ class PretendWorker:
 
     def claim(self) -> Job:
         with write_session(self.engine) as session:
-            job = job_leases.claim(session, worker=self.name, lease_seconds=3600)
+            job = leases.claim(session, worker=self.name, lease_seconds=3600)
             assert job is not None, "no job is queued"
             workers.heartbeat(session, name=self.name, job_id=job.id)
         self.job_id, self.token = job.id, job.lease_token or ""
@@ -83,9 +84,7 @@ class PretendWorker:
     def say(self, *printed: tuple[str, int | None, dict[str, Any]]) -> None:
         self._bytes += 1
         with write_session(self.engine) as session:
-            job_leases.progress(
-                session, job_id=self.job_id, token=self.token, printed=printed, output_bytes=self._bytes
-            )
+            leases.progress(session, job_id=self.job_id, token=self.token, printed=printed, output_bytes=self._bytes)
 
     def start(self, total: int) -> None:
         """From loading to the first step: the evaluation and the samples before training."""
@@ -141,7 +140,7 @@ class PretendWorker:
             "device": "cpu",
         }
         with write_session(self.engine) as session:
-            job = job_leases.hold(session, job_id=self.job_id, token=self.token)
+            job = leases.hold(session, job_id=self.job_id, token=self.token)
         uploads = [
             checkpoints.Upload(name, storage.put_bytes(f"checkpoints/job-{job.id}/{name}", data))
             for name, data in sorted(contents.items())
@@ -151,15 +150,13 @@ class PretendWorker:
             base = {"weights_sha256": "b7" * 32, "origin": "a folder", "note": MANIFEST["note"]}
             chain = checkpoints.provenance(session, job=whole, facts=facts, base=base)
             checkpoint = checkpoints.publish(session, job=whole, uploads=uploads, facts=facts, provenance=chain)
-            job_leases.succeed(session, job_id=job.id, token=self.token, numbers={"peak_memory_bytes": 2_400_000_000})
+            leases.succeed(session, job_id=job.id, token=self.token, numbers={"peak_memory_bytes": 2_400_000_000})
         return checkpoint
 
     def fail(self, code: str, error: str, *, kept: str = "", lines: tuple[str, ...] = ()) -> None:
         with write_session(self.engine) as session:
-            job_leases.fail(
-                session, job_id=self.job_id, token=self.token, code=code, error=error, kept=kept, lines=lines
-            )
+            leases.fail(session, job_id=self.job_id, token=self.token, code=code, error=error, kept=kept, lines=lines)
 
     def end_cancelled(self, kept: str) -> None:
         with write_session(self.engine) as session:
-            job_leases.end_cancelled(session, job_id=self.job_id, token=self.token, kept=kept)
+            leases.end_cancelled(session, job_id=self.job_id, token=self.token, kept=kept)

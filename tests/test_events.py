@@ -12,7 +12,7 @@ from app.config import Settings
 from app.db import write_session
 from app.events import Feed
 from app.models import Job, JobEvent
-from app.services import job_leases, jobs
+from app.services.jobs import jobs, leases
 from tests.factory import Factory
 from tests.services_for_tests import free_port, redis_server
 
@@ -29,7 +29,7 @@ def job(engine: Engine, factory: Factory) -> Job:
 
 def claim(engine: Engine) -> str:
     with write_session(engine) as session:
-        return job_leases.claim(session, worker="w", lease_seconds=60).lease_token
+        return leases.claim(session, worker="w", lease_seconds=60).lease_token
 
 
 def add_steps(engine: Engine, job: Job, first: int, last: int) -> None:
@@ -41,7 +41,7 @@ def add_steps(engine: Engine, job: Job, first: int, last: int) -> None:
 
 def succeed(engine: Engine, job: Job, token: str) -> None:
     with write_session(engine) as session:
-        job_leases.succeed(session, job_id=job.id, token=token)
+        leases.succeed(session, job_id=job.id, token=token)
 
 
 async def collect(stream: AsyncIterator[list[JobEvent]], into: list[JobEvent]) -> list[JobEvent]:

@@ -10,17 +10,18 @@ from typing import Any
 import structlog
 from celery import Celery, signals
 
-from app import logs, queue
+from app import doorbell
 from app.config import Settings, get_settings
 from app.db import get_engine
-from worker.tasks import Station, register
+from app.ops import logs
+from worker.station import Station, register
 
 log = structlog.get_logger()
 
 
 def make_app(station: Station) -> Celery:
     """The Celery app that answers the doorbell at this station."""
-    app = queue.make_celery(station.settings)
+    app = doorbell.make_celery(station.settings)
     register(app, station)
     return app
 
@@ -37,7 +38,7 @@ def run(settings: Settings | None = None) -> int:
         station.stopping.set()
 
     signals.worker_shutting_down.connect(shutting_down, weak=False)
-    log.info("worker.started", name=name, broker=queue.describe(settings))
+    log.info("worker.started", name=name, broker=doorbell.describe(settings))
     station.pulse.start()
     try:
         consumer = app.Worker(

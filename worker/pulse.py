@@ -8,11 +8,12 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import queue, sweeper
+from app import doorbell
 from app.config import Settings
 from app.db import read_session, write_session
-from app.services import job_leases, workers
-from app.services.job_leases import LeaseLost
+from app.ops import sweeper
+from app.services.jobs import leases, workers
+from app.services.jobs.leases import LeaseLost
 from worker import devices
 from worker.devices import Device
 
@@ -90,7 +91,7 @@ class Pulse:
         seconds = self._settings.worker_lease_seconds
         try:
             with write_session(self._engine) as session:
-                job_leases.heartbeat(session, job_id=held[0], token=held[1], lease_seconds=seconds)
+                leases.heartbeat(session, job_id=held[0], token=held[1], lease_seconds=seconds)
             self._held_until = before + seconds
         except LeaseLost:
             if self._held == held:  # it isn't just that the job ended meanwhile
@@ -102,6 +103,6 @@ class Pulse:
         if self._held is not None:
             return  # whoever has a job at hand takes the next one by itself; ringing would only pile up messages
         with read_session(self._engine) as session:
-            waiting = job_leases.waiting(session)
+            waiting = leases.waiting(session)
         if waiting:
-            queue.ring(self._settings)
+            doorbell.ring(self._settings)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import Invalid, NotFound
 from app.models import Role, User
-from app.services import users
+from app.services.accounts import users
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -12,7 +12,9 @@ from app.config import get_settings
 from app.db import get_engine, read_session, write_session
 from app.errors import Invalid, NotFound
 from app.models import Import, ImportState
-from app.services import imports, projects, snapshots
+from app.services.collecting import projects
+from app.services.collecting.imports import load as imports
+from app.services.datasets import snapshots
 from app.storage import get_storage
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]

@@ -8,7 +8,7 @@ from app.commands.context import acting_user, console, show
 from app.config import get_settings
 from app.db import read_session, write_session
 from app.models import Role
-from app.services import audit, links, tokens, users
+from app.services.accounts import audit, links, tokens, users
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 

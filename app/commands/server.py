@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from app import doctor, migrate, up
 from app.commands.context import console
 from app.config import Settings, get_settings
 from app.db import get_engine, write_session
+from app.demo import seed
 from app.models import Role
-from app.services import demo, links, models, users
+from app.ops import doctor, migrate, up
+from app.services.accounts import links, users
+from app.services.training import base_models
 
 
 def register(cli: typer.Typer) -> None:
@@ -39,11 +41,11 @@ def _prepare(settings: Settings, with_demo: bool) -> None:
         if not users.has_admin(session):
             users.create(session, username="admin", display_name="Admin", role=Role.ADMIN)
     if with_demo:
-        if demo.MODEL not in [model.name for model in models.list_models(settings)]:
-            console.print(f"Preparing the demo's base model {demo.MODEL} (about a minute, once)")
-            models.add(settings, demo.MODEL, progress=lambda line: console.print(f"  {line}"))
+        if seed.MODEL not in [model.name for model in base_models.list_models(settings)]:
+            console.print(f"Preparing the demo's base model {seed.MODEL} (about a minute, once)")
+            base_models.add(settings, seed.MODEL, progress=lambda line: console.print(f"  {line}"))
         with write_session() as session:
-            if demo.seed(session):
+            if seed.seed(session):
                 console.print("Added the demo project")
 
 

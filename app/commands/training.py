@@ -8,16 +8,17 @@ from typing import Annotated
 import orjson
 import typer
 
-from app import events, queue
+from app import doorbell, events
 from app.commands.context import acting_user, console, pairs_of, show
 from app.config import get_settings
 from app.db import read_session, write_session
 from app.errors import Invalid
 from app.models import FINISHED, JobEvent
-from app.services import checkpoints as checkpoint_service
-from app.services import jobs as job_service
-from app.services import models as model_service
-from app.services import projects, snapshots
+from app.services.collecting import projects
+from app.services.datasets import snapshots
+from app.services.jobs import jobs as job_service
+from app.services.training import base_models as model_service
+from app.services.training import checkpoints as checkpoint_service
 from app.storage import get_storage
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -62,7 +63,7 @@ def train(
             job = job_service.create(
                 session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by
             )
-        queue.ring_after_commit(session, get_settings(), job_id=job.id)
+        doorbell.ring_after_commit(session, get_settings(), job_id=job.id)
     console.print(
         f"Queued run {job.id}. Follow it: prefloop jobs watch {job.id}, or {get_settings().base_url}/jobs/{job.id}"
     )
@@ -153,7 +154,7 @@ def retry_job(job_id: int, as_user: ActAs = None) -> None:
     """Put a failed or cancelled job back into the queue; it goes on from its last training state."""
     with write_session() as session:
         job = job_service.retry(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
-        queue.ring_after_commit(session, get_settings(), job_id=job.id)
+        doorbell.ring_after_commit(session, get_settings(), job_id=job.id)
     console.print(f"Run {job.id} is queued again.")
 
 

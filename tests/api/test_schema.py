@@ -10,7 +10,8 @@ import pytest
 
 from app.db import get_engine, write_session
 from app.models import Role
-from app.services import jobs, tokens
+from app.services.accounts import tokens
+from app.services.jobs import jobs
 from tests.live import ROOT, LiveServer
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from app.db import get_engine, read_session, write_session
 from app.models import Judgment, Project, Role, User, UserSession
 from app.models.base import now
-from app.services import projects
+from app.services.collecting import projects
 from tests.browser.keys import close_guidelines, gone, press_for_next, token
 from tests.live import LiveServer
 

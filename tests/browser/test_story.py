@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from app.db import get_engine, read_session
 from app.models import Job, JobEvent, JobState, Role, User
-from app.services import models
+from app.services.training import base_models
 from tests.browser.keys import close_guidelines, press_for_next
 from tests.live import LiveServer
 from tests.worker.dpo.tiny import save_tiny
@@ -61,7 +61,7 @@ def test_from_the_sign_in_link_to_an_adapter_that_loads(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     base = save_tiny(tmp_path / "tiny")
-    models.add(live_server.settings, "tiny", str(base))
+    base_models.add(live_server.settings, "tiny", str(base))
     project = live_server.factory.project(slug="tone", eval_percent=30, default_base_model="tiny")
     live_server.factory.comparisons(project, 8)
     live_server.start("worker")
@@ -120,16 +120,16 @@ def test_the_demo_trains_the_real_small_model(
 ) -> None:
     """SmolLM2-135M for a few steps on the demo's own judgments, from the button to the file."""
     from app.db import write_session
-    from app.services import demo
+    from app.demo import seed
 
     live_server.settings.models.mkdir(parents=True, exist_ok=True)
-    (live_server.settings.models / demo.MODEL).symlink_to(smollm2)
+    (live_server.settings.models / seed.MODEL).symlink_to(smollm2)
     live_server.factory.admin()
     with write_session(get_engine(live_server.settings)) as session:
-        assert demo.seed(session)
+        assert seed.seed(session)
     live_server.start("worker")
     signed_in(Role.ENGINEER)
-    start_run(page, f"{live_server.url}/projects/{demo.SLUG}/train", max_steps=3, batch_size=2, sample_tokens=8)
+    start_run(page, f"{live_server.url}/projects/{seed.SLUG}/train", max_steps=3, batch_size=2, sample_tokens=8)
     expect(page.locator("#run-status")).to_contain_text("succeeded", timeout=600_000, ignore_case=True)
     expect(page.locator("#run-samples")).to_contain_text("Before", ignore_case=True)
     root = download_checkpoint(page, tmp_path)

@@ -13,12 +13,12 @@ from tests.worker.running import Watcher, Workers
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with one prepared base model named `tiny`: a Llama of two layers with random weights."""
-    from app.services import models
+    from app.services.training import base_models
     from tests.worker.dpo.tiny import save_tiny
 
     folder = tmp_path_factory.mktemp("models")
     source = save_tiny(tmp_path_factory.mktemp("tiny"))
-    models.add(Settings(models_dir=folder, _env_file=None), "tiny", str(source))
+    base_models.add(Settings(models_dir=folder, _env_file=None), "tiny", str(source))
     return folder
 
 

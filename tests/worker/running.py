@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select
 from app.config import Settings
 from app.db import read_session, write_session
 from app.models import FINISHED, Job, JobEvent, JobState, Snapshot, User
-from app.services import jobs
+from app.services.jobs import jobs
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 120

@@ -2,7 +2,7 @@
 
 import sys
 
-from worker.dpo.cli import main
+from worker.dpo.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

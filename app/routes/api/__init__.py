@@ -2,8 +2,11 @@
 
 from fastapi import APIRouter
 
-from app.routes.api import checkpoints, imports, jobs, judgments, people, projects, snapshots
-from app.routes.api.problems import problems
+from app.routes.api.accounts import people
+from app.routes.api.collecting import imports, judgments, projects
+from app.routes.api.datasets import snapshots
+from app.routes.api.training import checkpoints, jobs
+from app.web.problems import problems
 
 router = APIRouter(prefix="/api/v1", responses=problems(400, 401, 403, 413, 422, 503))
 for part in (people, projects, imports, judgments, snapshots):

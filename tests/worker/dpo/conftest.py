@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from worker.dpo.cli import main
+from worker.dpo.commands.cli import main
 
 
 @pytest.fixture(autouse=True)

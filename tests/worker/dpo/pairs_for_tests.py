@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tests.worker.dpo.tiny import save_tiny, toy_pairs, write_pairs
-from worker.dpo.pairs import TokenPair
+from worker.dpo.data.pairs import TokenPair
 
 QUICK = ("report_to=[]", "sample_prompts=0", "batch_size=4", "learning_rate=1e-3", "lora_r=4")
 

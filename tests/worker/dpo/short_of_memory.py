@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from worker.dpo import memory, session
-from worker.dpo.cli import main
-from worker.dpo.scorer import PairScorer
+from worker.dpo.commands.cli import main
+from worker.dpo.model.scorer import PairScorer
+from worker.dpo.run import memory, setup
 
 
 def run_out_above(tokens: int) -> None:
@@ -30,7 +30,7 @@ def run_out_above(tokens: int) -> None:
 
 def plan_with(budget: int) -> None:
     real = memory.plan_memory
-    session.plan_memory = lambda *args, **kept: replace(real(*args, **kept), token_budget=budget)
+    setup.plan_memory = lambda *args, **kept: replace(real(*args, **kept), token_budget=budget)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,198 @@
+"""`prefloop doctor`: checks an installation part by part and says what mends it."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.config import Settings
+from app.db import get_engine, read_session
+from app.errors import PrefloopError
+from app.models import Job, JobState, Worker
+from app.models.base import now
+from app.ops import migrate
+from app.paths import VENDOR
+from app.services.accounts import users
+from app.services.training import base_models
+from app.storage import get_storage
+
+LOW_DISK_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`level` is ok, warn or fail."""
+
+    subject: str
+    level: str
+    text: str
+    next_step: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every check in order of dependence. A check that breaks in an unforeseen way is a failed one, not a crash."""
+    findings: list[Finding] = []
+    checks: dict[str, Callable[[Settings], Finding]] = {
+        "data folder": check_data_folder,
+        "database": check_database,
+        "migrations": check_migrations,
+        "broker": check_broker,
+        "storage": check_storage,
+        "workers": check_workers,
+        "queue": check_queue,
+        "models": check_models,
+        "people": check_people,
+        "browser assets": check_assets,
+    }
+    for subject, check in checks.items():
+        try:
+            findings.append(check(settings))
+        except (PrefloopError, SQLAlchemyError, OSError) as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            findings.append(Finding(subject, "fail", reason, "Mend what is above first; the log has the details."))
+    return findings
+
+
+def check_data_folder(settings: Settings) -> Finding:
+    subject = "data folder"
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    probe = settings.data_dir / ".doctor"
+    try:
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        return Finding(
+            subject,
+            "fail",
+            f"{settings.data_dir} can't be written ({error.strerror}).",
+            "Free space or fix its owner, or set PREFLOOP_DATA_DIR.",
+        )
+    free = shutil.disk_usage(settings.data_dir).free
+    if free < LOW_DISK_BYTES:
+        return Finding(
+            subject,
+            "warn",
+            f"{settings.data_dir} has {free / 1e9:.1f} GB left.",
+            "Free some space: a run saves its training state.",
+        )
+    return Finding(subject, "ok", f"{settings.data_dir}, {free / 1e9:.0f} GB free")
+
+
+def check_database(settings: Settings) -> Finding:
+    engine = get_engine(settings)
+    try:
+        with engine.connect() as connection:
+            version = (
+                "SQLite " + str(connection.scalar(text("SELECT sqlite_version()")))
+                if settings.is_sqlite
+                else str(connection.scalar(text("SHOW server_version")))
+            )
+    except SQLAlchemyError as error:
+        return Finding(
+            "database",
+            "fail",
+            f"No connection: {str(getattr(error, 'orig', error)).splitlines()[0]}",
+            "Start the database or mend PREFLOOP_DATABASE_URL.",
+        )
+    return Finding("database", "ok", version if settings.is_sqlite else f"PostgreSQL {version}")
+
+
+def check_migrations(settings: Settings) -> Finding:
+    current, newest = migrate.revisions(get_engine(settings))
+    if current != newest:
+        return Finding(
+            "migrations",
+            "fail",
+            f"The database is at {current or 'nothing'}, this version wants {newest}.",
+            "Run: prefloop migrate",
+        )
+    return Finding("migrations", "ok", f"at {current}")
+
+
+def check_broker(settings: Settings) -> Finding:
+    if settings.broker.startswith("filesystem"):
+        settings.broker_dir.mkdir(parents=True, exist_ok=True)
+        return Finding("broker", "ok", f"files in {settings.broker_dir}")
+    import redis
+
+    try:
+        redis.Redis.from_url(settings.broker, socket_connect_timeout=3, socket_timeout=3).ping()
+    except (redis.RedisError, ValueError) as error:
+        return Finding(
+            "broker",
+            "fail",
+            f"Redis does not answer: {error}",
+            "Start Redis or mend PREFLOOP_BROKER_URL. Queued runs are kept and start later.",
+        )
+    return Finding("broker", "ok", "Redis answers")
+
+
+def check_storage(settings: Settings) -> Finding:
+    get_storage(settings).check()
+    return Finding("storage", "ok", settings.storage)
+
+
+def check_workers(settings: Settings) -> Finding:
+    with read_session(get_engine(settings)) as session:
+        alive = list(
+            session.scalars(
+                select(Worker)
+                .where(Worker.heartbeat_at > now() - timedelta(seconds=settings.worker_lease_seconds))
+                .order_by(Worker.name)
+            )
+        )
+    if not alive:
+        return Finding(
+            "workers",
+            "warn",
+            "No worker has reported lately, so nothing trains.",
+            "Start one: prefloop worker (prefloop up starts one).",
+        )
+    return Finding(
+        "workers", "ok", "; ".join(f"{worker.name} on {worker.device or 'unknown device'}" for worker in alive)
+    )
+
+
+def check_queue(settings: Settings) -> Finding:
+    with read_session(get_engine(settings)) as session:
+        jobs = list(session.scalars(select(Job).where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]))))
+    silent = [job.id for job in jobs if job.state == JobState.RUNNING and job.lease_until and job.lease_until < now()]
+    if silent:
+        return Finding(
+            "queue",
+            "warn",
+            f"Runs whose worker is silent: {silent}.",
+            "A living worker takes them over by itself; start one.",
+        )
+    queued = sum(job.state == JobState.QUEUED for job in jobs)
+    return Finding("queue", "ok", f"{queued} queued, {len(jobs) - queued} running")
+
+
+def check_models(settings: Settings) -> Finding:
+    found = base_models.list_models(settings)
+    if not found:
+        return Finding(
+            "models",
+            "warn",
+            f"No base model in {settings.models}.",
+            "Add one: prefloop models add smollm2-135m-instruct",
+        )
+    return Finding("models", "ok", ", ".join(model.name for model in found))
+
+
+def check_people(settings: Settings) -> Finding:
+    with read_session(get_engine(settings)) as session:
+        if users.has_admin(session):
+            return Finding("people", "ok", "there is an admin")
+    return Finding("people", "fail", "There is no admin account.", "Make one: prefloop user add NAME --role admin")
+
+
+def check_assets(_settings: Settings) -> Finding:
+    if (VENDOR / "htmx.min.js").exists():
+        return Finding("browser assets", "ok", "built")
+    return Finding(
+        "browser assets", "fail", "The pages' scripts are missing.", "Run: make setup (or: npm ci && npm run build)"
+    )

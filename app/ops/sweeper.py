@@ -1,0 +1,46 @@
+"""The web server's look for lost jobs: when the last worker died, nobody else is there to say that its job is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from app import events
+from app.config import Settings
+from app.db import write_session
+from app.services.jobs import leases
+
+log = structlog.get_logger()
+
+
+def sweep(settings: Settings, engine: Engine) -> None:
+    """Free the jobs of silent workers, once, and wake the pages that watch them."""
+    with write_session(engine) as session:
+        lost = leases.sweep(session, attempts=settings.job_attempts)
+    for one in lost:
+        log.warning("job.lost", job=one.job_id, state=one.state.value)
+        events.wake(settings, one.job_id)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Sweeps for as long as the app serves."""
+    sweeping = asyncio.create_task(_sweep_forever(app.state.settings, app.state.engine))
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeping
+
+
+async def _sweep_forever(settings: Settings, engine: Engine) -> None:
+    while True:
+        await asyncio.sleep(settings.sweep_seconds)
+        try:
+            await asyncio.to_thread(sweep, settings, engine)
+        except Exception as error:  # a database that is away comes back
+            log.warning("sweep.missed", error=str(error))

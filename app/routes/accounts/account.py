@@ -1,0 +1,138 @@
+"""One's own account: password, signed-in browsers, API tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, field_validator
+from sqlalchemy.orm import Session
+
+from app.errors import Invalid, PrefloopError
+from app.models import ApiToken, User, UserSession
+from app.services.accounts import logins, sessions, tokens, users
+from app.web.deps import RowId, SessionDep, SettingsDep, UserDep
+from app.web.templating import redirect, render
+
+router = APIRouter(prefix="/account")
+
+# In this order: most browsers name several others.
+BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
+SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
+
+
+class PasswordForm(BaseModel):
+    current: str = ""
+    password: str
+
+
+class TokenForm(BaseModel):
+    name: str
+    days: int | None = None
+
+    @field_validator("days", mode="before")
+    @classmethod
+    def _empty_is_never(cls, value: object) -> object:
+        return value or None
+
+
+@dataclass(frozen=True)
+class AccountPage:
+    """`new_token`: shown this once. `password_problem`, `token_problem`: why the form's work wasn't done."""
+
+    account: User
+    session_id: int
+    browsers: list[tuple[UserSession, str]]
+    tokens: Sequence[ApiToken]
+    new_token: str = ""
+    password_problem: PrefloopError | None = None
+    token_problem: PrefloopError | None = None
+
+
+@router.get("")
+def show(request: Request, session: SessionDep, user: UserDep) -> Response:
+    return _page(request, session, user)
+
+
+@router.post("/password")
+def change_password(
+    request: Request, form: Annotated[PasswordForm, Form()], session: SessionDep, user: UserDep, settings: SettingsDep
+) -> Response:
+    if user.password_hash and not logins.confirm(session, user=user, password=form.current, settings=settings):
+        return _page(
+            request, session, user, password_problem=Invalid("The current password is wrong.", "Nothing was changed.")
+        )
+    try:
+        users.set_password(
+            session, user=user, password=form.password, by=user, keep_session_id=request.state.session_id
+        )
+    except Invalid as problem:
+        return _page(request, session, user, password_problem=problem)
+    return redirect("/account", "Password changed. Other browsers were signed out.", "good")
+
+
+@router.post("/sessions/{session_id}/revoke")
+def end_session(session_id: RowId, session: SessionDep, user: UserDep) -> Response:
+    sessions.revoke(session, session_id=session_id, user=user)
+    return redirect("/account", "That browser is signed out.")
+
+
+@router.post("/sessions/revoke-others")
+def end_other_sessions(request: Request, session: SessionDep, user: UserDep) -> Response:
+    ended = sessions.revoke_all(session, user=user, except_id=request.state.session_id)
+    return redirect("/account", f"Signed out elsewhere: {ended}.")
+
+
+@router.post("/tokens")
+def make_token(
+    request: Request, form: Annotated[TokenForm, Form()], session: SessionDep, user: UserDep, settings: SettingsDep
+) -> Response:
+    try:
+        _, secret = tokens.create(session, user=user, name=form.name, days=form.days, settings=settings)
+    except Invalid as problem:
+        return _page(request, session, user, token_problem=problem)
+    return _page(request, session, user, new_token=secret)  # not after a redirect: nothing may keep the token for it
+
+
+@router.post("/tokens/{token_id}/revoke")
+def revoke_token(token_id: RowId, session: SessionDep, user: UserDep) -> Response:
+    tokens.revoke(session, token_id=token_id, by=user, user=user)
+    return redirect("/account", "The token is revoked.")
+
+
+def browser_name(user_agent: str) -> str:
+    """“Firefox on Linux”; a program's own words where it isn't one of the known browsers."""
+    name = next((name for sign, name in BROWSERS if sign in user_agent), "")
+    system = next((name for sign, name in SYSTEMS if sign in user_agent), "")
+    return f"{name} on {system}" if name and system else user_agent[:60] or "unknown"
+
+
+def _page(
+    request: Request,
+    session: Session,
+    user: User,
+    *,
+    new_token: str = "",
+    password_problem: PrefloopError | None = None,
+    token_problem: PrefloopError | None = None,
+) -> Response:
+    browsers = [(row, browser_name(row.user_agent)) for row in sessions.listing(session, user=user)]
+    page = AccountPage(
+        user,
+        request.state.session_id,
+        browsers,
+        tokens.listing(session, user=user),
+        new_token,
+        password_problem,
+        token_problem,
+    )
+    problem = password_problem or token_problem
+    return render(request, "accounts/account/show.html", page, status=problem.status if problem else 200)

@@ -1,0 +1,207 @@
+"""Coming in and going out: password, sign-in link, invitation, sign-out."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import RedirectResponse, Response
+from pydantic import BaseModel
+
+from app import security
+from app.config import Settings
+from app.db import write_session
+from app.errors import Conflict, Invalid, PrefloopError, TooMany, WrongCredentials
+from app.models import LinkKind, User
+from app.services.accounts import audit, links, logins, sessions, users
+from app.web.deps import EngineDep, MaybeUserDep, SessionDep, SettingsDep, client_address
+from app.web.templating import redirect, render
+
+router = APIRouter()
+
+
+class SignInForm(BaseModel):
+    username: str
+    password: str
+    next: str = "/"
+
+
+class InvitationForm(BaseModel):
+    username: str
+    display_name: str = ""
+    password: str
+
+
+@dataclass(frozen=True)
+class SignInPage:
+    next: str
+    username: str = ""
+    problem: PrefloopError | None = None
+    has_admin: bool = True
+
+
+@dataclass(frozen=True)
+class LinkPage:
+    """`signed_in`: somebody else whose session the link would replace."""
+
+    name: str
+    token: str
+    signed_in: str
+
+
+@dataclass(frozen=True)
+class InvitationPage:
+    token: str
+    role: str
+    username: str = ""
+    display_name: str = ""
+    problem: PrefloopError | None = None
+
+
+@router.get("/sign-in")
+def show_sign_in(request: Request, session: SessionDep, user: MaybeUserDep, next: str = "/") -> Response:
+    if user:
+        return redirect(security.local_path(next))
+    return render(
+        request,
+        "accounts/session/sign_in.html",
+        SignInPage(security.local_path(next), has_admin=users.has_admin(session)),
+    )
+
+
+@router.post("/sign-in")
+def sign_in(
+    request: Request, form: Annotated[SignInForm, Form()], engine: EngineDep, settings: SettingsDep
+) -> Response:
+    try:
+        _, token = logins.sign_in(
+            engine,
+            username=form.username,
+            password=form.password,
+            address=client_address(request),
+            settings=settings,
+            user_agent=request.headers.get("user-agent", ""),
+        )
+    except (WrongCredentials, TooMany) as problem:
+        page = SignInPage(security.local_path(form.next), form.username, problem)
+        response: Response = render(request, "accounts/session/sign_in.html", page, status=problem.status)
+        if "retry_after" in problem.details:
+            response.headers["Retry-After"] = str(problem.details["retry_after"])
+        return response
+    return _admit(request, settings, token, security.local_path(form.next))
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, session: SessionDep, settings: SettingsDep, user: MaybeUserDep) -> Response:
+    if user:
+        sessions.revoke(session, session_id=request.state.session_id, user=user)
+    response = redirect("/sign-in", "You are signed out.")
+    response.delete_cookie(
+        security.cookie_name(settings), path="/", secure=settings.secure_cookies, httponly=True, samesite="lax"
+    )
+    return response
+
+
+@router.get("/link/{token}")
+def open_link(token: str, request: Request, session: SessionDep, settings: SettingsDep, user: MaybeUserDep) -> Response:
+    try:
+        link = links.find(session, token=token, settings=settings)
+    except links.LinkUsed as used:
+        if user and used.user_id == user.id:  # opened twice by the same person
+            return redirect("/")
+        raise
+    if link.kind == LinkKind.INVITATION and link.role:
+        return render(request, "accounts/session/invitation.html", InvitationPage(token, link.role.value))
+    replaces = user is not None and user.id != link.user_id
+    if _opened_by_a_person(request, settings) and not replaces:
+        return _use_link(request, settings, token)
+    owner = session.get_one(User, link.user_id)
+    return render(
+        request,
+        "accounts/session/link.html",
+        LinkPage(owner.display_name, token, user.display_name if user and replaces else ""),
+    )
+
+
+@router.post("/link/{token}")
+def use_link(token: str, request: Request, settings: SettingsDep) -> Response:
+    return _use_link(request, settings, token)
+
+
+@router.post("/invitation/{token}")
+def accept_invitation(
+    token: str, request: Request, form: Annotated[InvitationForm, Form()], settings: SettingsDep
+) -> Response:
+    try:
+        with write_session(request.app.state.engine) as session:
+            session.info["address"] = client_address(request)
+            user = links.accept_invitation(
+                session,
+                token=token,
+                username=form.username,
+                display_name=form.display_name,
+                password=form.password,
+                settings=settings,
+            )
+            cookie = _start_session(request, session, user, settings, how="invitation")
+    except (Invalid, Conflict) as problem:  # nothing was committed: the invitation can be taken again
+        with write_session(request.app.state.engine) as session:
+            role = links.find(session, token=token, settings=settings).role
+        page = InvitationPage(token, role.value if role else "", form.username, form.display_name, problem)
+        return render(request, "accounts/session/invitation.html", page, status=problem.status)
+    return _admit(request, settings, cookie, "/")
+
+
+def _use_link(request: Request, settings: Settings, token: str) -> Response:
+    with write_session(request.app.state.engine) as session:
+        session.info["address"] = client_address(request)
+        user = links.use(session, token=token, settings=settings)
+        cookie = _start_session(request, session, user, settings, how="link")
+    return _admit(request, settings, cookie, "/")
+
+
+def _start_session(request: Request, session: SessionDep, user: User, settings: Settings, how: str) -> str:
+    audit.record(session, by=user, action="session.start", target=f"user {user.username}", how=how)
+    return sessions.start(
+        session,
+        user=user,
+        address=client_address(request),
+        user_agent=request.headers.get("user-agent", ""),
+        settings=settings,
+    )
+
+
+def _admit(request: Request, settings: Settings, token: str, target: str) -> RedirectResponse:
+    """Sends the new session's cookie; the one that the browser had ends."""
+    old = request.cookies.get(security.cookie_name(settings))
+    if old:
+        with write_session(request.app.state.engine) as session:
+            found = sessions.find(session, token=old, settings=settings)
+            if found:
+                sessions.revoke(session, session_id=found.id, user=found.user)
+    response = redirect(target)
+    response.set_cookie(
+        security.cookie_name(settings),
+        token,
+        max_age=security.COOKIE_DAYS * 86400,
+        path="/",
+        secure=settings.secure_cookies,
+        httponly=True,
+        samesite="lax",
+    )
+    return response
+
+
+def _opened_by_a_person(request: Request, settings: Settings) -> bool:
+    """Whether a GET of a sign-in link may use it up at once. Previews of chats, mail scanners and prefetching must
+    not, and another site must not sign a browser in as somebody else; all those get a button instead."""
+    headers = request.headers
+    if "prefetch" in headers.get("sec-purpose", "") + headers.get("purpose", ""):
+        return False
+    if "sec-fetch-site" in headers:
+        return headers["sec-fetch-site"] == "none" and headers.get("sec-fetch-mode") == "navigate"
+    # No such headers: a program, or a browser over plain HTTP. No scanner reaches a server that only this machine sees.
+    return (
+        not settings.public_url
+        and security.is_loopback(settings.host)
+        and security.is_loopback(client_address(request))
+    )

@@ -1,0 +1,158 @@
+"""Who calls, and for admins: people, invitations, tokens, the audit trail."""
+
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.models import Role
+from app.services.accounts import audit, links, tokens, users
+from app.web.deps import ApiAdminDep, ApiUserDep, RowId, SessionDep, SettingsDep
+from app.web.problems import problems
+
+router = APIRouter(tags=["people"])
+
+
+class Person(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    username: str
+    display_name: str
+    role: Role
+    active: bool
+    is_demo: bool
+    created_at: datetime
+    last_seen_at: datetime | None
+
+
+class NewPerson(BaseModel):
+    username: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$", description="Kept in lower case.")
+    display_name: str = Field("", max_length=120)
+    role: Role = Role.EVALUATOR
+
+
+class PersonChange(BaseModel):
+    """What is left out stays."""
+
+    role: Role | None = None
+    active: bool | None = None
+
+
+class OneUseLink(BaseModel):
+    url: str = Field(description="Works once; anybody who has it is let in.")
+    valid_seconds: int
+
+
+class NewInvitation(BaseModel):
+    role: Role = Role.EVALUATOR
+    note: str = Field("", max_length=120, description="For whom it is.")
+
+
+class Token(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    name: str
+    prefix: str = Field(description="How the token begins.")
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+
+
+class Entry(BaseModel):
+    at: datetime
+    username: str | None = Field(description="None: the command line.")
+    action: str
+    target: str
+    detail: dict[str, Any]
+    address: str
+
+
+class Entries(BaseModel):
+    items: list[Entry]
+    page: int
+    pages: int
+    total: int
+
+
+@router.get("/me")
+def me(user: ApiUserDep) -> Person:
+    """The account that the token belongs to."""
+    return Person.model_validate(user)
+
+
+@router.get("/tokens")
+def my_tokens(session: SessionDep, user: ApiUserDep) -> list[Token]:
+    """One's own tokens, without their secrets. New ones are made on the account page or by `prefloop token create`."""
+    return [Token.model_validate(row) for row in tokens.listing(session, user=user)]
+
+
+@router.delete("/tokens/{token_id}", status_code=204, responses=problems(404))
+def revoke_token(token_id: RowId, session: SessionDep, user: ApiUserDep) -> Response:
+    """End one of one's own tokens."""
+    tokens.revoke(session, token_id=token_id, by=user, user=user)
+    return Response(status_code=204)
+
+
+@router.get("/users")
+def list_users(session: SessionDep, user: ApiAdminDep) -> list[Person]:
+    """Everybody: active first, then by name."""
+    return [Person.model_validate(row) for row in users.listing(session)]
+
+
+@router.post("/users", status_code=201, responses=problems(409))
+def add_user(body: NewPerson, session: SessionDep, user: ApiAdminDep) -> Person:
+    """Make an account without a password; a sign-in link lets its owner in."""
+    row = users.create(session, username=body.username, display_name=body.display_name, role=body.role, by=user)
+    return Person.model_validate(row)
+
+
+@router.patch("/users/{username}", responses=problems(404, 409))
+def change_user(username: str, body: PersonChange, session: SessionDep, user: ApiAdminDep) -> Person:
+    """Change a role, shut somebody out, or let them in again."""
+    person = users.get(session, username)
+    if body.role is not None:
+        users.set_role(session, user=person, role=body.role, by=user)
+    if body.active is not None:
+        users.set_active(session, user=person, active=body.active, by=user)
+    return Person.model_validate(person)
+
+
+@router.post("/users/{username}/link", status_code=201, responses=problems(404, 409))
+def make_sign_in_link(username: str, session: SessionDep, user: ApiAdminDep, settings: SettingsDep) -> OneUseLink:
+    """A link that signs this person in once; it replaces an earlier one."""
+    token = links.create_sign_in(session, user=users.get(session, username), by=user, settings=settings)
+    return OneUseLink(url=links.url(token, settings), valid_seconds=settings.link_minutes * 60)
+
+
+@router.post("/invitations", status_code=201)
+def invite(body: NewInvitation, session: SessionDep, user: ApiAdminDep, settings: SettingsDep) -> OneUseLink:
+    """A link whose taker chooses a user name and gets the role."""
+    token = links.invite(session, role=body.role, note=body.note, by=user, settings=settings)
+    return OneUseLink(url=links.url(token, settings), valid_seconds=settings.invitation_days * 86400)
+
+
+@router.get("/audit")
+def read_audit(
+    session: SessionDep,
+    user: ApiAdminDep,
+    username: str = Query("", max_length=64),
+    action: str = Query("", max_length=64),
+    target: str = Query("", max_length=120),
+    page: int = Query(1, ge=1, le=1_000_000),
+) -> Entries:
+    """Who did what, newest first. `action` filters by its beginning: `job` or `job.cancel`."""
+    found = audit.listing(session, username=username, action=action, target=target, page=page)
+    items = [
+        Entry(
+            at=entry.at,
+            username=name,
+            action=entry.action,
+            target=entry.target,
+            detail=entry.detail,
+            address=entry.address,
+        )
+        for entry, name in found.items
+    ]
+    return Entries(items=items, page=found.number, pages=found.pages, total=found.total)

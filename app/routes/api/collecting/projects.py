@@ -1,0 +1,238 @@
+"""Projects: their rules, guidelines and comparisons."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+
+from app.models import Choice, SourceKind, Split
+from app.services.collecting import comparisons, projects
+from app.services.collecting.comparisons import Filters, Row
+from app.services.collecting.projects import Overview
+from app.web.deps import ApiEngineerDep, ApiUserDep, SessionDep
+from app.web.problems import problems
+
+router = APIRouter(tags=["projects"])
+Slug = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$", examples=["tone"])]
+
+
+class Rules(BaseModel):
+    """How a project collects judgments. What is left out keeps its value, or in a new project its default."""
+
+    judgments_per_comparison: StrictInt | None = Field(
+        None, ge=1, le=25, description="Judgments wanted of each pair; 1 by default."
+    )
+    allow_tie: StrictBool | None = Field(None, description="Whether “equally good” may be chosen.")
+    allow_both_bad: StrictBool | None = None
+    allow_skip: StrictBool | None = None
+    lease_seconds: StrictInt | None = Field(
+        None, ge=30, le=86400, description="How long a pair is kept for who got it; 900 by default."
+    )
+    daily_goal: StrictInt | None = Field(
+        None, ge=0, le=10_000, description="Judgments a person may aim for in a day; 60 by default."
+    )
+    eval_percent: StrictInt | None = Field(
+        None, ge=0, le=50, description="Share of prompts never trained on; 10 by default."
+    )
+    default_base_model: str | None = Field(None, max_length=255)
+
+    def given(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in Rules.model_fields if getattr(self, name) is not None}
+
+
+class NewProject(Rules):
+    slug: str = Field(
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$", description="In addresses, for ever.", examples=["tone"]
+    )
+    name: str = Field(min_length=1, max_length=120, examples=["Tone of the support team"])
+    description: str = Field("", max_length=4_000)
+    guidelines: str = Field("", max_length=100_000, description="Markdown that every evaluator sees.")
+
+
+class ProjectChange(Rules):
+    name: str | None = Field(None, min_length=1, max_length=120)
+    description: str | None = Field(None, max_length=4_000)
+
+
+class ProjectOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    slug: str
+    name: str
+    description: str
+    guideline_version: int
+    judgments_per_comparison: int
+    allow_tie: bool
+    allow_both_bad: bool
+    allow_skip: bool
+    lease_seconds: int
+    daily_goal: int
+    eval_percent: int
+    default_base_model: str
+    is_demo: bool
+    created_at: datetime
+
+
+class ProjectOverview(ProjectOut):
+    comparisons: int
+    wanted: int = Field(description="Judgments wanted of all comparisons together.")
+    done: int = Field(description="How many of the wanted ones are there.")
+    judgments: int
+
+    @classmethod
+    def of(cls, found: Overview) -> "ProjectOverview":
+        plain = ProjectOut.model_validate(found.project).model_dump()
+        return cls(
+            **plain, comparisons=found.comparisons, wanted=found.wanted, done=found.done, judgments=found.judgments
+        )
+
+
+class GuidelinesIn(BaseModel):
+    text: str = Field(max_length=100_000, description="Markdown.")
+
+
+class GuidelinesOut(BaseModel):
+    version: int = Field(description="0: none was ever written.")
+    text: str
+    created_at: datetime | None
+
+
+class Message(BaseModel):
+    role: str
+    content: str
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    text: str
+    source_kind: SourceKind
+    source_name: str
+
+
+class ComparisonOut(BaseModel):
+    """A pair with its sources, for engineers."""
+
+    id: int
+    external_id: str | None
+    prompt: list[Message]
+    first: Answer
+    second: Answer
+    split: Split
+    priority: int
+    gold_choice: Choice | None
+    votes: dict[Choice, int] = Field(description="Current judgments by choice.")
+    wanted: int
+    done: int
+
+    @classmethod
+    def of(cls, row: Row) -> "ComparisonOut":
+        pair = row.comparison
+        return cls(
+            id=pair.id,
+            external_id=pair.external_id,
+            prompt=[Message(**message) for message in pair.prompt.messages],
+            first=Answer.model_validate(pair.first),
+            second=Answer.model_validate(pair.second),
+            split=pair.prompt.split,
+            priority=pair.priority,
+            gold_choice=pair.gold_choice,
+            votes=row.votes,
+            wanted=row.wanted,
+            done=row.done,
+        )
+
+
+class Comparisons(BaseModel):
+    items: list[ComparisonOut]
+    page: int
+    pages: int
+    total: int
+
+
+@router.get("/projects")
+def list_projects(session: SessionDep, user: ApiUserDep) -> list[ProjectOverview]:
+    """Every project with its counts, the newest first."""
+    return [ProjectOverview.of(found) for found in projects.listing(session, user=user)]
+
+
+@router.post("/projects", status_code=201, responses=problems(409))
+def create_project(body: NewProject, session: SessionDep, user: ApiEngineerDep) -> ProjectOut:
+    """A new project; 409 where its slug is taken."""
+    row = projects.create(
+        session,
+        slug=body.slug,
+        name=body.name,
+        by=user,
+        description=body.description,
+        guidelines=body.guidelines,
+        **body.given(),
+    )
+    return ProjectOut.model_validate(row)
+
+
+@router.get("/projects/{slug}", responses=problems(404))
+def show_project(slug: Slug, session: SessionDep, user: ApiUserDep) -> ProjectOut:
+    """One project and its rules."""
+    return ProjectOut.model_validate(projects.get(session, slug))
+
+
+@router.patch("/projects/{slug}", responses=problems(404))
+def change_project(slug: Slug, body: ProjectChange, session: SessionDep, user: ApiEngineerDep) -> ProjectOut:
+    """Change name, description or rules. Judgments that are there stay as they are."""
+    row = projects.update(
+        session,
+        project=projects.get(session, slug),
+        by=user,
+        name=body.name,
+        description=body.description,
+        **body.given(),
+    )
+    return ProjectOut.model_validate(row)
+
+
+@router.get("/projects/{slug}/guidelines", responses=problems(404))
+def read_guidelines(
+    slug: Slug, session: SessionDep, user: ApiUserDep, version: int | None = Query(None, ge=0, le=2**31 - 1)
+) -> GuidelinesOut:
+    """The current guidelines, or an earlier version."""
+    found = projects.guideline(session, project=projects.get(session, slug), version=version)
+    return (
+        GuidelinesOut(version=found.version, text=found.text, created_at=found.created_at)
+        if found
+        else GuidelinesOut(version=0, text="", created_at=None)
+    )
+
+
+@router.put("/projects/{slug}/guidelines", responses=problems(404))
+def write_guidelines(slug: Slug, body: GuidelinesIn, session: SessionDep, user: ApiEngineerDep) -> GuidelinesOut:
+    """A new version of the guidelines; the same text again keeps the version."""
+    found = projects.set_guidelines(session, project=projects.get(session, slug), text=body.text, by=user)
+    return GuidelinesOut(version=found.version, text=found.text, created_at=found.created_at)
+
+
+@router.get("/projects/{slug}/comparisons", responses=problems(404))
+def list_comparisons(
+    slug: Slug,
+    session: SessionDep,
+    user: ApiEngineerDep,
+    state: Literal["", "waiting", "judged"] = "",
+    split: Split | None = None,
+    source: str = Query("", max_length=255),
+    text: str = Query("", max_length=200),
+    page: int = Query(1, ge=1, le=1_000_000),
+    size: int = Query(50, ge=1, le=200),
+) -> Comparisons:
+    """Comparisons in the order of their arrival, with votes and sources."""
+    found = comparisons.listing(
+        session,
+        project=projects.get(session, slug),
+        page=page,
+        size=size,
+        filters=Filters(state=state, split=split, source=source, text=text),
+    )
+    return Comparisons(
+        items=[ComparisonOut.of(row) for row in found.items], page=found.number, pages=found.pages, total=found.total
+    )

@@ -1,0 +1,163 @@
+"""Snapshots: what would be frozen, freezing it, and its files."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field, StrictBool, StrictInt
+
+from app.models import Snapshot
+from app.routes.api.collecting.projects import Slug
+from app.services.collecting import projects
+from app.services.datasets import snapshots
+from app.services.datasets.snapshots import Preview
+from app.web.deps import ApiEngineerDep, RowId, SessionDep, StorageDep
+from app.web.downloads import send_snapshot_file
+from app.web.problems import problems
+
+router = APIRouter(tags=["snapshots"])
+LINES: dict[str, Any] = {"application/x-ndjson": {"schema": {"type": "string", "format": "binary"}}}
+DOWNLOAD: dict[int | str, dict[str, Any]] = {
+    200: {"description": "JSON Lines that TRL's DPOTrainer reads as they are.", "content": LINES},
+    206: {"description": "The range that was asked for.", "content": LINES},
+    304: {"description": "The client has it already (If-None-Match)."},
+    416: {"description": "The range begins beyond the end."},
+    **problems(404),
+}
+
+
+class RuleIn(BaseModel):
+    """How votes become pairs: the choice that more people made than any other wins. What is left out has its default."""
+
+    min_judgments: StrictInt = Field(1, ge=1, le=25, description="Votes that a comparison needs; skips don't count.")
+    include_late: StrictBool = Field(
+        True, description="Count judgments that came after their pair had been given to somebody else."
+    )
+    include_flagged: StrictBool = Field(False, description="Keep pairs that an evaluator flagged as unfit.")
+    soft_labels: StrictBool = Field(
+        False, description="`p_chosen` is the chosen answer's share of the votes instead of 1."
+    )
+    weights: Literal["equal", "strength"] = Field(
+        "equal", description="`strength`: slightly 0.5, clearly 1, far 1.5, averaged over the winning votes."
+    )
+
+
+class FreezeIn(BaseModel):
+    rule: RuleIn = RuleIn()
+
+
+class Counts(BaseModel):
+    comparisons: int
+    judgments: int
+    pairs: int
+    train: int
+    eval: int
+    left_out: dict[str, int] = Field(description="Comparisons that give no pair, by reason.")
+
+
+class Warning(BaseModel):
+    code: str
+    text: str
+
+
+class PreviewOut(BaseModel):
+    rule: RuleIn
+    counts: Counts
+    statistics: dict[str, Any] = Field(
+        description="Lengths, how often the longer and the left answer won, people, agreement, sources."
+    )
+    warnings: list[Warning]
+    sentence: str
+
+    @classmethod
+    def of(cls, found: Preview) -> "PreviewOut":
+        return cls(
+            rule=RuleIn(**found.rule),
+            counts=Counts(**found.counts),
+            statistics=found.statistics,
+            sentence=found.sentence,
+            warnings=[Warning(code=code, text=text) for code, text in found.warnings],
+        )
+
+
+class SnapshotFile(BaseModel):
+    name: str
+    size: int
+    sha256: str
+    pairs: int
+
+
+class SnapshotOut(BaseModel):
+    id: int
+    project: str
+    number: int = Field(description="Counted from 1 in its project.")
+    sha256: str = Field(description="Of the output of `sha256sum eval.jsonl train.jsonl`.")
+    rule: RuleIn
+    counts: Counts
+    statistics: dict[str, Any]
+    files: list[SnapshotFile]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Snapshot, project: str) -> "SnapshotOut":
+        return cls(
+            id=row.id,
+            project=project,
+            number=row.number,
+            sha256=row.sha256,
+            rule=RuleIn(**row.rule),
+            counts=Counts(**row.counts),
+            statistics=row.statistics,
+            files=[SnapshotFile(**file) for file in row.files],
+            created_at=row.created_at,
+        )
+
+
+@router.get("/projects/{slug}/preview", responses=problems(404))
+def preview(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> PreviewOut:
+    """What a snapshot by the default rule would hold now."""
+    return PreviewOut.of(snapshots.preview(session, project=projects.get(session, slug)))
+
+
+@router.post("/projects/{slug}/preview", responses=problems(404))
+def preview_rule(slug: Slug, body: FreezeIn, session: SessionDep, user: ApiEngineerDep) -> PreviewOut:
+    """What a snapshot by this rule would hold now. Nothing is stored."""
+    return PreviewOut.of(snapshots.preview(session, project=projects.get(session, slug), rule=body.rule.model_dump()))
+
+
+@router.get("/projects/{slug}/snapshots", responses=problems(404))
+def list_snapshots(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> list[SnapshotOut]:
+    """A project's snapshots, the newest first."""
+    return [SnapshotOut.of(row, slug) for row in snapshots.listing(session, project=projects.get(session, slug))]
+
+
+@router.post("/projects/{slug}/snapshots", status_code=201, responses=problems(404, 409))
+def freeze(
+    slug: Slug, session: SessionDep, user: ApiEngineerDep, storage: StorageDep, body: FreezeIn = FreezeIn()
+) -> SnapshotOut:
+    """Freeze the judgments of now. Content that a snapshot of the project has already answers that snapshot; 409
+    (`snapshot_empty`) where nothing is left to train on."""
+    row = snapshots.freeze(
+        session, project=projects.get(session, slug), by=user, storage=storage, rule=body.rule.model_dump()
+    )
+    return SnapshotOut.of(row, slug)
+
+
+@router.get("/snapshots/{snapshot_id}", responses=problems(404))
+def show_snapshot(snapshot_id: RowId, session: SessionDep, user: ApiEngineerDep) -> SnapshotOut:
+    """One snapshot."""
+    row = snapshots.get(session, snapshot_id)
+    return SnapshotOut.of(row, row.project.slug)
+
+
+@router.get("/snapshots/{snapshot_id}/files/{name}", response_class=Response, responses=DOWNLOAD)
+def download(
+    snapshot_id: RowId,
+    name: Literal["train.jsonl", "eval.jsonl"],
+    request: Request,
+    session: SessionDep,
+    user: ApiEngineerDep,
+    storage: StorageDep,
+) -> Response:
+    """`train.jsonl` or `eval.jsonl`: `prompt`, `chosen` and `rejected` as lists of messages, `weight`, `p_chosen`, ids."""
+    return send_snapshot_file(request, session, storage, snapshot_id=snapshot_id, name=name)

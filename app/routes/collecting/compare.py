@@ -1,0 +1,192 @@
+"""The comparison desk: one pair, one choice, the next pair in the same reply."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from app.db import write_session
+from app.errors import Conflict, Invalid, NotFound
+from app.models import Guideline, Judgment, Project, User
+from app.services.collecting import comparisons, judgments, projects
+from app.services.collecting.comparisons import Lease
+from app.services.collecting.judgments import Progress
+from app.web.deps import EngineDep, SessionDep, UserDep
+from app.web.templating import is_fragment, redirect, render
+
+router = APIRouter()
+
+SAID = {
+    "left": "Answer 1 is better",
+    "right": "Answer 2 is better",
+    "tie": "Tie",
+    "both_bad": "Both bad",
+    "skip": "Skipped",
+}
+STRENGTHS = {1: "Slightly", 2: "Clearly", 3: "Far"}
+
+
+class Verdict(BaseModel):
+    """The desk's form. `seen_guidelines`: the version that is open beside the pair."""
+
+    token: str = ""
+    choice: str = ""
+    strength: str = ""
+    rationale: str = ""
+    flags: list[str] = []
+    seen_guidelines: int = 0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What stands in the desk's fields before anybody types."""
+
+    choice: str = ""
+    strength: int | None = None
+    rationale: str = ""
+    flags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DeskPage:
+    """`lease` is None where nothing waits. `said` is spoken to screen readers, `notice` shown above the pair."""
+
+    project: Project
+    lease: Lease | None
+    progress: Progress
+    guideline: Guideline | None
+    draft: Draft
+    said: str = ""
+    notice: str = ""
+    flag_names: dict[str, str] = field(default_factory=lambda: judgments.FLAGS)
+    strengths: dict[int, str] = field(default_factory=lambda: STRENGTHS)
+    longest_rationale: int = judgments.LONGEST_RATIONALE
+
+
+@router.get("/projects/{slug}/compare")
+def show(request: Request, slug: str, user: UserDep, engine: EngineDep, edit: int | None = None) -> Response:
+    """A page to look at that takes a lease, so it writes, unlike other GETs."""
+    with write_session(engine) as session:
+        project = projects.get(session, slug)
+        page = _editing(session, project, user, edit) if edit is not None else _desk(session, project, user)
+    return render(request, "collecting/compare/show.html", page)
+
+
+@router.post("/projects/{slug}/compare")
+def judge(
+    request: Request, slug: str, session: SessionDep, user: UserDep, verdict: Annotated[Verdict, Form()]
+) -> Response:
+    project = projects.get(session, slug)
+    try:
+        judgment = judgments.record(
+            session,
+            token=verdict.token,
+            user=user,
+            choice=verdict.choice,  # type: ignore[arg-type]
+            strength=_strength(verdict.strength),
+            rationale=verdict.rationale,
+            flags=verdict.flags,
+        )
+    except (Invalid, Conflict, NotFound) as refusal:
+        return _refused(request, session, project, user, verdict, refusal)
+    said = f"{SAID[judgments.side_of(judgment)]}, saved."
+    notice = (
+        "The pair had gone to somebody else by then: your judgment is kept as an extra one." if judgment.late else ""
+    )
+    return _next(request, session, project, user, verdict, said=said, notice=notice)
+
+
+@router.post("/projects/{slug}/compare/undo")
+def undo(request: Request, slug: str, session: SessionDep, user: UserDep) -> Response:
+    project = projects.get(session, slug)
+    lease = judgments.reopen_last(session, project=project, user=user)
+    if lease is None or lease.previous is None:
+        return _next(request, session, project, user, Verdict(), notice="There is nothing to undo yet.")
+    if not is_fragment(request):
+        return redirect(f"/projects/{slug}/compare?edit={lease.previous.id}")
+    return _reply(request, _edit_page(session, project, user, lease, lease.previous), seen=project.guideline_version)
+
+
+def _desk(
+    session: Session, project: Project, user: User, *, said: str = "", notice: str = "", draft: Draft | None = None
+) -> DeskPage:
+    return DeskPage(
+        project,
+        comparisons.lease_next(session, project=project, user=user),
+        judgments.progress(session, project=project, user=user),
+        projects.guideline(session, project=project),
+        draft or Draft(),
+        said,
+        notice,
+    )
+
+
+def _editing(session: Session, project: Project, user: User, judgment_id: int) -> DeskPage:
+    judgment = judgments.get(session, judgment_id, user=user)
+    if judgment.project_id != project.id:
+        raise NotFound("There is no such judgment of yours in this project.", "Look at your history.")
+    return _edit_page(session, project, user, judgments.reopen(session, judgment=judgment, user=user), judgment)
+
+
+def _edit_page(session: Session, project: Project, user: User, lease: Lease, previous: Judgment) -> DeskPage:
+    draft = Draft(judgments.side_of(previous), previous.strength, previous.rationale, list(previous.flags))
+    return DeskPage(
+        project,
+        lease,
+        judgments.progress(session, project=project, user=user),
+        projects.guideline(session, project=project),
+        draft,
+        said=f"Your judgment was: {SAID[draft.choice]}. Choose again.",
+    )
+
+
+def _refused(
+    request: Request,
+    session: Session,
+    project: Project,
+    user: User,
+    verdict: Verdict,
+    refusal: Invalid | Conflict | NotFound,
+) -> Response:
+    """What can't be recorded costs nothing but a line: an unfit form keeps its text, a pair that is settled gives way."""
+    notice = f"{refusal.what} {refusal.next_step}"
+    draft = None
+    if isinstance(refusal, NotFound):
+        notice = "That pair isn't yours any more. Here is another."
+    elif isinstance(refusal, Invalid):
+        draft = Draft("", None, verdict.rationale, verdict.flags)
+    if not is_fragment(request):
+        return redirect(f"/projects/{project.slug}/compare", notice, "bad")
+    return _reply(request, _desk(session, project, user, notice=notice, draft=draft), seen=verdict.seen_guidelines)
+
+
+def _next(
+    request: Request,
+    session: Session,
+    project: Project,
+    user: User,
+    verdict: Verdict,
+    *,
+    said: str = "",
+    notice: str = "",
+) -> Response:
+    if not is_fragment(request):
+        return redirect(f"/projects/{project.slug}/compare", notice)
+    return _reply(request, _desk(session, project, user, said=said, notice=notice), seen=verdict.seen_guidelines)
+
+
+def _reply(request: Request, page: DeskPage, *, seen: int) -> Response:
+    """The desk and the count in the bar; the guidelines too if they changed since they were shown."""
+    stale = page.guideline is not None and page.guideline.version != seen
+    return render(
+        request, "collecting/compare/show.html", page, block=["desk", "progress", *(["guidelines"] if stale else [])]
+    )
+
+
+def _strength(text: str) -> int | None:
+    if text not in ("", "1", "2", "3"):
+        raise Invalid("The strength isn't one of those offered.", "Choose slightly, clearly or far.", field="strength")
+    return int(text) if text else None

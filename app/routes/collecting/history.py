@@ -1,0 +1,40 @@
+"""A person's own judgments, and the way back to each."""
+
+from dataclasses import dataclass, field
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.models import Project
+from app.routes.collecting.compare import SAID, STRENGTHS
+from app.services.accounts.paging import Page
+from app.services.collecting import judgments, projects
+from app.services.collecting.judgments import Entry, Progress
+from app.web.deps import SessionDep, UserDep
+from app.web.templating import render
+
+router = APIRouter()
+
+
+@dataclass(frozen=True)
+class HistoryPage:
+    project: Project
+    entries: Page[Entry]
+    progress: Progress
+    said: dict[str, str] = field(default_factory=lambda: SAID)
+    strengths: dict[int, str] = field(default_factory=lambda: STRENGTHS)
+    flag_names: dict[str, str] = field(default_factory=lambda: judgments.FLAGS)
+
+
+@router.get("/projects/{slug}/history")
+def show(request: Request, slug: str, session: SessionDep, user: UserDep, page: int = 1) -> Response:
+    project = projects.get(session, slug)
+    return render(
+        request,
+        "collecting/history/show.html",
+        HistoryPage(
+            project,
+            judgments.history(session, project=project, user=user, page=page, size=25),
+            judgments.progress(session, project=project, user=user),
+        ),
+    )

@@ -1,0 +1,63 @@
+"""The first page, the project switcher and the choice of colours."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import RedirectResponse, Response
+
+from app.models import Role
+from app.security import local_path
+from app.services.collecting import judgments, projects
+from app.services.collecting.judgments import Progress
+from app.services.collecting.projects import Overview
+from app.web.deps import SessionDep, UserDep
+from app.web.templating import THEME_COOKIE, THEMES, redirect, render
+
+router = APIRouter()
+YEAR = 365 * 86400
+
+
+@dataclass(frozen=True)
+class ProjectsPage:
+    """`mine`: the viewer's own progress by project id."""
+
+    overviews: list[Overview]
+    mine: dict[int, Progress]
+
+
+@dataclass(frozen=True)
+class MenuFragment:
+    overviews: list[Overview] = field(default_factory=list)
+
+
+@router.get("/")
+def home(request: Request, session: SessionDep, user: UserDep) -> Response:
+    """Everybody's projects; an evaluator with one project goes straight to the desk."""
+    overviews = projects.listing(session, user=user)
+    if user.role is Role.EVALUATOR and len(overviews) == 1:
+        return redirect(f"/projects/{overviews[0].project.slug}/compare")
+    mine = {
+        overview.project.id: judgments.progress(session, project=overview.project, user=user) for overview in overviews
+    }
+    return render(request, "collecting/home/show.html", ProjectsPage(overviews, mine))
+
+
+@router.get("/menu/projects")
+def menu(request: Request, session: SessionDep, user: UserDep) -> Response:
+    return render(
+        request, "collecting/home/menu.html", MenuFragment(projects.listing(session, user=user)), block="menu"
+    )
+
+
+@router.post("/theme")
+def theme(
+    request: Request, theme: Annotated[str, Form()] = "auto", next: Annotated[str, Form()] = "/"
+) -> RedirectResponse:
+    """Light, dark or as the system; kept in a cookie so that no page flashes in the other one first."""
+    response = redirect(local_path(next))
+    secure = request.app.state.settings.secure_cookies
+    response.set_cookie(
+        THEME_COOKIE, theme if theme in THEMES else "auto", max_age=YEAR, samesite="lax", httponly=True, secure=secure
+    )
+    return response

@@ -1,0 +1,250 @@
+"""Projects: the list, a new one, its settings, and its guidelines with their history."""
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, Response
+from pydantic import BaseModel
+
+from app.errors import Conflict, Invalid, NotFound
+from app.models import Guideline, Project, Role
+from app.routes.collecting import home
+from app.services.collecting import judgments, projects
+from app.services.collecting.projects import GuidelineVersion
+from app.web.deps import EngineerDep, SessionDep, UserDep
+from app.web.markup import markdown
+from app.web.templating import redirect, render
+
+router = APIRouter()
+
+
+class ProjectForm(BaseModel):
+    """What is typed, as text, so that a wrong number comes back with its field instead of being lost."""
+
+    name: str = ""
+    slug: str = ""
+    description: str = ""
+    guidelines: str = ""
+    judgments_per_comparison: str = "1"
+    lease_minutes: str = "15"
+    daily_goal: str = "60"
+    eval_percent: str = "10"
+    default_base_model: str = ""
+    allow_tie: bool = False
+    allow_both_bad: bool = False
+    allow_skip: bool = False
+
+    @classmethod
+    def of(cls, project: Project) -> "ProjectForm":
+        return cls(
+            name=project.name,
+            slug=project.slug,
+            description=project.description,
+            daily_goal=str(project.daily_goal),
+            judgments_per_comparison=str(project.judgments_per_comparison),
+            lease_minutes=f"{project.lease_seconds / 60:g}",
+            eval_percent=str(project.eval_percent),
+            default_base_model=project.default_base_model,
+            allow_tie=project.allow_tie,
+            allow_both_bad=project.allow_both_bad,
+            allow_skip=project.allow_skip,
+        )
+
+    def rules(self) -> dict[str, object]:
+        """The project's columns. Raises Invalid, naming the field."""
+        minutes = self._number("lease_minutes", float)
+        if not 0.5 <= minutes <= 1440:
+            raise Invalid("The time for a pair is 0.5 to 1,440 minutes.", field="lease_minutes")
+        return {
+            "judgments_per_comparison": self._number("judgments_per_comparison", int),
+            "daily_goal": self._number("daily_goal", int),
+            "eval_percent": self._number("eval_percent", int),
+            "lease_seconds": round(60 * minutes),
+            "default_base_model": self.default_base_model.strip(),
+            "allow_tie": self.allow_tie,
+            "allow_both_bad": self.allow_both_bad,
+            "allow_skip": self.allow_skip,
+        }
+
+    def _number(self, name: str, kind: type[int] | type[float]) -> int | float:
+        try:
+            return kind(getattr(self, name))
+        except ValueError:
+            raise Invalid(f"“{getattr(self, name)[:20]}” isn't a number.", "Type one.", field=name) from None
+
+
+@dataclass(frozen=True)
+class NewPage:
+    form: ProjectForm
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SettingsPage:
+    project: Project
+    form: ProjectForm
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DiffLine:
+    """`mark`: + added, - removed, or a space."""
+
+    mark: str
+    text: str
+
+
+@dataclass(frozen=True)
+class GuidelinesPage:
+    """One version to read; `diff` compares it with the one before it. `text` is what the editor holds."""
+
+    project: Project
+    shown: Guideline | None
+    versions: list[GuidelineVersion]
+    diff: list[DiffLine]
+    can_edit: bool
+    text: str
+    error: str = ""
+
+
+@router.get("/projects")
+def listing(request: Request, session: SessionDep, user: UserDep) -> Response:
+    overviews = projects.listing(session, user=user)
+    mine = {
+        overview.project.id: judgments.progress(session, project=overview.project, user=user) for overview in overviews
+    }
+    return render(request, "collecting/home/show.html", home.ProjectsPage(overviews, mine))
+
+
+@router.get("/projects/new")
+def new(request: Request, user: EngineerDep) -> Response:
+    return render(
+        request,
+        "collecting/projects/new.html",
+        NewPage(ProjectForm(allow_tie=True, allow_both_bad=True, allow_skip=True)),
+    )
+
+
+@router.post("/projects/new")
+def create(request: Request, session: SessionDep, user: EngineerDep, form: Annotated[ProjectForm, Form()]) -> Response:
+    try:
+        project = projects.create(
+            session,
+            slug=form.slug.strip() or projects.slug_of(form.name),
+            name=form.name,
+            by=user,
+            description=form.description,
+            guidelines=form.guidelines,
+            **form.rules(),
+        )
+    except (Invalid, Conflict) as refusal:
+        return render(request, "collecting/projects/new.html", NewPage(form, _errors(refusal)), status=refusal.status)
+    return redirect(
+        f"/projects/{project.slug}/import", f"“{project.name}” is there. Import pairs of answers to judge.", "good"
+    )
+
+
+@router.get("/projects/{slug}")
+def open_project(slug: str, session: SessionDep, user: UserDep) -> Response:
+    project = projects.get(session, slug)
+    return redirect(f"/projects/{project.slug}/{'compare' if user.role is Role.EVALUATOR else 'data'}")
+
+
+@router.get("/projects/{slug}/settings")
+def settings(request: Request, slug: str, session: SessionDep, user: EngineerDep) -> Response:
+    project = projects.get(session, slug)
+    return render(request, "collecting/projects/settings.html", SettingsPage(project, ProjectForm.of(project)))
+
+
+@router.post("/projects/{slug}/settings")
+def update(
+    request: Request, slug: str, session: SessionDep, user: EngineerDep, form: Annotated[ProjectForm, Form()]
+) -> Response:
+    project = projects.get(session, slug)
+    try:
+        projects.update(session, project=project, by=user, name=form.name, description=form.description, **form.rules())
+    except (Invalid, Conflict) as refusal:
+        return render(
+            request,
+            "collecting/projects/settings.html",
+            SettingsPage(projects.get(session, slug), form, _errors(refusal)),
+            status=refusal.status,
+        )
+    return redirect(f"/projects/{slug}/settings", "Settings saved.", "good")
+
+
+@router.get("/projects/{slug}/guidelines")
+def guidelines(request: Request, slug: str, session: SessionDep, user: UserDep, version: int | None = None) -> Response:
+    project = projects.get(session, slug)
+    shown = projects.guideline(session, project=project, version=version)
+    if version is not None and shown is None:
+        raise NotFound(
+            f"{project.name} has no version {version} of its guidelines.", "Look at the versions that there are."
+        )
+    before = projects.guideline(session, project=project, version=shown.version - 1) if shown else None
+    return render(
+        request,
+        "collecting/projects/guidelines.html",
+        GuidelinesPage(
+            project,
+            shown,
+            projects.guideline_versions(session, project=project),
+            _diff(before, shown),
+            can_edit=user.role is not Role.EVALUATOR,
+            text=shown.text if shown else "",
+        ),
+    )
+
+
+@router.post("/projects/{slug}/guidelines")
+def write_guidelines(
+    request: Request, slug: str, session: SessionDep, user: EngineerDep, text: Annotated[str, Form()] = ""
+) -> Response:
+    project = projects.get(session, slug)
+    text = text.replace("\r\n", "\n")  # as browsers send it
+    try:
+        saved = projects.set_guidelines(session, project=project, text=text, by=user)
+    except Invalid as refusal:
+        project = projects.get(session, slug)
+        return render(
+            request,
+            "collecting/projects/guidelines.html",
+            GuidelinesPage(
+                project,
+                projects.guideline(session, project=project),
+                projects.guideline_versions(session, project=project),
+                [],
+                can_edit=True,
+                text=text,
+                error=str(refusal),
+            ),
+            status=refusal.status,
+        )
+    return redirect(
+        f"/projects/{slug}/guidelines",
+        f"Version {saved.version} is what evaluators see from their next pair on.",
+        "good",
+    )
+
+
+@router.post("/projects/{slug}/guidelines/preview")
+def preview_guidelines(
+    slug: str, session: SessionDep, user: EngineerDep, text: Annotated[str, Form()] = ""
+) -> Response:
+    """The text as evaluators would see it; nothing is kept."""
+    projects.get(session, slug)
+    return HTMLResponse(markdown(text) or '<p class="muted">Nothing written yet.</p>')
+
+
+def _errors(refusal: Invalid | Conflict) -> dict[str, str]:
+    name = str(refusal.details.get("field", ""))
+    return {{"lease_seconds": "lease_minutes"}.get(name, name): str(refusal)}
+
+
+def _diff(before: Guideline | None, shown: Guideline | None) -> list[DiffLine]:
+    if before is None or shown is None:
+        return []
+    lines = difflib.unified_diff(before.text.splitlines(), shown.text.splitlines(), n=2, lineterm="")
+    return [DiffLine(line[0], line[1:]) for line in lines if not line.startswith(("---", "+++", "@@"))]

@@ -1,0 +1,100 @@
+"""The data page: what training now would use, how good it is, what was frozen so far, and every comparison."""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.models import Choice, Comparison, Judgment, Project, Snapshot, Split
+from app.services.accounts.paging import Page
+from app.services.collecting import comparisons, judgments, projects
+from app.services.collecting.comparisons import Filters, Row
+from app.services.datasets import snapshots
+from app.services.datasets.rules import LEFT_OUT
+from app.services.datasets.snapshots import Preview
+from app.web.deps import EngineerDep, RowId, SessionDep
+from app.web.templating import render
+
+router = APIRouter()
+
+STATES = {"": "All", "waiting": "Waiting", "judged": "Judged"}
+SPLITS = {"": "Both", "train": "Train", "eval": "Evaluation"}
+CHOICES = {
+    Choice.FIRST: "first",
+    Choice.SECOND: "second",
+    Choice.TIE: "tie",
+    Choice.BOTH_BAD: "both bad",
+    Choice.SKIP: "skipped",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DataPage:
+    project: Project
+    preview: Preview
+    snapshots: list[Snapshot]
+    page: Page[Row]
+    filters: Filters
+    filtered: bool
+    states: dict[str, str]
+    splits: dict[str, str]
+    choices: dict[Choice, str]
+    left_out_words: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonPage:
+    project: Project
+    comparison: Comparison
+    judgments: list[Judgment]
+    choices: dict[Choice, str]
+
+
+@router.get("/projects/{slug}/data")
+def show(
+    slug: str,
+    request: Request,
+    session: SessionDep,
+    user: EngineerDep,
+    state: str = "",
+    split: str = "",
+    source: str = "",
+    text: str = "",
+    import_id: str = "",
+    page: int = 1,
+) -> Response:
+    project = projects.get(session, slug)
+    filters = Filters(
+        state=state if state in STATES else "",
+        split=Split(split) if split in set(Split) else None,
+        source=source[:255],
+        text=text[:200],
+        import_id=int(import_id) if import_id.isdecimal() and len(import_id) < 10 else None,
+    )
+    found = comparisons.listing(session, project=project, filters=filters, page=page, size=25)
+    shown = DataPage(
+        project,
+        snapshots.preview(session, project=project),
+        snapshots.listing(session, project=project),
+        found,
+        filters,
+        filters != Filters(),
+        STATES,
+        SPLITS,
+        CHOICES,
+        LEFT_OUT,
+    )
+    return render(request, "datasets/data/show.html", shown)
+
+
+@router.get("/comparisons/{comparison_id}")
+def comparison(comparison_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
+    """One comparison with its sources and every judgment, for those who may see them."""
+    found = comparisons.get(session, comparison_id)
+    return render(
+        request,
+        "datasets/data/comparison.html",
+        ComparisonPage(
+            session.get_one(Project, found.project_id), found, judgments.of_comparison(session, found.id), CHOICES
+        ),
+    )

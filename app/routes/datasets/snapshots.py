@@ -1,0 +1,63 @@
+"""A snapshot: what was frozen, by which rule, its files, and what was trained on it."""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.models import Job, Project, Snapshot
+from app.services.collecting import projects
+from app.services.datasets import snapshots
+from app.services.datasets.rules import LEFT_OUT
+from app.services.jobs import jobs
+from app.web.archive import stored
+from app.web.deps import EngineerDep, RowId, SessionDep, StorageDep
+from app.web.downloads import send
+from app.web.templating import redirect, render
+
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    project: Project
+    snapshot: Snapshot
+    jobs: list[Job]
+    left_out_words: dict[str, str]
+
+
+@router.get("/snapshots/{snapshot_id}")
+def show(snapshot_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
+    snapshot = snapshots.get(session, snapshot_id)
+    trained = jobs.listing(session, snapshot=snapshot).items
+    return render(request, "datasets/snapshots/show.html", SnapshotPage(snapshot.project, snapshot, trained, LEFT_OUT))
+
+
+@router.post("/projects/{slug}/snapshots")
+def freeze(slug: str, session: SessionDep, user: EngineerDep, storage: StorageDep) -> Response:
+    project = projects.get(session, slug)
+    newest = snapshots.listing(session, project=project)[:1]
+    snapshot = snapshots.freeze(session, project=project, by=user, storage=storage)
+    known = newest and newest[0].number >= snapshot.number
+    flash = (
+        f"Nothing changed since: this is snapshot {snapshot.number}."
+        if known
+        else f"Snapshot {snapshot.number} is frozen."
+    )
+    return redirect(f"/snapshots/{snapshot.id}", flash, "info" if known else "good")
+
+
+@router.get("/snapshots/{snapshot_id}/files/{name}")
+def download(
+    snapshot_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+) -> Response:
+    snapshot = snapshots.get(session, snapshot_id)
+    file = snapshots.file(snapshot, name)
+    return send(
+        request,
+        storage,
+        stored(file["key"], size=file["size"], sha256=file["sha256"]),
+        media_type="application/x-ndjson",
+        filename=f"{snapshot.project.slug}-snapshot-{snapshot.number}-{name}",
+        modified=snapshot.created_at,
+    )

@@ -1,0 +1,114 @@
+"""Checkpoints: the list, one checkpoint's page with its whole chain, and its files."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.models import Checkpoint, Project
+from app.routes.training import run_page
+from app.routes.training.run_page import Setting
+from app.services.accounts.paging import Page
+from app.services.collecting import projects
+from app.services.training import checkpoints, loading, outcome
+from app.services.training.outcome import Verdict
+from app.storage import Storage
+from app.web.deps import EngineerDep, RowId, SessionDep, SettingsDep, StorageDep
+from app.web.downloads import send_checkpoint_archive, send_checkpoint_file
+from app.web.templating import render
+
+router = APIRouter()
+
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+LARGEST_CARD = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointsPage:
+    project: Project
+    page: Page[Checkpoint]
+    verdicts: dict[int, Verdict]
+    sizes: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPage:
+    """`note`: what must be said of the base model's weights. `card`: the model card's Markdown without its head."""
+
+    project: Project
+    checkpoint: Checkpoint
+    chain: dict[str, Any]
+    verdict: Verdict
+    size: int
+    archive: str
+    snippet: str
+    is_adapter: bool
+    note: str
+    card: str
+    configuration: list[tuple[str, list[Setting]]]
+
+
+@router.get("/projects/{slug}/checkpoints")
+def listing(slug: str, request: Request, session: SessionDep, user: EngineerDep, page: int = 1) -> Response:
+    project = projects.get(session, slug)
+    found = checkpoints.listing(session, project=project, page=page, size=25)
+    told = {row.id: outcome.verdict(row.metrics) for row in found.items}
+    sizes = {row.id: checkpoints.size(row) for row in found.items}
+    return render(request, "training/checkpoints/list.html", CheckpointsPage(project, found, told, sizes))
+
+
+@router.get("/checkpoints/{checkpoint_id}")
+def show(
+    checkpoint_id: RowId,
+    request: Request,
+    session: SessionDep,
+    user: EngineerDep,
+    settings: SettingsDep,
+    storage: StorageDep,
+) -> Response:
+    row = checkpoints.get(session, checkpoint_id)
+    base = row.provenance.get("base_model") or {}
+    folder = checkpoints.folder_name(row)
+    return render(
+        request,
+        "training/checkpoints/show.html",
+        CheckpointPage(
+            project=row.job.project,
+            checkpoint=row,
+            chain=row.provenance,
+            verdict=outcome.verdict(row.metrics),
+            size=checkpoints.size(row),
+            archive=f"{folder}.tar",
+            snippet=loading.snippet(row, folder=folder, settings=settings),
+            is_adapter=loading.is_adapter(row),
+            note=str(base.get("note") or ""),
+            card=_card(row, storage),
+            configuration=run_page.configuration(row.provenance.get("config") or {}),
+        ),
+    )
+
+
+def _card(row: Checkpoint, storage: Storage) -> str:
+    """The model card without the YAML that is for hubs; empty where it is missing or absurdly long."""
+    card = next((file for file in row.files if file.name == "README.md" and file.size <= LARGEST_CARD), None)
+    if card is None or not storage.exists(card.key):
+        return ""
+    return FRONT_MATTER.sub("", storage.read_bytes(card.key).decode("utf-8", "replace"))
+
+
+@router.head("/checkpoints/{checkpoint_id}/files/{name:path}")
+@router.get("/checkpoints/{checkpoint_id}/files/{name:path}")
+def download(
+    checkpoint_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+) -> Response:
+    return send_checkpoint_file(request, session, storage, checkpoint_id=checkpoint_id, name=name)
+
+
+@router.head("/checkpoints/{checkpoint_id}/archive.tar")
+@router.get("/checkpoints/{checkpoint_id}/archive.tar")
+def archive(
+    checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+) -> Response:
+    return send_checkpoint_archive(request, session, storage, checkpoint_id=checkpoint_id)

@@ -1,0 +1,95 @@
+"""Runs: the list, one run's page and its stream, cancel and retry."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response, StreamingResponse
+
+from app import doorbell, events
+from app.errors import Conflict
+from app.models import FINISHED, Job, JobState, Project
+from app.routes.training import run_page, run_stream
+from app.services.accounts.paging import Page
+from app.services.collecting import projects
+from app.services.jobs import jobs
+from app.services.training import outcome
+from app.services.training.outcome import Verdict
+from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep
+from app.web.templating import is_fragment, redirect, render
+
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class RunsPage:
+    project: Project
+    page: Page[Job]
+    state: str
+    active: bool
+    verdicts: dict[int, Verdict]
+    states: tuple[str, ...] = tuple(JobState)
+
+
+@router.get("/projects/{slug}/runs")
+def listing(
+    slug: str, request: Request, session: SessionDep, user: EngineerDep, state: str = "", page: int = 1
+) -> Response:
+    project = projects.get(session, slug)
+    wanted = JobState(state) if state in set(JobState) else None
+    found = jobs.listing(session, project=project, state=wanted, page=page, size=25)
+    told = {job.id: outcome.verdict(job.metrics) for job in found.items if job.state is JobState.SUCCEEDED}
+    active = any(job.state not in FINISHED for job in found.items)
+    return render(
+        request,
+        "training/jobs/list.html",
+        RunsPage(project, found, wanted or "", active, told),
+        block="runs" if is_fragment(request) else None,
+    )
+
+
+@router.get("/jobs/{job_id}")
+def show(job_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+    return render(
+        request, "training/jobs/show.html", run_page.page(session, job=jobs.get(session, job_id), settings=settings)
+    )
+
+
+@router.get("/jobs/{job_id}/stream")
+def stream(
+    job_id: RowId,
+    request: Request,
+    session: SessionDep,
+    user: EngineerDep,
+    settings: SettingsDep,
+    engine: EngineDep,
+    after: int = 0,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """What the run's page doesn't show yet; goes on after `Last-Event-ID`, or after `after` for a page just loaded."""
+    jobs.get(session, job_id)
+    start = events.parse_id(last_event_id, default=max(after, 0))
+    told = run_stream.messages(request, job_id=job_id, after=start, engine=engine, settings=settings)
+    return StreamingResponse(
+        told, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(job_id: RowId, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+    try:
+        jobs.cancel(session, job=jobs.get(session, job_id), by=user)
+    except Conflict as over:  # it ended while somebody read the page: the page says how
+        return redirect(f"/jobs/{job_id}", str(over))
+    events.wake_after_commit(session, settings, job_id=job_id)
+    return redirect(f"/jobs/{job_id}")
+
+
+@router.post("/jobs/{job_id}/retry")
+def retry(job_id: RowId, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+    try:
+        jobs.retry(session, job=jobs.get(session, job_id), by=user)
+    except Conflict as not_now:
+        return redirect(f"/jobs/{job_id}", str(not_now))
+    doorbell.ring_after_commit(session, settings, job_id=job_id)
+    return redirect(f"/jobs/{job_id}")

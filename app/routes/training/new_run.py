@@ -1,0 +1,207 @@
+"""“Train on current dataset”: what would be trained on, the form, and the one click that freezes and queues."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from sqlalchemy.orm import Session
+
+from app import doorbell
+from app.config import Settings
+from app.errors import Invalid, PrefloopError
+from app.models import Job, Project, Snapshot, User
+from app.routes.training import run_form
+from app.routes.training.run_form import PRESETS, RULE_HELP, Form, Preset
+from app.services.collecting import projects
+from app.services.datasets import snapshots
+from app.services.jobs import jobs, workers
+from app.services.training import base_models, estimates, run_settings
+from app.services.training.base_models import BaseModel
+from app.services.training.estimates import Estimate
+from app.storage import Storage
+from app.web.deps import EngineerDep, SessionDep, SettingsDep, StorageDep
+from app.web.templating import redirect, render
+
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What would be trained on: the project as it is now, or a snapshot that is frozen already."""
+
+    sentence: str
+    counts: dict[str, Any]
+    statistics: dict[str, Any]
+    warnings: list[tuple[str, str]]
+    snapshot: Snapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Steps and what earlier runs of the kind needed; `problem` where the settings don't fit together."""
+
+    steps: int = 0
+    estimate: Estimate | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRunPage:
+    project: Project
+    dataset: Dataset
+    form: Form
+    cost: Cost
+    models: list[BaseModel]
+    workers_alive: int
+    errors: dict[str, str] = field(default_factory=dict)
+    presets: tuple[Preset, ...] = PRESETS
+    rule_help: dict[str, str] = field(default_factory=lambda: RULE_HELP)
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """The form's fields, from the body or from the address."""
+    sent: Mapping[str, Any] = await request.form() if request.method == "POST" else request.query_params
+    return {name: value for name, value in sent.items() if isinstance(value, str)}
+
+
+FieldsDep = Annotated[dict[str, str], Depends(_fields)]
+
+
+@router.get("/projects/{slug}/train")
+def show(
+    slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep
+) -> Response:
+    project = projects.get(session, slug)
+    return render(
+        request, "training/jobs/new.html", _page(session, project, _start(session, project, fields, settings), settings)
+    )
+
+
+@router.get("/projects/{slug}/train/preview")
+def preview(
+    slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep
+) -> Response:
+    """The data and the cost under what the form says now."""
+    project = projects.get(session, slug)
+    return render(
+        request, "training/jobs/new.html", _page(session, project, run_form.read(fields), settings), block="preview"
+    )
+
+
+@router.post("/projects/{slug}/train")
+def create(
+    slug: str,
+    request: Request,
+    fields: FieldsDep,
+    session: SessionDep,
+    user: EngineerDep,
+    settings: SettingsDep,
+    storage: StorageDep,
+) -> Response:
+    project, form = projects.get(session, slug), run_form.read(fields)
+    try:
+        with session.begin_nested():
+            job = _queue(session, project, form, user, storage, settings)
+    except PrefloopError as error:
+        if error.status == 404:
+            raise
+        where = str(error.details.get("setting") or error.details.get("field") or "")
+        page = _page(session, project, form, settings, {where: str(error)})
+        return render(request, "training/jobs/new.html", page, status=error.status)
+    doorbell.ring_after_commit(session, settings, job_id=job.id)
+    return redirect(f"/jobs/{job.id}")
+
+
+def _queue(session: Session, project: Project, form: Form, user: User, storage: Storage, settings: Settings) -> Job:
+    if form.base_model not in {model.name for model in base_models.list_models(settings)}:
+        raise Invalid("Choose a base model.", "Its folder must be prepared on this machine.", field="base_model")
+    wanted: dict[str, Any] = {
+        "base_model": form.base_model,
+        "config": form.config(),
+        "by": user,
+        "note": form.note.strip(),
+        "idempotency_key": form.key or None,
+    }
+    if form.snapshot_id is not None:
+        return jobs.create(session, snapshot=_snapshot(session, project, form.snapshot_id), **wanted)
+    return jobs.train_on_current(session, project=project, storage=storage, rule=form.checked_rule(), **wanted)
+
+
+def _snapshot(session: Session, project: Project, snapshot_id: int) -> Snapshot:
+    snapshot = snapshots.get(session, snapshot_id)
+    if snapshot.project_id != project.id:
+        raise Invalid("That snapshot belongs to another project.", "Choose one of this project's.", field="snapshot_id")
+    return snapshot
+
+
+def _start(session: Session, project: Project, fields: Mapping[str, str], settings: Settings) -> Form:
+    """The form as it opens: empty, on a snapshot (`?snapshot=`), or with the settings of an earlier run (`?from=`)."""
+    known = [model.name for model in base_models.list_models(settings)]
+    model = project.default_base_model if project.default_base_model in known else (known[0] if known else "")
+    chosen = {
+        "base_model": model,
+        "preset": "",
+        "key": secrets.token_urlsafe(16),
+        "snapshot_id": fields.get("snapshot", ""),
+    }
+    earlier = fields.get("from", "")
+    if earlier.isdecimal():
+        job = jobs.get(session, int(earlier))
+        chosen |= {
+            "preset": "standard",
+            "base_model": job.base_model if job.base_model in known else model,
+            "note": job.note,
+        }
+        chosen |= run_form.from_config(job.config)
+    return run_form.read(chosen)
+
+
+def _page(
+    session: Session, project: Project, form: Form, settings: Settings, errors: dict[str, str] | None = None
+) -> NewRunPage:
+    dataset = _dataset(session, project, form)
+    if not form.preset:
+        form = replace(form, preset=run_form.preset_for(int(dataset.counts["train"])))
+    return NewRunPage(
+        project=project,
+        dataset=dataset,
+        form=form,
+        cost=_cost(session, form, dataset),
+        models=base_models.list_models(settings),
+        workers_alive=workers.alive(session, silent_after=settings.worker_lease_seconds),
+        errors=errors or {},
+    )
+
+
+def _dataset(session: Session, project: Project, form: Form) -> Dataset:
+    if form.snapshot_id is not None:
+        frozen = _snapshot(session, project, form.snapshot_id)
+        text = f"Snapshot {frozen.number}: {frozen.counts['train']:,} pairs to train on and {frozen.counts['eval']:,} to evaluate with."
+        return Dataset(
+            text,
+            frozen.counts,
+            frozen.statistics,
+            [tuple(one) for one in frozen.statistics.get("warnings", [])],
+            frozen,
+        )
+    try:
+        rule = form.checked_rule()
+    except Invalid:
+        rule = {}
+    now = snapshots.preview(session, project=project, rule=rule)
+    return Dataset(now.sentence, now.counts, now.statistics, now.warnings)
+
+
+def _cost(session: Session, form: Form, dataset: Dataset) -> Cost:
+    try:
+        config = run_settings.validate(form.config())
+    except Invalid as error:
+        return Cost(problem=str(error))
+    pairs = int(dataset.counts["train"])
+    if not pairs:
+        return Cost()
+    estimate = estimates.estimate(session, base_model=form.base_model, config=config, pairs=pairs)
+    return Cost(-(-estimate.pairs // int(config["batch_size"])), estimate)

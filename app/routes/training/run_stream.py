@@ -1,0 +1,94 @@
+"""A run's page, kept up to date: chart points as events for charts.js, everything else as the blocks of the page.
+
+A message's `id` is that of the newest JobEvent in it. It stands on the last part of a message, so that a connection
+that breaks in the middle asks for the whole again.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+
+import orjson
+from fastapi import Request
+from sqlalchemy import Engine
+
+from app import events
+from app.config import Settings
+from app.db import read_session
+from app.models import JobEvent, JobState
+from app.routes.training import run_page
+from app.services.jobs import jobs
+from app.services.training import history
+from app.web.templating import render
+
+KEPT_MESSAGES = 64
+BLOCKS = {
+    "run_samples": {"sample"},
+    "run_numbers": {"step", "eval"},
+    "run_log": {"log", "state", "error", "checkpoint"},
+}
+
+
+class Told:
+    """Messages that were rendered lately: a thousand pages that follow one run cost one rendering a tick."""
+
+    def __init__(self) -> None:
+        self._tasks: OrderedDict[tuple[int, ...], asyncio.Task[bytes]] = OrderedDict()
+
+    async def once(self, key: tuple[int, ...], make: Callable[[], bytes]) -> bytes:
+        task = self._tasks.get(key)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._tasks[key] = asyncio.create_task(asyncio.to_thread(make))
+            while len(self._tasks) > KEPT_MESSAGES:
+                self._tasks.popitem(last=False)
+        return await asyncio.shield(task)
+
+
+async def messages(
+    request: Request, *, job_id: int, after: int, engine: Engine, settings: Settings
+) -> AsyncIterator[bytes]:
+    """Server-sent events until the run is over, then `end`."""
+    told = _told_of(request)
+    yield events.PING  # the answer's head goes out with its first bytes, and the page then says that it is live
+    async for rows in events.feed_of(request.app).watch(job_id, after):
+        if rows:
+            key = (job_id, rows[0].id, rows[-1].id)
+            yield await told.once(key, lambda rows=rows: _message(request, job_id, rows, engine, settings))  # type: ignore[misc]
+        else:
+            tick = int(asyncio.get_running_loop().time() / settings.stream_ping_seconds)
+            yield await told.once((job_id, -1, tick), lambda: _ping(request, job_id, engine, settings))
+    yield events.message("", event="end")
+
+
+def _told_of(request: Request) -> Told:
+    state = request.app.state
+    if not hasattr(state, "told"):
+        state.told = Told()
+    return state.told
+
+
+def _message(request: Request, job_id: int, rows: list[JobEvent], engine: Engine, settings: Settings) -> bytes:
+    kinds = {row.type for row in rows}
+    with read_session(engine) as session:
+        job = jobs.get(session, job_id)
+        shown = run_page.live(session, job=job, settings=settings, kinds=kinds)
+        points = history.points(job, rows)
+    changed = ["run_status", "run_outcome", *(block for block, own in BLOCKS.items() if own & kinds)]
+    html = "".join(_partial(request, block, shown) for block in changed)
+    first = events.message(orjson.dumps(points).decode(), event="points") if points else b""
+    return first + events.message(html, id=rows[-1].id)
+
+
+def _ping(request: Request, job_id: int, engine: Engine, settings: Settings) -> bytes:
+    """Nothing happened; but for a queued run the workers may have come or gone, which is no event of the run."""
+    with read_session(engine) as session:
+        job = jobs.get(session, job_id)
+        if job.state is not JobState.QUEUED:
+            return events.PING
+        shown = run_page.live(session, job=job, settings=settings, kinds=set())
+    return events.message(_partial(request, "run_status", shown) + _partial(request, "run_outcome", shown))
+
+
+def _partial(request: Request, block: str, shown: run_page.Live) -> str:
+    html = bytes(render(request, "training/jobs/show.html", shown, block=block).body).decode()
+    return f'<hx-partial hx-target="#{block.replace("_", "-")}" hx-swap="innerMorph">{html}</hx-partial>'

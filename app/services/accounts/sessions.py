@@ -1,0 +1,121 @@
+"""Signed-in browsers: each can be seen and ended."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session, joinedload
+
+from app import security
+from app.config import Settings, get_settings
+from app.errors import NotFound
+from app.models import User, UserSession
+from app.models.base import now as clock
+from app.services.accounts import audit
+
+TOUCH_AFTER = timedelta(minutes=1)
+
+
+def start(
+    session: Session,
+    *,
+    user: User,
+    address: str = "",
+    user_agent: str = "",
+    settings: Settings | None = None,
+    now: datetime | None = None,
+) -> str:
+    """A new session's token, for the cookie. Never one that the browser brought along (session fixation)."""
+    settings, now = settings or get_settings(), now or clock()
+    token = security.new_token()
+    session.add(
+        UserSession(
+            user_id=user.id,
+            token_hash=security.hash_token(settings.secret, token),
+            address=address[:64],
+            user_agent=user_agent[:255],
+            created_at=now,
+            last_used_at=now,
+            expires_at=now + timedelta(days=settings.session_days),
+        )
+    )
+    user.last_seen_at = now
+    session.flush()
+    return token
+
+
+def find(
+    session: Session, *, token: str, settings: Settings | None = None, now: datetime | None = None
+) -> UserSession | None:
+    """The living session of a token with its active user, or None."""
+    settings, now = settings or get_settings(), now or clock()
+    return session.scalar(
+        select(UserSession)
+        .join(UserSession.user)
+        .options(joinedload(UserSession.user))
+        .where(
+            UserSession.token_hash == security.hash_token(settings.secret, token),
+            UserSession.revoked_at.is_(None),
+            UserSession.expires_at > now,
+            User.active,
+        )
+    )
+
+
+def is_stale(row: UserSession, now: datetime | None = None) -> bool:
+    """Whether its last use was noted so long ago that it should be noted again."""
+    return (now or clock()) - row.last_used_at >= TOUCH_AFTER
+
+
+def touch(session: Session, *, session_id: int, settings: Settings | None = None, now: datetime | None = None) -> None:
+    """Notes a use and moves the end of the session; of many at once only one writes."""
+    settings, now = settings or get_settings(), now or clock()
+    moved = session.execute(
+        update(UserSession)
+        .where(
+            UserSession.id == session_id,
+            UserSession.last_used_at <= now - TOUCH_AFTER,
+            UserSession.revoked_at.is_(None),
+        )
+        .values(last_used_at=now, expires_at=now + timedelta(days=settings.session_days))
+        .returning(UserSession.user_id)
+        .execution_options(synchronize_session=False)
+    ).scalar()
+    if moved is not None:
+        session.execute(
+            update(User).where(User.id == moved).values(last_seen_at=now).execution_options(synchronize_session=False)
+        )
+
+
+def listing(session: Session, *, user: User, now: datetime | None = None) -> Sequence[UserSession]:
+    """The user's living sessions, the last used first."""
+    return session.scalars(
+        select(UserSession)
+        .where(
+            UserSession.user_id == user.id, UserSession.revoked_at.is_(None), UserSession.expires_at > (now or clock())
+        )
+        .order_by(UserSession.last_used_at.desc(), UserSession.id.desc())
+    ).all()
+
+
+def revoke(
+    session: Session, *, session_id: int, user: User, by: User | None = None, now: datetime | None = None
+) -> None:
+    """Ends one session of `user`. Raises NotFound if it isn't theirs."""
+    row = session.scalar(select(UserSession).where(UserSession.id == session_id, UserSession.user_id == user.id))
+    if row is None:
+        raise NotFound("You have no such session.", "The account page lists yours.")
+    if row.revoked_at is None:
+        row.revoked_at = now or clock()
+        audit.record(session, by=by or user, action="session.revoke", target=f"user {user.username}", session=row.id)
+
+
+def revoke_all(session: Session, *, user: User, except_id: int | None = None, now: datetime | None = None) -> int:
+    """Ends the user's sessions but one; returns how many."""
+    rows = session.scalars(
+        update(UserSession)
+        .where(UserSession.user_id == user.id, UserSession.revoked_at.is_(None), UserSession.id != (except_id or 0))
+        .values(revoked_at=now or clock())
+        .returning(UserSession.id)
+    )
+    return len(rows.all())

@@ -1,0 +1,151 @@
+"""People: accounts, roles, passwords."""
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import Select, select, update
+from sqlalchemy.orm import Session
+
+from app import security
+from app.errors import Conflict, Invalid, NotFound
+from app.models import Link, Role, User
+from app.models.base import now as clock
+from app.services.accounts import audit, sessions, tokens
+
+USERNAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
+PASSWORD_LENGTHS = (10, 200)
+
+
+def create(
+    session: Session,
+    *,
+    username: str,
+    display_name: str,
+    role: Role | str,
+    password: str | None = None,
+    is_demo: bool = False,
+    by: User | None = None,
+) -> User:
+    """A new account. Without a password only links sign in. Raises Invalid and Conflict (name taken)."""
+    username = normalized(username)
+    if not USERNAME.fullmatch(username):
+        raise Invalid(
+            f"“{username[:64]}” can't be a user name.",
+            "Use up to 64 lower-case letters, digits and . _ @ + -, beginning with a letter or digit.",
+        )
+    display_name = " ".join(display_name.split()) or username
+    if len(display_name) > 120:
+        raise Invalid("The name is longer than 120 characters.", "Shorten it.")
+    if session.scalar(select(User.id).where(User.username == username)):
+        raise Conflict(f"The user name “{username}” is taken.", "Choose another.")
+    user = User(username=username, display_name=display_name, role=role_of(role), is_demo=is_demo)
+    if password is not None:
+        user.password_hash = checked_hash(password, username)
+    session.add(user)
+    session.flush()
+    audit.record(session, by=by, action="user.create", target=f"user {username}", role=user.role.value)
+    return user
+
+
+def normalized(username: str) -> str:
+    return username.strip().lower()
+
+
+def role_of(value: Role | str) -> Role:
+    try:
+        return Role(value)
+    except ValueError:
+        raise Invalid(f"There is no role “{str(value)[:24]}”.", "Roles are admin, engineer and evaluator.") from None
+
+
+def checked_hash(password: str, username: str) -> str:
+    """The hash of an acceptable password. Length is what helps; the upper limit keeps hashing cheap."""
+    shortest, longest = PASSWORD_LENGTHS
+    if not shortest <= len(password) <= longest:
+        raise Invalid(
+            f"A password has {shortest} to {longest} characters; this one has {len(password)}.",
+            "Several words in a row are easy to remember.",
+        )
+    if len(set(password)) < 5 or (len(username) > 3 and username in password.lower()):
+        raise Invalid(
+            "That password is easy to guess.", "Use one with more different characters and without the user name."
+        )
+    return security.hash_password(password)
+
+
+def get(session: Session, username: str) -> User:
+    user = session.scalar(select(User).where(User.username == normalized(username)))
+    if user is None:
+        raise NotFound(f"There is no user “{username[:64]}”.", "`prefloop user list` names all.")
+    return user
+
+
+def listing(session: Session) -> Sequence[User]:
+    """Everybody: active first, then by name."""
+    return session.scalars(select(User).order_by(User.active.desc(), User.username)).all()
+
+
+def has_admin(session: Session) -> bool:
+    return session.scalar(_admins().limit(1)) is not None
+
+
+def first_admin(session: Session) -> User:
+    """The active admin who was there first. Raises NotFound."""
+    admin = session.scalar(_admins().limit(1))
+    if admin is None:
+        raise NotFound("There is no admin account yet.", "Make one: prefloop user add NAME --role admin")
+    return admin
+
+
+def set_role(session: Session, *, user: User, role: Role | str, by: User | None) -> None:
+    """Takes effect with the user's next request. Raises Conflict rather than leave nobody in charge."""
+    role, before = role_of(role), user.role
+    if role == before:
+        return
+    if before == Role.ADMIN:
+        _keep_an_admin(session, user)
+    user.role = role
+    audit.record(
+        session, by=by, action="user.role", target=f"user {user.username}", before=before.value, after=role.value
+    )
+
+
+def set_active(session: Session, *, user: User, active: bool, by: User | None) -> None:
+    """Lets a user in again, or shuts them out: their sessions, tokens and links end for good; what they did stays."""
+    if user.active == active:
+        return
+    if not active:
+        if user.role == Role.ADMIN:
+            _keep_an_admin(session, user)
+        sessions.revoke_all(session, user=user)
+        tokens.revoke_all(session, user=user)
+        session.execute(
+            update(Link)
+            .where(Link.user_id == user.id, Link.used_at.is_(None), Link.revoked_at.is_(None))
+            .values(revoked_at=clock())
+            .execution_options(synchronize_session=False)
+        )
+    user.active = active
+    audit.record(
+        session, by=by, action="user.reactivate" if active else "user.deactivate", target=f"user {user.username}"
+    )
+
+
+def set_password(
+    session: Session, *, user: User, password: str, by: User | None, keep_session_id: int | None = None
+) -> None:
+    """Sets the password and ends every session but the one that asked: whoever stole one is out."""
+    user.password_hash = checked_hash(password, user.username)
+    sessions.revoke_all(session, user=user, except_id=keep_session_id)
+    audit.record(session, by=by, action="user.password", target=f"user {user.username}")
+
+
+def _admins() -> Select[User]:
+    return select(User).where(User.role == Role.ADMIN, User.active).order_by(User.id)
+
+
+def _keep_an_admin(session: Session, leaving: User) -> None:
+    # Locked and read anew, so that two admins who demote each other at the same moment don't both succeed.
+    admins = session.scalars(_admins().with_for_update().execution_options(populate_existing=True)).all()
+    if not any(admin.id != leaving.id for admin in admins):
+        raise Conflict(f"{leaving.display_name} is the last admin.", "Make somebody else an admin first.")

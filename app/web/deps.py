@@ -1,0 +1,173 @@
+"""What routes ask for: the unit of work, the settings, the store, and a person with the role they need."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.db import read_session, write_session
+from app.errors import NotAllowed, SignInNeeded
+from app.models import ApiToken, Role, User, UserSession
+from app.security import cookie_name
+from app.services.accounts import sessions, tokens
+from app.storage import Storage, get_storage
+
+log = logging.getLogger(__name__)
+
+_bearer = HTTPBearer(auto_error=False, description="An API token from the account page or `prefloop token create`.")
+EVERYBODY = frozenset(Role)
+ENGINEERS = frozenset({Role.ENGINEER, Role.ADMIN})
+ADMINS = frozenset({Role.ADMIN})
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Who is signed in, for pages and logs: unlike the row it can still be read after a rollback."""
+
+    id: int
+    username: str
+    display_name: str
+    role: Role
+
+    @classmethod
+    def of(cls, user: User) -> "Viewer":
+        return cls(user.id, user.username, user.display_name, user.role)
+
+
+def _settings(request: Request) -> Settings:
+    return request.app.state.settings
+
+
+def _engine(request: Request) -> Engine:
+    return request.app.state.engine
+
+
+# The largest id that both databases hold; a larger one in an address is an error of the caller's.
+RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
+SettingsDep = Annotated[Settings, Depends(_settings)]
+EngineDep = Annotated[Engine, Depends(_engine)]
+
+
+def _storage(settings: SettingsDep) -> Storage:
+    return get_storage(settings)
+
+
+StorageDep = Annotated[Storage, Depends(_storage)]
+
+
+def client_address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _session(request: Request, engine: EngineDep) -> Iterator[Session]:
+    scope = read_session if request.method in ("GET", "HEAD") else write_session
+    with scope(engine) as session:
+        session.info["address"] = client_address(request)
+        yield session
+
+
+# `function`: the commit comes before the reply, so nobody is told of work that was then lost, and a
+# streamed reply holds no connection.
+SessionDep = Annotated[Session, Depends(_session, scope="function")]
+
+
+def _note_use(request: Request, engine: EngineDep, settings: SettingsDep) -> Iterator[None]:
+    """After the reply: writes down that the session or token was used, if that is due (once a minute)."""
+    yield
+    due: Callable[[Session], None] | None = getattr(request.state, "note_use", None)
+    if due is None:
+        return
+    try:
+        with write_session(engine) as session:
+            due(session)
+    except SQLAlchemyError:  # a note lost to a busy database is no reason to fail an answered request
+        log.warning("couldn't note the use of a session", exc_info=True)
+
+
+def signed_in_user(request: Request, session: Session, settings: Settings) -> User | None:
+    """The user of the request's session cookie, if it is a living one; also put into `request.state`."""
+    token = request.cookies.get(cookie_name(settings))
+    found = sessions.find(session, token=token, settings=settings) if token else None
+    if found is None:
+        return None
+    request.state.user = viewer = Viewer.of(found.user)
+    request.state.session_id = found.id
+    request.state.still_in = lambda later: _is_still(sessions.find(later, token=token or "", settings=settings), viewer)
+    if sessions.is_stale(found):
+        request.state.note_use = lambda later: sessions.touch(later, session_id=found.id, settings=settings)
+    return found.user
+
+
+def _is_still(found: UserSession | ApiToken | None, viewer: Viewer) -> bool:
+    """Whether the session or token still lives with the same role: asked again while a long answer is sent."""
+    return found is not None and found.user.role == viewer.role
+
+
+def _maybe_user(
+    request: Request, session: SessionDep, settings: SettingsDep, _: Annotated[None, Depends(_note_use)]
+) -> User | None:
+    return signed_in_user(request, session, settings)
+
+
+MaybeUserDep = Annotated[User | None, Depends(_maybe_user)]
+
+
+def _api_user(
+    request: Request,
+    session: SessionDep,
+    settings: SettingsDep,
+    _: Annotated[None, Depends(_note_use)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> User:
+    found = tokens.find(session, token=bearer.credentials, settings=settings) if bearer else None
+    if found is None:
+        raise SignInNeeded(
+            "The API needs a valid token." if bearer is None else "This token is unknown, revoked or expired.",
+            "Send `Authorization: Bearer plf_…`; make one on the account page or with `prefloop token create`.",
+        )
+    request.state.user = viewer = Viewer.of(found.user)
+    token = bearer.credentials if bearer else ""
+    request.state.still_in = lambda later: _is_still(tokens.find(later, token=token, settings=settings), viewer)
+    if tokens.is_stale(found):
+        request.state.note_use = lambda later: tokens.touch(later, token_id=found.id)
+    return found.user
+
+
+def _page_guard(roles: frozenset[Role]) -> Callable[..., User]:
+    def user_with_role(user: MaybeUserDep) -> User:
+        if user is None:
+            raise SignInNeeded("Please sign in.")
+        return _allowed(user, roles)
+
+    return user_with_role
+
+
+def _api_guard(roles: frozenset[Role]) -> Callable[..., User]:
+    def api_user_with_role(user: Annotated[User, Depends(_api_user)]) -> User:
+        return _allowed(user, roles)
+
+    return api_user_with_role
+
+
+def _allowed(user: User, roles: frozenset[Role]) -> User:
+    if user.role not in roles:
+        needed = "admins" if roles == ADMINS else "engineers and admins"
+        raise NotAllowed(
+            f"This is for {needed}; you are signed in as {user.role.value}.", "An admin can change your role."
+        )
+    return user
+
+
+UserDep = Annotated[User, Depends(_page_guard(EVERYBODY))]
+EngineerDep = Annotated[User, Depends(_page_guard(ENGINEERS))]
+AdminDep = Annotated[User, Depends(_page_guard(ADMINS))]
+ApiUserDep = Annotated[User, Depends(_api_guard(EVERYBODY))]
+ApiEngineerDep = Annotated[User, Depends(_api_guard(ENGINEERS))]
+ApiAdminDep = Annotated[User, Depends(_api_guard(ADMINS))]

@@ -1,0 +1,201 @@
+"""What surrounds every request, as plain ASGI so that streams stay streams: number, log, headers, and the checks
+that come before anything of the request is looked at."""
+
+import re
+import secrets
+import time
+from urllib.parse import urlsplit
+
+import structlog
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.config import Settings
+from app.db import read_session
+from app.errors import CrossSite, PrefloopError, TooLarge
+from app.ops.metrics import Metrics
+from app.security import SAFE_METHODS, is_cross_site, is_loopback, response_headers
+from app.web.failures import respond
+
+log = structlog.get_logger("app.requests")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+API = "/api/v1"
+IMPORT = re.compile(r"(/api/v1)?/projects/[^/]+/import")
+SECRET_PATH = re.compile(r"(/+(?:link|invitation)/)", re.IGNORECASE)
+QUIET = ("/static/", "/healthz", "/readyz", "/metrics")
+
+
+class WrongHost(PrefloopError):
+    status = 421
+    code = "wrong_host"
+
+
+class StreamOver(Exception):
+    """Ends a stream from our side."""
+
+
+class Frame:
+    """Outermost: gives a request its number, its answer the headers, and an unexpected error a page; counts and logs."""
+
+    look_again_seconds = 60.0  # one small query a minute for each open stream
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.headers = response_headers(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = looked = time.perf_counter()
+        status = 0
+        state = scope.setdefault("state", {})
+        state["request_id"] = number = _request_id(Headers(scope=scope))
+        state["user"] = None
+
+        async def framed(message: Message) -> None:
+            nonlocal status, looked
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._complete(MutableHeaders(scope=message), number)
+                if _is_stream(message):
+                    state["stream"] = self.metrics.stream_opened()
+            elif "stream" in state and time.perf_counter() - looked > self.look_again_seconds:
+                looked = time.perf_counter()
+                if not await run_in_threadpool(self._may_go_on, scope):
+                    await send({"type": "http.response.body", "body": b""})
+                    raise StreamOver
+            await send(message)
+
+        try:
+            await self.app(scope, receive, framed)
+        except StreamOver:
+            pass
+        except Exception as error:
+            if status:  # half an answer is out: only breaking the connection tells the browser
+                raise
+            request = Request(scope, receive)
+            response = await run_in_threadpool(respond, request, error)
+            await response(scope, receive, framed)
+        finally:
+            if "stream" in state:
+                self.metrics.stream_closed()
+            self._note(scope, status, time.perf_counter() - began)
+
+    def _may_go_on(self, scope: Scope) -> bool:
+        """Whether whoever opened a stream is still signed in: signing out or a lost role ends it too."""
+        still_in = scope["state"].get("still_in")
+        if still_in is None:
+            return True
+        with read_session(scope["app"].state.engine) as session:
+            return bool(still_in(session))
+
+    def _complete(self, headers: MutableHeaders, number: str) -> None:
+        for name, value in self.headers.items():
+            headers.setdefault(name, value)
+        headers["x-request-id"] = number
+        headers.setdefault("cache-control", "no-store")  # pages are private; what may be kept says so itself
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = route_of(scope)
+        self.metrics.answered(scope["method"], route, status, seconds)
+        if scope["path"].startswith(QUIET) and status < 500:
+            return
+        user = scope["state"].get("user")
+        # Never the query, nor a path that holds a link's token.
+        log.info(
+            "request",
+            method=scope["method"],
+            path=_loggable(scope["path"]),
+            status=status,
+            ms=round(1000 * seconds, 1),
+            user=user.username if user else None,
+            request_id=scope["state"]["request_id"],
+            address=scope["client"][0] if scope.get("client") else None,
+        )
+
+
+class Guard:
+    """Refuses, before anything is read or looked up: other hosts' names, other sites' forms, oversized bodies."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        public = urlsplit(settings.public_url)
+        self.public_host = public.hostname
+        self.public_origin = f"{public.scheme}://{public.netloc}" if public.netloc else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        self._check_host(headers.get("host", ""))
+        if scope["method"] not in SAFE_METHODS and not scope["path"].startswith(API + "/"):  # the API reads no cookies
+            self._check_origin(scope, headers)
+        await self.app(scope, self._limited(scope, headers, receive), send)
+
+    def _check_host(self, host: str) -> None:
+        if self.public_host is None:
+            return
+        name = urlsplit(f"//{host}").hostname
+        if name != self.public_host and not is_loopback(name):
+            raise WrongHost("This server doesn't answer under that name.", f"Open {self.settings.base_url}.")
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        own = self.public_origin or f"{scope['scheme']}://{headers.get('host', '')}"
+        if is_cross_site(site=headers.get("sec-fetch-site"), origin=headers.get("origin"), own_origin=own):
+            raise CrossSite(
+                "This request came from another site, so nothing was done.",
+                "Use the page itself; scripts use the API with a token.",
+            )
+
+    def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+        imports = IMPORT.fullmatch(scope["path"]) is not None
+        limit = self.settings.max_import_bytes if imports else self.settings.max_request_bytes
+        too_large = TooLarge(
+            f"The request is larger than {limit / 1e6:,.0f} MB.",
+            "Split it." if imports else "Send large files through an import.",
+        )
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise too_large
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise too_large
+            return message
+
+        return counted
+
+
+def route_of(scope: Scope) -> str:
+    """The pattern of the matched route, so that metrics don't grow a series a row and logs hold no tokens."""
+    pattern: str | None = getattr(scope.get("route"), "path", None)
+    if pattern is None:
+        return "/static" if scope["path"].startswith("/static/") else "unmatched"
+    inside_api = scope["path"].startswith(API + "/") and not pattern.startswith(API)
+    return API + pattern if inside_api else pattern
+
+
+def _request_id(headers: Headers) -> str:
+    """The proxy's number if it sent a plain one, else a new one."""
+    sent = headers.get("x-request-id", "")
+    return sent if REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+
+
+def _is_stream(message: Message) -> bool:
+    return Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
+
+
+def _loggable(path: str) -> str:
+    secret = SECRET_PATH.match(path)
+    return f"{secret[1]}…" if secret else path[:200]

@@ -1,0 +1,36 @@
+"""The web server frees a job whose worker, the last one, is gone."""
+
+import time
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from app.config import Settings
+from app.db import read_session, write_session
+from app.main import create_app
+from app.models import JobState
+from app.services.jobs import jobs, leases
+from tests.factory import Factory
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_job_of_the_last_worker_does_not_run_for_ever(engine: Engine, settings: Settings, factory: Factory) -> None:
+    snapshot, user = factory.snapshot(factory.judged(4)), factory.engineer()
+    with write_session(engine) as session:
+        job = jobs.create(
+            session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user)
+        )
+        leases.claim(session, worker="gone", lease_seconds=-1)
+
+    def state() -> JobState:
+        with read_session(engine) as session:
+            return jobs.get(session, job.id).state
+
+    assert state() is JobState.RUNNING
+    with TestClient(create_app(settings.model_copy(update={"sweep_seconds": 0.02}))):
+        deadline = time.monotonic() + 30
+        while state() is JobState.RUNNING:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert state() is JobState.QUEUED

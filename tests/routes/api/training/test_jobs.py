@@ -1,0 +1,138 @@
+"""Jobs over the API: as a script starts, watches and stops them."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from app.config import Settings
+from app.db import write_session
+from app.models import Snapshot, User
+from app.services.jobs import leases, workers
+from tests.factory import Factory
+
+Api = Callable[[User], dict[str, str]]
+
+
+@pytest.fixture
+def snapshot(factory: Factory) -> Snapshot:
+    return factory.snapshot(factory.judged(4, default_base_model="tiny"))
+
+
+@pytest.fixture
+def engineer(factory: Factory, api: Api) -> dict[str, str]:
+    return api(factory.engineer())
+
+
+def create(client: TestClient, headers: dict[str, str], snapshot: Snapshot, key: str = "k1", **body: object) -> dict:
+    wanted = {"snapshot_id": snapshot.id, "base_model": "tiny", "config": {"beta": 0.2}, **body}
+    reply = client.post("/api/v1/jobs", json=wanted, headers=headers | {"Idempotency-Key": key})
+    assert reply.status_code == 201, reply.text
+    return reply.json()
+
+
+def run_to_success(engine: Engine) -> None:
+    with write_session(engine) as session:
+        job = leases.claim(session, worker="w", lease_seconds=60)
+        steps = [("step", step, {"loss": 1 / step}) for step in range(1, 4)]
+        leases.progress(session, job_id=job.id, token=job.lease_token, printed=steps, output_bytes=9)
+        leases.succeed(session, job_id=job.id, token=job.lease_token)
+
+
+def test_job_is_made_once_shown_and_listed(
+    client: TestClient, engineer: dict[str, str], snapshot: Snapshot, settings: Settings
+) -> None:
+    made = create(client, engineer, snapshot)
+    assert create(client, engineer, snapshot)["id"] == made["id"]
+    shown = client.get(f"/api/v1/jobs/{made['id']}", headers=engineer).json()
+    assert (shown["state"], shown["config"]["beta"], shown["snapshot_sha256"]) == ("queued", 0.2, snapshot.sha256)
+    assert list((settings.broker_dir / "messages").glob("*.prefloop-train.msg")), "the doorbell was rung"
+    listed = client.get("/api/v1/jobs", params={"state": "queued"}, headers=engineer).json()
+    assert [job["id"] for job in listed["items"]] == [made["id"]]
+    assert client.get("/api/v1/jobs", params={"state": "failed"}, headers=engineer).json()["total"] == 0
+
+
+def test_key_used_for_another_request_is_a_conflict(
+    client: TestClient, engineer: dict[str, str], snapshot: Snapshot
+) -> None:
+    create(client, engineer, snapshot)
+    other = {"snapshot_id": snapshot.id, "base_model": "tiny", "config": {"beta": 0.9}}
+    reply = client.post("/api/v1/jobs", json=other, headers=engineer | {"Idempotency-Key": "k1"})
+    assert (reply.status_code, reply.json()["code"]) == (409, "conflict")
+
+
+def test_job_on_what_a_project_has_now_freezes_it(
+    client: TestClient, engineer: dict[str, str], factory: Factory
+) -> None:
+    project = factory.judged(4, default_base_model="tiny")
+    reply = client.post("/api/v1/jobs", json={"project": project.slug}, headers=engineer)
+    assert reply.status_code == 201, reply.text
+    assert (reply.json()["project"], reply.json()["snapshot_number"], reply.json()["base_model"]) == (
+        project.slug,
+        1,
+        "tiny",
+    )
+
+
+def test_impossible_setting_is_named(client: TestClient, engineer: dict[str, str], snapshot: Snapshot) -> None:
+    body = {"snapshot_id": snapshot.id, "base_model": "tiny", "config": {"learning_rat": 1}}
+    reply = client.post("/api/v1/jobs", json=body, headers=engineer)
+    assert reply.status_code == 422
+    assert "learning_rate" in reply.text
+
+
+def test_cancel_and_retry(client: TestClient, engineer: dict[str, str], snapshot: Snapshot) -> None:
+    job = create(client, engineer, snapshot)
+    assert client.post(f"/api/v1/jobs/{job['id']}/cancel", headers=engineer).json()["state"] == "cancelled"
+    assert client.post(f"/api/v1/jobs/{job['id']}/retry", headers=engineer).json()["state"] == "queued"
+    assert client.post(f"/api/v1/jobs/{job['id']}/retry", headers=engineer).status_code == 409
+
+
+def test_events_come_as_pages_of_json(
+    client: TestClient, engine: Engine, engineer: dict[str, str], snapshot: Snapshot
+) -> None:
+    url = f"/api/v1/jobs/{create(client, engineer, snapshot)['id']}/events"
+    run_to_success(engine)
+    first = client.get(url, params={"limit": 3}, headers=engineer).json()
+    assert ([row["event"] for row in first["items"]], first["over"]) == (["state", "state", "step"], False)
+    rest = client.get(url, params={"after": first["after"]}, headers=engineer).json()
+    assert ([row["event"] for row in rest["items"]], rest["over"]) == (["step", "step", "state"], True)
+
+
+def test_events_come_as_a_stream_that_goes_on_after_the_last_id(
+    client: TestClient, engine: Engine, engineer: dict[str, str], snapshot: Snapshot
+) -> None:
+    url = f"/api/v1/jobs/{create(client, engineer, snapshot)['id']}/events"
+    run_to_success(engine)
+    headers = engineer | {"Accept": "text/event-stream"}
+    reply = client.get(url, headers=headers)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    messages = [
+        dict(line.split(": ", 1) for line in message.splitlines()) for message in reply.text.strip().split("\n\n")
+    ]
+    assert [message["event"] for message in messages] == ["state", "state", "step", "step", "step", "state"]
+    assert json.loads(messages[-1]["data"])["state"] == "succeeded"
+    rest = client.get(url, headers=headers | {"Last-Event-ID": messages[3]["id"]})
+    assert rest.text.count("event: ") == 2
+    assert client.get(url, headers=headers | {"Last-Event-ID": messages[-1]["id"]}).status_code == 204
+
+
+def test_workers_are_listed_with_whether_they_live(
+    client: TestClient, engine: Engine, engineer: dict[str, str]
+) -> None:
+    with write_session(engine) as session:
+        workers.register(
+            session, name="cpu-1", device="CPU, 2 cores", memory_bytes=8 * 2**30, versions={"torch": "2.13.0"}
+        )
+    (worker,) = client.get("/api/v1/workers", headers=engineer).json()
+    assert (worker["name"], worker["alive"], worker["job_id"]) == ("cpu-1", True, None)
+
+
+@pytest.mark.parametrize("path", ["jobs", "jobs/1", "jobs/1/events", "checkpoints", "checkpoints/1", "workers"])
+def test_evaluators_and_strangers_see_nothing_of_training(
+    client: TestClient, factory: Factory, api: Api, path: str
+) -> None:
+    assert client.get(f"/api/v1/{path}").status_code == 401
+    assert client.get(f"/api/v1/{path}", headers=api(factory.user())).status_code == 403

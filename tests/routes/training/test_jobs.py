@@ -1,0 +1,401 @@
+"""Runs in the browser's eyes: starting one, its page, its stream, cancel and retry."""
+
+import html
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+from starlette.requests import Request
+from starlette.testclient import TestClient
+
+from app.config import Settings
+from app.db import read_session, write_session
+from app.models import Job, JobState, Project, Role, Snapshot, User
+from app.routes.training import run_stream
+from app.services.jobs import jobs
+from app.services.training import history, run_settings
+from tests.factory import Factory
+from tests.pretend_worker import PretendWorker, evaluation, prepare_model
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+OWN = {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.fixture
+def engineer(factory: Factory) -> User:
+    return factory.engineer()
+
+
+@pytest.fixture
+def browser(sign_in: Callable[[User], TestClient], engineer: User) -> TestClient:
+    return sign_in(engineer)
+
+
+@pytest.fixture
+def project(factory: Factory, settings: Settings) -> Project:
+    prepare_model(settings)
+    return factory.judged(12, eval_percent=30, default_base_model="tiny")
+
+
+@pytest.fixture
+def worker(engine: Engine, settings: Settings) -> PretendWorker:
+    return PretendWorker(engine, settings)
+
+
+def start(browser: TestClient, project: Project, **fields: str) -> int:
+    """Fills in the form as it comes and sends it; the new job's id."""
+    page = browser.get(f"/projects/{project.slug}/train").text
+    sent = {
+        "key": re.search(r'name="key" value="([^"]+)"', page)[1],
+        "base_model": "tiny",
+        "preset": "standard",
+    } | fields
+    reply = browser.post(f"/projects/{project.slug}/train", data=sent, headers=OWN)
+    assert reply.status_code == 303, reply.text
+    return int(reply.headers["location"].removeprefix("/jobs/"))
+
+
+def words(page: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<script.*?</script>|<[^>]+>", " ", page, flags=re.DOTALL)).split())
+
+
+def test_the_form_shows_what_would_be_trained_on_and_every_setting(browser: TestClient, project: Project) -> None:
+    page = browser.get(f"/projects/{project.slug}/train").text
+    assert "pairs to train on and" in words(page)
+    assert "4-bit" in page
+    for option in run_settings.OPTIONS:
+        assert f'name="config.{option.key}"' in page, option.key
+        assert html.escape(option.help, quote=False).replace("'", "&#39;") in page, option.key
+
+
+def test_one_click_freezes_a_snapshot_and_queues_a_job(browser: TestClient, project: Project, engine: Engine) -> None:
+    job_id = start(
+        browser,
+        project,
+        **{"config.beta": "0.3", "config.use_soft_labels": "false", "preset": "few", "note": "first try"},
+    )
+    with read_session(engine) as session:
+        job = jobs.get(session, job_id)
+        assert (job.state, job.base_model, job.note, job.snapshot.number) == (JobState.QUEUED, "tiny", "first try", 1)
+        assert (
+            job.config["beta"],
+            job.config["use_soft_labels"],
+            job.config["num_train_epochs"],
+            job.config["batch_size"],
+        ) == (0.3, False, 3.0, 8)
+
+
+def test_the_same_form_sent_twice_makes_one_job(browser: TestClient, project: Project, engine: Engine) -> None:
+    assert start(browser, project, key="a-key-of-this-form") == start(browser, project, key="a-key-of-this-form")
+    with read_session(engine) as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 1
+
+
+def test_a_refused_setting_comes_back_beside_its_field_with_everything_that_was_typed(
+    browser: TestClient, project: Project, engine: Engine
+) -> None:
+    reply = browser.post(
+        f"/projects/{project.slug}/train",
+        headers=OWN,
+        data={
+            "key": "k",
+            "base_model": "tiny",
+            "preset": "few",
+            "config.learning_rate": "5",
+            "config.seed": "7",
+            "note": "keep me",
+        },
+    )
+    assert reply.status_code == 422
+    field = reply.text[reply.text.index('id="config.learning_rate"') :][:600]
+    assert 'value="5"' in field and 'aria-invalid="true"' in field and "from 0 to 1" in field
+    assert 'name="config.seed" type="number" value="7"' in reply.text
+    assert 'value="few" checked' in reply.text and 'value="keep me"' in reply.text and 'value="k"' in reply.text
+    with read_session(engine) as session:
+        assert not session.scalar(select(func.count()).select_from(Job))
+        assert not session.scalar(select(func.count()).select_from(Snapshot))
+
+
+def test_a_model_that_is_not_here_is_refused(browser: TestClient, project: Project) -> None:
+    reply = browser.post(f"/projects/{project.slug}/train", data={"base_model": "elsewhere"}, headers=OWN)
+    assert reply.status_code == 422
+    assert "Choose a base model." in reply.text
+
+
+def test_without_pairs_the_button_is_off_and_the_page_says_what_to_do(
+    browser: TestClient, factory: Factory, settings: Settings
+) -> None:
+    prepare_model(settings)
+    empty = factory.project()
+    page = browser.get(f"/projects/{empty.slug}/train").text
+    assert re.search(r"<button[^>]*disabled[^>]*>Train on current dataset", page)
+    assert f"/projects/{empty.slug}/import" in page
+    assert browser.post(f"/projects/{empty.slug}/train", data={"base_model": "tiny"}, headers=OWN).status_code == 409
+
+
+def test_the_preview_follows_the_rule_and_the_settings(browser: TestClient, project: Project) -> None:
+    address = f"/projects/{project.slug}/train/preview"
+    plain = browser.get(address, params={"base_model": "tiny", "preset": "trial"}).text
+    assert "10 steps" in words(plain)
+    strict = browser.get(address, params={"base_model": "tiny", "rule.min_judgments": "2"}).text
+    assert "12 with too few judgments" in words(strict)
+    wrong = browser.get(address, params={"base_model": "tiny", "config.batch_size": "0"}).text
+    assert "can't be '0'" in words(wrong)
+
+
+def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(
+    browser: TestClient, project: Project, engine: Engine
+) -> None:
+    first = start(browser, project, **{"config.beta": "0.3", "config.report_to": "tensorboard,wandb"})
+    again = browser.get(f"/projects/{project.slug}/train?from={first}").text
+    assert 'name="config.beta" type="number" value="0.3"' in again
+    assert 'value="tensorboard,wandb"' in again
+    with read_session(engine) as session:
+        snapshot_id = jobs.get(session, first).snapshot_id
+    page = browser.get(f"/projects/{project.slug}/train?snapshot={snapshot_id}").text
+    assert "Train on this snapshot" in page
+    reply = browser.post(
+        f"/projects/{project.slug}/train", data={"base_model": "tiny", "snapshot_id": str(snapshot_id)}, headers=OWN
+    )
+    assert reply.status_code == 303
+    with read_session(engine) as session:
+        assert {job.snapshot_id for job in session.scalars(select(Job))} == {snapshot_id}
+
+
+def test_a_queued_run_without_a_worker_says_how_to_start_one(
+    browser: TestClient, project: Project, engine: Engine, settings: Settings
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    assert "prefloop worker" in browser.get(address).text
+    PretendWorker(engine, settings)
+    page = browser.get(address).text
+    assert "prefloop worker" not in page
+    assert "next in the queue" in words(page)
+
+
+def test_a_running_run_shows_where_it_stands_without_any_script(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    worker.claim()
+    worker.start(40)
+    worker.steps(1, 7, 40)
+    page = browser.get(address).text
+    assert "Training step 7 of 40 about 33 s left on cpu-1" in words(page)
+    assert '<noscript><meta http-equiv="refresh"' in page
+    assert "Your export failed. Please wait." in page
+    assert "Training 88 pairs, evaluating 24." in page
+    table = page[page.index("Latest steps") :]
+    assert re.search(r'<td class="num">7</td>\s*<td class="num">0\.\d+</td>', table)
+
+
+def test_a_finished_run_puts_its_checkpoint_and_verdict_first(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    worker.claim()
+    worker.start(60)
+    worker.steps(1, 60, 60)
+    worker.evaluate(60)
+    checkpoint = worker.publish()
+    page = browser.get(address).text
+    assert page.index(f'href="/checkpoints/{checkpoint.id}"') < page.index("data-run-charts")
+    assert "the chosen answer wins in 81 % of 24 eval pairs (95 % interval 64–94 %)" in words(page)
+    assert "data-run-stream" not in page and "http-equiv" not in page
+    assert "81 %" in words(browser.get(f"/projects/{project.slug}/runs").text)
+
+
+def test_a_failed_run_says_why_what_was_kept_and_what_to_do(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    worker.claim()
+    worker.steps(1, 3, 40)
+    worker.fail(
+        "out_of_memory", "Memory ran out at step 4.", kept="The training state of step 2.", lines=("last <words>",)
+    )
+    page = browser.get(address).text
+    for part in ("Memory ran out at step 4.", "The training state of step 2.", "last <words>", "Retry with a lower"):
+        assert part in words(page), part
+    assert "last <words>" not in page
+    assert browser.post(f"{address}/retry", headers=OWN).headers["location"] == address
+    assert "queued" in words(browser.get(address).text)
+
+
+def test_cancel_says_what_is_kept_and_retry_goes_on(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    worker.claim()
+    worker.steps(1, 3, 40)
+    assert browser.post(f"{address}/cancel", headers=OWN).status_code == 303
+    assert "Cancelling" in browser.get(address).text
+    worker.end_cancelled("The training state of step 3 is kept.")
+    assert "The training state of step 3 is kept." in words(browser.get(address).text)
+    browser.post(f"{address}/retry", headers=OWN)
+    assert worker.claim().step == 3
+
+
+def test_cancelling_what_is_over_explains_instead_of_failing(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    worker.claim()
+    worker.steps(1, 3, 3)
+    worker.publish()
+    assert browser.post(f"{address}/cancel", headers=OWN).status_code == 303
+    assert "There is nothing to cancel." in browser.get(address).text
+
+
+def test_evaluators_see_nothing_of_runs(
+    sign_in: Callable[[User], TestClient], browser: TestClient, factory: Factory, project: Project
+) -> None:
+    job_id = start(browser, project)
+    evaluator = sign_in(factory.user(Role.EVALUATOR))
+    for address in (
+        f"/jobs/{job_id}",
+        f"/jobs/{job_id}/stream",
+        f"/projects/{project.slug}/runs",
+        f"/projects/{project.slug}/train",
+        f"/projects/{project.slug}/data",
+        f"/projects/{project.slug}/import",
+        f"/projects/{project.slug}/checkpoints",
+    ):
+        assert evaluator.get(address).status_code == 403, address
+    assert evaluator.post(f"/jobs/{job_id}/cancel", headers=OWN).status_code == 403
+
+
+# The stream
+
+
+def told(stream: str) -> list[dict[str, str]]:
+    """A stream's messages: {id, event, data}."""
+    messages = []
+    for block in stream.strip().split("\n\n"):
+        if block.startswith(":"):
+            continue
+        fields: dict[str, str] = {}
+        for line in block.splitlines():
+            name, _, value = line.partition(": ")
+            fields[name] = fields[name] + "\n" + value if name in fields else value
+        messages.append(fields)
+    return messages
+
+
+def points_of(messages: list[dict[str, str]]) -> list[dict[str, Any]]:
+    return [point for message in messages if message.get("event") == "points" for point in json.loads(message["data"])]
+
+
+@pytest.fixture
+def finished(browser: TestClient, project: Project, worker: PretendWorker) -> int:
+    job_id = start(browser, project)
+    worker.claim()
+    worker.start(20)
+    worker.steps(1, 12, 20)
+    worker.evaluate(12)
+    worker.steps(13, 20, 20)
+    worker.publish(step=20)
+    return job_id
+
+
+def test_the_stream_tells_every_point_once_then_ends(browser: TestClient, finished: int) -> None:
+    reply = browser.get(f"/jobs/{finished}/stream")
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    messages = told(reply.text)
+    steps = [(point["kind"], point["step"]) for point in points_of(messages)]
+    assert sorted(steps) == sorted({("step", step) for step in range(1, 21)} | {("eval", 0), ("eval", 12)})
+    assert messages[-1]["event"] == "end"
+    blocks = [message for message in messages if "event" not in message][-1]
+    assert 'hx-target="#run-status"' in blocks["data"] and "is ready" in blocks["data"] and int(blocks["id"]) > 0
+
+
+def test_the_page_and_its_stream_together_miss_and_double_nothing(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    job_id = start(browser, project)
+    worker.claim()
+    worker.start(20)
+    worker.steps(1, 9, 20)
+    page = browser.get(f"/jobs/{job_id}").text
+    shown = json.loads(re.search(r'id="run-points">(.*?)</script>', page, re.DOTALL)[1])
+    after = re.search(r"stream\?after=(\d+)", page)[1]
+    worker.steps(10, 20, 20)
+    worker.publish(step=20)
+    later = points_of(told(browser.get(f"/jobs/{job_id}/stream?after={after}").text))
+    assert [point["step"] for point in shown if point["kind"] == "step"] == list(range(1, 10))
+    assert [point["step"] for point in later if point["kind"] == "step"] == list(range(10, 21))
+
+
+def test_a_reconnect_goes_on_after_the_last_id(browser: TestClient, finished: int) -> None:
+    messages = told(browser.get(f"/jobs/{finished}/stream").text)
+    ids = [message["id"] for message in messages if "id" in message]
+    again = told(browser.get(f"/jobs/{finished}/stream?after=0", headers={"Last-Event-ID": ids[-1]}).text)
+    assert [message.get("event") for message in again] == ["end"]
+
+
+def test_a_step_that_a_resumed_run_took_again_counts_once(
+    browser: TestClient, project: Project, worker: PretendWorker, engine: Engine
+) -> None:
+    job_id = start(browser, project)
+    worker.claim()
+    worker.steps(1, 9, 20)
+    worker.say(("step", 8, {"loss": 0.125}), ("step", 9, {"loss": 0.0625}))
+    with read_session(engine) as session:
+        points = history.chart_points(session, job=jobs.get(session, job_id))
+    assert [point["step"] for point in points] == list(range(1, 10))
+    assert [point["loss"] for point in points[-2:]] == [0.125, 0.0625]
+
+
+def test_points_carry_log_ratios_and_no_accuracy_before_anything_is_learned(
+    browser: TestClient, project: Project, worker: PretendWorker, engine: Engine
+) -> None:
+    job_id = start(browser, project, **{"config.beta": "0.5"})
+    worker.claim()
+    worker.say(
+        ("eval", 0, evaluation(0)),
+        (
+            "step",
+            1,
+            {"rewards/chosen": 0.25, "rewards/rejected": -1.0, "rewards/margins": 1.25, "rewards/accuracies": 1.0},
+        ),
+    )
+    with read_session(engine) as session:
+        before, first = history.chart_points(session, job=jobs.get(session, job_id))
+    assert "rewards/accuracies" not in before and before["loss"] == pytest.approx(0.693147)
+    assert (first["log_ratios/chosen"], first["log_ratios/rejected"], first["rewards/accuracies"]) == (0.5, -2.0, 1.0)
+
+
+def test_a_silent_stream_of_a_queued_run_still_tells_of_workers(
+    browser: TestClient, project: Project, engine: Engine, settings: Settings
+) -> None:
+    job_id = start(browser, project)
+    request = Request(
+        {
+            "type": "http",
+            "method": "GET",
+            "path": f"/jobs/{job_id}/stream",
+            "headers": [],
+            "query_string": b"",
+            "app": browser.app,
+            "state": {},
+        }
+    )
+    assert b"prefloop worker" in run_stream._ping(request, job_id, engine, settings)
+    worker = PretendWorker(engine, settings)
+    assert b"prefloop worker" not in run_stream._ping(request, job_id, engine, settings)
+    worker.claim()
+    assert run_stream._ping(request, job_id, engine, settings) == b": ping\n\n"
+
+
+def test_the_list_filters_by_state(browser: TestClient, project: Project, finished: int, engine: Engine) -> None:
+    queued = start(browser, project, key="another")
+    page = browser.get(f"/projects/{project.slug}/runs?state=queued").text
+    assert f"/jobs/{queued}" in page and f'href="/jobs/{finished}"' not in page
+    assert "No failed run" in browser.get(f"/projects/{project.slug}/runs?state=failed").text
+    with write_session(engine) as session:
+        jobs.cancel(session, job=jobs.get(session, queued), by=None)
+    assert f"/jobs/{queued}" not in browser.get(f"/projects/{project.slug}/runs?state=queued").text

@@ -1,0 +1,163 @@
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from app import security
+from app.config import Settings
+from app.db import read_session, write_session
+from app.errors import TooMany, WrongCredentials
+from app.models import LoginAttempt, User, UserSession
+from app.services.accounts import logins, sessions, users
+from tests.factory import Factory
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def strict(settings: Settings) -> Settings:
+    return settings.model_copy(update={"login_attempts": 3})
+
+
+@pytest.fixture
+def ada(factory: Factory) -> User:
+    return factory.user(username="ada", password=PASSWORD)
+
+
+def attempt(
+    engine: Engine,
+    settings: Settings,
+    *,
+    username: str = "ada",
+    password: str = "wrong",
+    address: str = "192.0.2.1",
+    now: datetime = NOON,
+) -> tuple[User, str]:
+    return logins.sign_in(engine, username=username, password=password, address=address, settings=settings, now=now)
+
+
+def test_the_right_password_starts_a_session(engine: Engine, settings: Settings, ada: User) -> None:
+    user, token = attempt(engine, settings, username=" ADA", password=PASSWORD)
+    assert user.id == ada.id
+    with read_session(engine) as session:
+        assert sessions.find(session, token=token, settings=settings, now=NOON) is not None
+        assert session.scalar(select(func.count()).select_from(LoginAttempt)) == 0
+
+
+def test_wrong_unknown_linked_and_deactivated_are_told_the_same(
+    engine: Engine, settings: Settings, ada: User, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory.user(username="linked")
+    factory.user(username="gone", password=PASSWORD)
+    with write_session(engine) as session:
+        users.set_active(session, user=users.get(session, "gone"), active=False, by=None)
+    hashed: list[str] = []
+    verify = security._passwords.verify
+    monkeypatch.setattr(
+        security._passwords, "verify", lambda password, known: hashed.append(known) or verify(password, known)
+    )
+    told = set()
+    for username, password in [("ada", "wrong"), ("nobody", PASSWORD), ("linked", ""), ("gone", PASSWORD)]:
+        with pytest.raises(WrongCredentials) as refused:
+            attempt(engine, settings, username=username, password=password)
+        told.add(str(refused.value))
+    assert len(told) == 1
+    # One hash of the same cost each: the time taken does not tell them apart either.
+    assert len(hashed) == 4
+    assert len({known.rsplit("$", 2)[0] for known in hashed}) == 1
+
+
+def test_an_account_is_closed_to_guesses_from_everywhere(engine: Engine, strict: Settings, ada: User) -> None:
+    for number in range(3):
+        with pytest.raises(WrongCredentials):
+            attempt(engine, strict, address=f"192.0.2.{number}")
+    with pytest.raises(TooMany) as refused:
+        attempt(engine, strict, password=PASSWORD, address="198.51.100.7")
+    assert refused.value.details["retry_after"] == 15 * 60
+    assert attempt(engine, strict, password=PASSWORD, now=NOON + timedelta(minutes=15))
+
+
+def test_an_address_is_closed_to_guesses_at_everybody(engine: Engine, strict: Settings, ada: User) -> None:
+    for number in range(3):
+        with pytest.raises(WrongCredentials):
+            attempt(engine, strict, username=f"user-{number}", address=f"2001:db8::{number}")
+    with pytest.raises(TooMany):  # another address of the same /64
+        attempt(engine, strict, password=PASSWORD, address="2001:db8::ffff")
+    assert attempt(engine, strict, password=PASSWORD, address="2001:db8:0:1::1")
+
+
+def test_refused_attempts_do_not_lengthen_the_wait(engine: Engine, strict: Settings, ada: User) -> None:
+    for _ in range(3):
+        with pytest.raises(WrongCredentials):
+            attempt(engine, strict)
+    for minute in range(14):
+        with pytest.raises(TooMany):
+            attempt(engine, strict, now=NOON + timedelta(minutes=minute))
+    assert attempt(engine, strict, password=PASSWORD, now=NOON + timedelta(minutes=15))
+
+
+def test_ones_own_success_does_not_pay_for_guesses_at_others(
+    engine: Engine, strict: Settings, ada: User, factory: Factory
+) -> None:
+    factory.user(username="mallory", password=PASSWORD)
+    for _ in range(2):
+        with pytest.raises(WrongCredentials):
+            attempt(engine, strict)
+    attempt(engine, strict, username="mallory", password=PASSWORD)
+    with pytest.raises(WrongCredentials):
+        attempt(engine, strict)
+    with pytest.raises(TooMany):
+        attempt(engine, strict)
+
+
+def test_parallel_guesses_are_limited_as_well(
+    engine: Engine, strict: Settings, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(security, "verify_password", lambda password, _known: bool(checked.append(password)))
+    barrier = threading.Barrier(12)
+    outcomes: list[type[Exception]] = []
+
+    def guess(number: int) -> None:
+        barrier.wait()
+        try:
+            attempt(engine, strict, password=f"guess {number}", address=f"192.0.2.{number}")
+        except (WrongCredentials, TooMany) as refused:
+            outcomes.append(type(refused))
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 12
+    assert len(checked) <= 3
+
+
+def test_a_password_changed_during_the_check_signs_nobody_in(
+    engine: Engine, settings: Settings, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = security.verify_password
+
+    def change_meanwhile(password: str, known: str | None) -> bool:
+        with write_session(engine) as session:
+            users.set_password(session, user=users.get(session, "ada"), password="another horse battery", by=None)
+        return verify(password, known)
+
+    monkeypatch.setattr(security, "verify_password", change_meanwhile)
+    with pytest.raises(WrongCredentials):
+        attempt(engine, settings, password=PASSWORD)
+    with read_session(engine) as session:
+        assert session.scalar(select(func.count()).select_from(UserSession)) == 0
+
+
+def test_a_stolen_session_cannot_guess_the_password_for_long(engine: Engine, strict: Settings, ada: User) -> None:
+    for _ in range(3):
+        with write_session(engine) as session:
+            assert not logins.confirm(
+                session, user=users.get(session, "ada"), password="wrong", settings=strict, now=NOON
+            )
+    with pytest.raises(TooMany), write_session(engine) as session:
+        logins.confirm(session, user=users.get(session, "ada"), password=PASSWORD, settings=strict, now=NOON)

@@ -1,0 +1,60 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app.errors import Invalid, NotFound
+from app.models import Role, User
+from app.services.accounts import tokens, users
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def ada(session: Session) -> User:
+    return users.create(session, username="ada", display_name="Ada", role=Role.ENGINEER)
+
+
+def test_a_token_is_stored_hashed_and_known_by_its_beginning(session: Session, ada: User) -> None:
+    row, token = tokens.create(session, user=ada, name="  nightly   export ")
+    assert token.startswith("plf_")
+    assert token.startswith(row.prefix)
+    assert len(token) - len(row.prefix) > 30
+    assert row.token_hash != token
+    assert row.name == "nightly export"
+    found = tokens.find(session, token=token)
+    assert found is not None
+    assert found.user.username == "ada"
+
+
+def test_neither_hash_nor_beginning_nor_a_changed_token_opens(session: Session, ada: User) -> None:
+    row, token = tokens.create(session, user=ada, name="script")
+    for wrong in (row.token_hash, row.prefix, token[:-1], token + "x", token.upper(), "", "plf_"):
+        assert tokens.find(session, token=wrong) is None
+
+
+def test_a_token_ends_on_its_day(session: Session, ada: User) -> None:
+    _, token = tokens.create(session, user=ada, name="script", days=7, now=NOON)
+    assert tokens.find(session, token=token, now=NOON + timedelta(days=6, hours=23)) is not None
+    assert tokens.find(session, token=token, now=NOON + timedelta(days=7)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "days"), [("", None), ("  ", None), ("x" * 121, None), ("ok", 0.5), ("ok", -1), ("ok", 4000)]
+)
+def test_senseless_tokens_are_refused(session: Session, ada: User, name: str, days: int | None) -> None:
+    with pytest.raises(Invalid):
+        tokens.create(session, user=ada, name=name, days=days)
+
+
+def test_a_revoked_token_is_dead_and_leaves_the_list(session: Session, ada: User) -> None:
+    row, token = tokens.create(session, user=ada, name="script")
+    bob = users.create(session, username="bob", display_name="Bob", role=Role.ENGINEER)
+    with pytest.raises(NotFound):
+        tokens.revoke(session, token_id=row.id, by=bob, user=bob)
+    assert tokens.find(session, token=token) is not None
+    tokens.revoke(session, token_id=row.id, by=ada, user=ada)
+    session.flush()
+    assert tokens.find(session, token=token) is None
+    assert list(tokens.listing(session, user=ada)) == []
+    assert [one.revoked_at is not None for one in tokens.listing(session)] == [True]

@@ -1,0 +1,336 @@
+"""Imports: streams of every kind into a project, in batches that stay."""
+
+import gzip
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from app.config import Settings
+from app.db import read_session, write_session
+from app.models import (
+    Choice,
+    Comparison,
+    Import,
+    ImportState,
+    Judgment,
+    JudgmentSource,
+    Project,
+    Prompt,
+    Slot,
+    SlotState,
+    User,
+)
+from app.models.base import now
+from app.services.collecting import judgments
+from app.services.collecting.comparisons import lease_next
+from app.services.collecting.imports import load as imports
+from app.services.collecting.imports.lines import CHUNK, StreamBroken, read_lines
+from tests.conftest import ROOT
+from tests.factory import Factory
+
+
+def load(
+    factory: Factory, project: Project, data: bytes | Path, user: User | None = None, settings: Settings | None = None
+) -> Import:
+    stream = data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
+    with stream:
+        return imports.load(
+            factory.engine,
+            project_id=project.id,
+            user_id=(user or factory.engineer()).id,
+            stream=stream,
+            filename="pairs.jsonl",
+            settings=settings or factory.settings,
+        )
+
+
+def rows(found: Iterable[object]) -> bytes:
+    return "\n".join(json.dumps(row) for row in found).encode()
+
+
+def waiting(count: int) -> list[dict[str, object]]:
+    return [
+        {"prompt": f"Question {number}?", "responses": [f"Yes, {number}.", f"No, {number}."]} for number in range(count)
+    ]
+
+
+def test_real_transcripts_come_in_with_every_refusal_explained(factory: Factory, hh_file: Path) -> None:
+    project, user = factory.project(), factory.engineer()
+    row = load(factory, project, hh_file, user)
+    assert (row.state, row.lines, row.added, row.judged, row.duplicates, row.rejected) == (
+        ImportState.DONE,
+        1156,
+        1149,
+        1149,
+        0,
+        7,
+    )
+    assert Counter(bad["reason"] for bad in row.rejections) == {"empty_answer": 2, "differs_before_last_turn": 5}
+    with read_session(factory.engine) as session:
+        assert session.scalar(select(func.count(Slot.id)).where(Slot.state == SlotState.DONE)) == 1149
+        assert set(session.scalars(select(Judgment.source).distinct())) == {JudgmentSource.IMPORT}
+        roles = {
+            tuple(message["role"] for message in messages)[-1] for messages in session.scalars(select(Prompt.messages))
+        }
+    assert roles == {"user"}
+    again = load(factory, project, hh_file, user)
+    assert (again.added, again.judged, again.duplicates, again.rejected) == (0, 0, 1149, 7)
+    other = load(factory, project, hh_file, factory.engineer())
+    assert (other.added, other.judged, other.duplicates) == (0, 0, 1149)
+
+
+def test_content_that_is_there_is_counted_and_not_stored_twice(factory: Factory) -> None:
+    project = factory.project()
+    pairs = waiting(5)
+    turned = [
+        {"prompt": pair["prompt"], "response_a": pair["responses"][1], "response_b": pair["responses"][0]}
+        for pair in pairs
+    ]  # type: ignore[index]
+    row = load(factory, project, rows([*pairs, *pairs[:2], *turned]))
+    assert (row.added, row.duplicates, row.lines) == (5, 7, 12)
+    with read_session(factory.engine) as session:
+        assert session.scalar(select(func.count(Comparison.id))) == 5
+
+
+def test_a_judged_line_judges_a_pair_that_waits(factory: Factory) -> None:
+    project = factory.project()
+    load(factory, project, rows(waiting(2)))
+    row = load(factory, project, rows([{"prompt": "Question 0?", "chosen": "No, 0.", "rejected": "Yes, 0."}]))
+    assert (row.added, row.duplicates, row.judged) == (0, 1, 1)
+    with read_session(factory.engine) as session:
+        assert session.scalars(select(Judgment.choice)).all() == [Choice.SECOND]
+        assert session.scalar(select(func.count(Slot.id)).where(Slot.state == SlotState.OPEN)) == 1
+
+
+def test_a_contradiction_is_refused_in_a_file_and_between_files(factory: Factory) -> None:
+    project = factory.project()
+    one, turned = ({"prompt": "Q", "chosen": "A", "rejected": "B"}, {"prompt": "Q", "chosen": "B", "rejected": "A"})
+    row = load(factory, project, rows([one, one, turned]))
+    assert (row.added, row.judged, row.duplicates, row.rejected) == (1, 1, 1, 1)
+    assert row.rejections == [{"line": 3, "reason": "contradicts_earlier", "message": row.rejections[0]["message"]}]
+    assert load(factory, project, rows([turned])).rejected == 1
+
+
+def test_an_imported_judgment_takes_the_pair_that_its_importer_holds(factory: Factory) -> None:
+    project, user = factory.project(), factory.engineer()
+    factory.comparison(project, prompt="Q", answers=("A", "B"))
+    with write_session(factory.engine) as session:
+        held = lease_next(session, project=session.merge(project), user=session.merge(user))
+    assert held and load(factory, project, rows([{"prompt": "Q", "chosen": "A", "rejected": "B"}]), user).judged == 1
+    with write_session(factory.engine) as session:
+        assert lease_next(session, project=session.merge(project), user=session.merge(user)) is None
+        later = judgments.record(session, token=held.token, user=session.merge(user), choice="tie")
+    with read_session(factory.engine) as session:
+        assert [row.id for row in session.scalars(select(Judgment).where(~Judgment.superseded))] == [later.id]
+
+
+def test_every_wanted_judgment_but_the_imported_one_stays_open(factory: Factory) -> None:
+    project = factory.project(judgments_per_comparison=3)
+    load(factory, project, rows([{"prompt": "Q", "chosen": "A", "rejected": "B"}]))
+    assert factory.judge(project, factory.user(), "left") and factory.judge(project, factory.user(), "left")
+    assert factory.judge(project, factory.user(), "left") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf" + rows(waiting(3)),
+        rows(waiting(3)).replace(b"\n", b"\r\n") + b"\r\n",
+        rows(waiting(3)).replace(b"\n", b"\n\n \n"),
+        gzip.compress(rows(waiting(3))),
+        gzip.compress(b"\xef\xbb\xbf" + rows(waiting(3))),
+        gzip.compress(rows(waiting(2)) + b"\n") + gzip.compress(rows(waiting(3)[2:])) + b"\0" * 64,
+    ],
+    ids=["bom", "crlf", "blank lines", "gzip", "gzip with bom", "two gzip members"],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_files_of_every_make_are_read(factory: Factory, data: bytes) -> None:
+    row = load(factory, factory.project(), data)
+    assert (row.state, row.lines, row.added, row.rejected) == (ImportState.DONE, 3, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"PAR1" + b"\0" * 100, "Parquet"),
+        (b"PK\x03\x04" + b"\0" * 100, "ZIP"),
+        (rows(waiting(1)).decode().encode("utf-16"), "UTF-16"),
+        (gzip.compress(rows(waiting(1)))[:10] + b"\xff" * 40, "damaged"),
+        (b"", "no lines"),
+        (b"\n\n", "no lines"),
+    ],
+    ids=["Parquet", "ZIP", "UTF-16", "damaged gzip", "empty", "blank lines"],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_file_of_another_kind_fails_with_its_reason(factory: Factory, data: bytes, words: str) -> None:
+    row = load(factory, factory.project(), data)
+    assert row.state is ImportState.FAILED and words in row.error and row.finished_at
+
+
+def test_a_cut_off_gzip_keeps_what_was_read(factory: Factory) -> None:
+    project = factory.project()
+    packed = gzip.compress(rows(waiting(3000)))
+    row = load(factory, project, packed[:-2000])
+    assert row.state is ImportState.FAILED and "cut off" in row.error and 1000 < row.added < 3000
+    assert row.rejected == 0  # half a line is no line
+    whole = load(factory, project, packed)
+    assert (whole.state, whole.added, whole.duplicates) == (ImportState.DONE, 3000 - row.added, row.added)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_small_file_that_unpacks_to_a_huge_one_is_stopped(factory: Factory) -> None:
+    bomb = gzip.compress(rows(waiting(2)) + b"\n" + b" " * 50_000_000)
+    row = load(
+        factory, factory.project(), bomb, settings=factory.settings.model_copy(update={"max_import_bytes": 1_000_000})
+    )
+    assert row.state is ImportState.FAILED and "1,000,000 bytes" in row.error
+    assert row.added == 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_line_that_is_too_long_is_refused_and_the_next_one_read(factory: Factory) -> None:
+    long = {"prompt": "x" * 2000, "responses": ["a", "b"]}
+    row = load(
+        factory,
+        factory.project(),
+        rows([waiting(1)[0], long, waiting(2)[1], long]),
+        settings=factory.settings.model_copy(update={"max_line_bytes": 1024}),
+    )
+    assert row.added == 2
+    assert [(bad["line"], bad["reason"]) for bad in row.rejections] == [(2, "too_long"), (4, "too_long")]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_thousands_of_bad_lines_are_counted_and_the_first_thousand_told(factory: Factory) -> None:
+    row = load(factory, factory.project(), b"nonsense\n" * 1700)
+    assert (row.lines, row.rejected, len(row.rejections), row.state) == (1700, 1700, 1000, ImportState.DONE)
+    assert [bad["line"] for bad in row.rejections] == list(range(1, 1001))
+
+
+def test_progress_is_told_and_stored_while_it_runs(factory: Factory) -> None:
+    seen = []
+    project = factory.project()
+
+    def watch(row: Import) -> None:
+        with read_session(factory.engine) as session:
+            stored = imports.get(session, row.id)
+        seen.append((stored.state, stored.added))
+
+    imports.load(
+        factory.engine,
+        project_id=project.id,
+        user_id=factory.engineer().id,
+        stream=io.BytesIO(rows(waiting(1200))),
+        filename="/tmp/\nä.jsonl",
+        settings=factory.settings,
+        progress=watch,
+    )
+    assert seen == [(ImportState.RUNNING, 500), (ImportState.RUNNING, 1000), (ImportState.RUNNING, 1200)]
+    with read_session(factory.engine) as session:
+        (row,) = imports.listing(session, project=project)
+    assert row.state is ImportState.DONE and row.filename == "/tmp/ä.jsonl"
+
+
+def test_a_reader_that_fails_leaves_a_failed_import_with_its_good_lines(factory: Factory) -> None:
+    class Broken(io.RawIOBase):
+        sent = False
+
+        def read(self, size: int = -1) -> bytes:
+            if self.sent:
+                raise OSError("the sender went away")
+            self.sent = True
+            return rows(waiting(3)) + b"\n{"
+
+    row = imports.load(
+        factory.engine,
+        project_id=factory.project().id,
+        user_id=factory.engineer().id,
+        stream=Broken(),
+        filename="",
+        settings=factory.settings,
+    )
+    assert (row.state, row.added) == (ImportState.FAILED, 3) and "went away" in row.error
+
+
+KILLED = """
+import os, signal, sys
+from app.config import get_settings
+from app.db import get_engine
+from app.services import imports
+def stop(row):
+    if row.added >= 1000:
+        os.kill(os.getpid(), signal.SIGKILL)
+imports.load(get_engine(), project_id=int(sys.argv[1]), user_id=int(sys.argv[2]), stream=open(sys.argv[3], "rb"), filename="x",
+             settings=get_settings(), progress=stop)
+"""
+
+
+def test_an_import_that_was_killed_can_be_run_again(factory: Factory, tmp_path: Path) -> None:
+    project, user = factory.project(), factory.engineer()
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(rows(waiting(2200)))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(project.id), str(user.id), str(path)],
+        cwd=ROOT,
+        env=dict(os.environ),
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    with read_session(factory.engine) as session:
+        (dead,) = imports.listing(session, project=project)
+    assert dead.state is ImportState.RUNNING and dead.added == 1000
+    assert not imports.is_stalled(dead) and imports.is_stalled(dead, now=now() + 2 * imports.STALLED_AFTER)
+    again = load(factory, project, path, user)
+    assert (again.state, again.added, again.duplicates) == (ImportState.DONE, 1200, 1000)
+    with read_session(factory.engine) as session:
+        assert session.scalar(select(func.count(Slot.id))) == 2200
+
+
+class Dribble(io.BytesIO):
+    """A stream that gives what it likes, as networks do."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(random.Random(self.tell()).randint(1, max(1, min(size or 1, 3000))))
+
+
+@given(
+    st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=30),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_lines_come_out_as_they_went_in(lines: list[bytes], zipped: bool, longest: int) -> None:
+    data = b"#\n" + b"\n".join(lines)
+    expected = []
+    for number, line in enumerate([b"#", *lines], 1):
+        if len(line) > longest:
+            expected.append((number, None))
+        elif line.strip(b" \t\r"):
+            expected.append((number, line.strip(b" \t\r")))
+    stream = Dribble(gzip.compress(data) if zipped else data)
+    assert list(read_lines(stream, max_line=longest, max_total=10**6)) == expected
+
+
+def test_an_endless_line_is_given_up_at_the_limit() -> None:
+    read = 0
+
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            nonlocal read
+            read += CHUNK
+            return b"x" * CHUNK
+
+    with pytest.raises(StreamBroken, match="more than"):
+        list(read_lines(Endless(), max_line=1000, max_total=50 * CHUNK))  # type: ignore[arg-type]
+    assert read == 51 * CHUNK

@@ -1,0 +1,333 @@
+"""Preference files in every form that people bring, with each bad line reported by number and reason."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.worker.dpo.tiny import tiny_tokenizer, toy_pairs, write_pairs
+from tests.worker.dpo.tokenizers_for_tests import NO_END, trained_tokenizer
+from worker.dpo.data import chat, tokens
+from worker.dpo.data.pairs import Pair, Problem, Prompt, TokenPair
+from worker.dpo.data.reading import (
+    DataFileError,
+    fit,
+    load_dataset,
+    pair_length,
+    parse_pair,
+    read_pairs,
+    read_prompts,
+    suggest_max_length,
+)
+
+USER = {"role": "user", "content": "What colour is the sky?"}
+BLUE = {"role": "assistant", "content": "It is blue."}
+GREEN = {"role": "assistant", "content": "It is green."}
+
+
+def read(path: Path) -> tuple[list[Pair], list[Problem]]:
+    problems: list[Problem] = []
+    return list(read_pairs(path, on_problem=problems.append)), problems
+
+
+def text(content: str) -> list[dict]:
+    return [{"role": "text", "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "chosen", "rejected"),
+    [
+        ({"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN]}, [USER], [BLUE], [GREEN]),
+        ({"chosen": [USER, BLUE], "rejected": [USER, GREEN]}, [USER], [BLUE], [GREEN]),
+        ({"prompt": USER["content"], "chosen": [USER, BLUE], "rejected": [USER, GREEN]}, [USER], [BLUE], [GREEN]),
+        ({"prompt": [USER], "chosen": "It is blue.", "rejected": "It is green."}, [USER], [BLUE], [GREEN]),
+        ({"prompt": "Sky?", "chosen": " Blue.", "rejected": " Green."}, text("Sky?"), text(" Blue."), text(" Green.")),
+        (
+            {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+            text("The sky is"),
+            text(" blue."),
+            text(" green."),
+        ),
+        # TRL would cut "blue" and "black" after "bl".
+        (
+            {"chosen": "The sky is blue", "rejected": "The sky is black"},
+            text("The sky is"),
+            text(" blue"),
+            text(" black"),
+        ),
+        ({"chosen": "Sky?\nBlue", "rejected": "Sky?\nBlack"}, text("Sky?\n"), text("Blue"), text("Black")),
+        (
+            {
+                "chosen": "\n\nHuman: Hi\n\nAssistant: Hello?\n\nHuman: Sky?\n\nAssistant: Blue.",
+                "rejected": "\n\nHuman: Hi\n\nAssistant: Hello?\n\nHuman: Sky?\n\nAssistant: Green. Human: no turn",
+            },
+            [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello?"},
+                {"role": "user", "content": "Sky?"},
+            ],
+            [{"role": "assistant", "content": "Blue."}],
+            [{"role": "assistant", "content": "Green. Human: no turn"}],
+        ),
+        (
+            {
+                "prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+                "chosen": [BLUE],
+                "rejected": [GREEN],
+                "score": 3,
+            },
+            [{"role": "user", "content": "ab"}],
+            [BLUE],
+            [GREEN],
+        ),
+    ],
+)
+def test_every_form_becomes_prompt_and_two_answers(row, prompt, chosen, rejected):
+    pair = parse_pair(row, line=4)
+    assert (pair.line, pair.prompt, pair.chosen, pair.rejected) == (4, prompt, chosen, rejected)
+    assert (pair.weight, pair.p_chosen, pair.tools) == (1.0, 1.0, None)
+
+
+def test_weights_soft_labels_and_tools_are_read_and_other_columns_ignored(tmp_path):
+    tool = {"type": "function", "function": {"name": "look_up"}}
+    row = {"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN], "weight": 2, "p_chosen": 0.75, "extra": {"a": 1}}
+    rows = [row | {"tools": [tool]}, row | {"tools": json.dumps([tool])}, row | {"weight": None, "p_chosen": None}]
+    pairs, problems = read(write_pairs(tmp_path / "pairs.jsonl", rows))
+    assert not problems
+    assert [(pair.weight, pair.p_chosen, pair.tools) for pair in pairs] == [
+        (2.0, 0.75, [tool]),
+        (2.0, 0.75, [tool]),
+        (1.0, 1.0, None),
+    ]
+    dataset = load_dataset(tmp_path / "pairs.jsonl", tiny_tokenizer(), max_length=None)
+    assert [(pair.weight, pair.p_chosen) for pair in dataset.pairs] == [(2.0, 0.75), (2.0, 0.75), (1.0, 1.0)]
+
+
+BAD_LINES = [
+    ("{", "bad_json"),
+    ("[" * 100_000, "bad_json"),
+    ("[1, 2]", "not_an_object"),
+    ('"text"', "not_an_object"),
+    ({"prompt": "a", "chosen": "b"}, "missing_field"),
+    ({"prompt": "a", "chosen": "b", "rejected": None}, "missing_field"),
+    ({"prompt": "a", "chosen": 3, "rejected": "b"}, "bad_field"),
+    ({"prompt": [{"content": "a"}], "chosen": [BLUE], "rejected": [GREEN]}, "bad_field"),
+    ({"prompt": [{"role": "user"}], "chosen": [BLUE], "rejected": [GREEN]}, "bad_field"),
+    ({"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN], "tools": "{"}, "bad_field"),
+    ({"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN], "tools": {"a": 1}}, "bad_field"),
+    (
+        {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "chosen": [BLUE], "rejected": [GREEN]},
+        "unsupported_content",
+    ),
+    ({"prompt": [USER], "chosen": [BLUE], "rejected": []}, "empty_answer"),
+    ({"prompt": [USER], "chosen": [BLUE], "rejected": [{"role": "assistant", "content": " \n"}]}, "empty_answer"),
+    ({"prompt": "a", "chosen": "", "rejected": "b"}, "empty_answer"),
+    ({"prompt": [USER], "chosen": [BLUE], "rejected": [BLUE]}, "identical_completions"),
+    ({"chosen": [USER, BLUE], "rejected": [USER, BLUE]}, "identical_completions"),
+    ({"prompt": [], "chosen": [BLUE], "rejected": [GREEN]}, "empty_prompt"),
+    ({"chosen": [BLUE], "rejected": [GREEN]}, "empty_prompt"),
+    ({"chosen": "Blue.", "rejected": "Green."}, "empty_prompt"),
+    ({"chosen": [USER, BLUE, USER, BLUE], "rejected": [USER, GREEN, USER, GREEN]}, "prompts_differ"),
+    ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}, "prompts_differ"),
+    (
+        {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nAssistant: d"},
+        "prompts_differ",
+    ),
+    ({"prompt": [USER], "chosen": [BLUE, {"role": "tool", "content": "x"}], "rejected": [GREEN]}, "no_answer"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "weight": -1}, "bad_weight"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "weight": "heavy"}, "bad_weight"),
+    ('{"prompt": "a", "chosen": "b", "rejected": "c", "weight": NaN}', "bad_weight"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "p_chosen": 1.5}, "bad_p_chosen"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "p_chosen": True}, "bad_p_chosen"),
+    (b'{"prompt": "\xff", "chosen": "b", "rejected": "c"}', "bad_encoding"),
+    ('{"prompt": "\\ud800", "chosen": "b", "rejected": "c"}', "bad_encoding"),
+]
+
+
+def test_each_bad_line_is_reported_by_number_and_reason_and_the_good_ones_stay(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    good = {"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN]}
+    with path.open("wb") as file:
+        for line, _ in BAD_LINES:
+            raw = line if isinstance(line, bytes) else (line if isinstance(line, str) else json.dumps(line)).encode()
+            file.write(raw + b"\n" + json.dumps(good).encode() + b"\n")
+    pairs, problems = read(path)
+    assert [(p.line, p.reason) for p in problems] == [(2 * i + 1, reason) for i, (_, reason) in enumerate(BAD_LINES)]
+    assert [pair.line for pair in pairs] == [2 * i + 2 for i in range(len(BAD_LINES))]
+    assert all(p.dropped and p.message for p in problems)
+
+
+def test_gzip_is_known_by_its_content_and_blank_lines_and_a_byte_order_mark_do_no_harm(tmp_path):
+    lines = b"\xef\xbb\xbf" + b"\n\n".join(json.dumps(pair).encode() for pair in toy_pairs(3))
+    plain, zipped = tmp_path / "pairs.jsonl", tmp_path / "no-extension"
+    plain.write_bytes(lines)
+    zipped.write_bytes(gzip.compress(lines))
+    assert read(zipped) == read(plain)
+    assert [pair.line for pair in read(plain)[0]] == [1, 3, 5]
+
+
+def test_a_damaged_or_missing_file_is_one_clear_error(tmp_path):
+    whole = gzip.compress(b"".join(json.dumps(pair).encode() + b"\n" for pair in toy_pairs(400)))
+    (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataFileError, match=r"cut\.gz can't be read to its end"):
+        read(tmp_path / "cut.gz")
+    with pytest.raises(DataFileError, match="no preference file"):
+        read(tmp_path / "missing.jsonl")
+    with pytest.raises(DataFileError, match="no preference file"):
+        load_dataset(tmp_path, tiny_tokenizer(), max_length=None)
+
+
+def test_a_file_without_a_usable_pair_says_why(tmp_path):
+    path = write_pairs(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}])
+    with pytest.raises(DataFileError, match=r"no usable pair\. Line 1: Chosen and rejected are the same"):
+        load_dataset(path, tiny_tokenizer(), max_length=None)
+
+
+def test_answers_that_differ_in_text_but_not_in_tokens_are_identical(tmp_path):
+    tokenizer = trained_tokenizer()
+    rows = [
+        {"prompt": "Hello", "chosen": " there", "rejected": " there</s>"},
+        {"prompt": "Hello", "chosen": " a", "rejected": " b"},
+    ]
+    dataset = load_dataset(write_pairs(tmp_path / "pairs.jsonl", rows), tokenizer, max_length=None)
+    assert [(p.line, p.reason) for p in dataset.problems] == [(1, "identical_completions")]
+
+
+def test_real_transcripts_are_read_and_what_is_wrong_with_them_named(hh_file):
+    dataset = load_dataset(hh_file, trained_tokenizer(), max_length=1024)
+    reasons = Counter(problem.reason for problem in dataset.problems if problem.dropped)
+    assert reasons["empty_answer"] == 2 and reasons["prompts_differ"] == 5
+    assert len(dataset.pairs) + sum(reasons.values()) == 1156
+    assert {p.line for p in dataset.problems if p.reason == "prompts_differ"} == {628, 845, 976, 977, 1019}
+    assert all(pair_length(pair) <= 1024 for pair in dataset.pairs)
+
+
+def test_the_template_used_is_stated(tmp_path):
+    path = write_pairs(tmp_path / "pairs.jsonl", toy_pairs(3))
+    plain = write_pairs(tmp_path / "plain.jsonl", [{"prompt": "a", "chosen": " b", "rejected": " c"}])
+    assert load_dataset(path, trained_tokenizer(), max_length=None).template == "tokenizer"
+    assert load_dataset(path, trained_tokenizer(template=None), max_length=None).template == "chatml (fallback)"
+    assert load_dataset(plain, trained_tokenizer(template=None), max_length=None).template == "none (plain text)"
+
+
+def test_what_the_template_does_to_every_line_is_said_once(tmp_path):
+    path = write_pairs(tmp_path / "pairs.jsonl", toy_pairs(5))
+    problems = load_dataset(path, trained_tokenizer(template=NO_END), max_length=None).problems
+    assert Counter(p.reason for p in problems)["eos_added"] == 1
+    assert not any(p.dropped for p in problems)
+
+
+# Maximum length
+
+
+def pairs_of_lengths(*lengths: int) -> list[TokenPair]:
+    return [TokenPair(i, (5,) * (length - 3), (6, 7, 1), (8, 1)) for i, length in enumerate(lengths, start=1)]
+
+
+def test_suggested_length_keeps_99_in_100_pairs_whole():
+    pairs = pairs_of_lengths(*range(101, 201), *([200] * 99), 5000)
+    assert suggest_max_length(pairs) == 256
+    assert suggest_max_length(pairs, model_limit=150) == 150
+    assert suggest_max_length(pairs_of_lengths(10, 12, 11)) == 12
+    with pytest.raises(DataFileError):
+        suggest_max_length([])
+
+
+def test_fitting_changes_the_hash_only_where_it_changes_a_pair(tmp_path):
+    dataset = load_dataset(write_pairs(tmp_path / "pairs.jsonl", toy_pairs(6)), tiny_tokenizer(), max_length=None)
+    longest = max(map(pair_length, dataset.pairs))
+    assert fit(dataset, longest) == dataset
+    assert fit(dataset, longest - 1).sha256 != dataset.sha256
+
+
+def test_the_hash_covers_ids_weights_and_labels():
+    base = TokenPair(1, (3, 4), (5, 1), (6, 1))
+    others = [
+        TokenPair(1, (3,), (4, 5, 1), (6, 1)),
+        TokenPair(1, (3, 4), (6, 1), (5, 1)),
+        TokenPair(1, (3, 4), (5, 1), (6, 1), weight=2.0),
+        TokenPair(1, (3, 4), (5, 1), (6, 1), p_chosen=0.9),
+    ]
+    assert len({tokens.digest([pair]) for pair in [base, *others]}) == 5
+
+
+# Cache and processes
+
+
+def test_ids_are_taken_from_the_cache_the_second_time(tmp_path, monkeypatch):
+    rows = [*toy_pairs(4), {"prompt": "a", "chosen": "b", "rejected": "b"}]
+    path, cache = write_pairs(tmp_path / "pairs.jsonl", rows), tmp_path / "cache"
+    first = load_dataset(path, tiny_tokenizer(), max_length=60, cache_dir=cache)
+
+    def fail(*_):
+        raise AssertionError("tokenized again")
+
+    monkeypatch.setattr(chat, "encode_with_notes", fail)
+    assert load_dataset(path, tiny_tokenizer(), max_length=60, cache_dir=cache) == first
+    # Another maximum length uses the same ids.
+    assert load_dataset(path, tiny_tokenizer(), max_length=80, cache_dir=cache).problems != first.problems
+    assert [file.suffix for file in cache.iterdir()] == [".safetensors"]
+
+
+def test_another_file_tokenizer_or_template_is_another_cache_entry(tmp_path):
+    path = write_pairs(tmp_path / "a.jsonl", toy_pairs(3))
+    other = write_pairs(tmp_path / "b.jsonl", toy_pairs(4))
+    keys = {
+        tokens.cache_key(path, tiny_tokenizer()),
+        tokens.cache_key(other, tiny_tokenizer()),
+        tokens.cache_key(path, tiny_tokenizer(chat_template=NO_END)),
+        tokens.cache_key(path, tiny_tokenizer(eos="<|endoftext|>")),
+        tokens.cache_key(path, trained_tokenizer()),
+        tokens.cache_key(path, trained_tokenizer(adds_bos=True)),
+    }
+    assert len(keys) == 6
+    assert tokens.cache_key(path, tiny_tokenizer()) in keys
+
+
+@pytest.mark.parametrize("harm", [b"", b"not safetensors", None])
+def test_a_damaged_cache_entry_is_made_again(tmp_path, harm):
+    path, cache = write_pairs(tmp_path / "pairs.jsonl", toy_pairs(4)), tmp_path / "cache"
+    first = load_dataset(path, tiny_tokenizer(), max_length=None, cache_dir=cache)
+    (entry,) = cache.iterdir()
+    sound = entry.read_bytes()
+    damaged = harm if harm is not None else sound[:-8] + b"\x01" + sound[-7:]
+    entry.write_bytes(damaged)
+    assert load_dataset(path, tiny_tokenizer(), max_length=None, cache_dir=cache) == first
+    assert entry.read_bytes() != damaged
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):
+    path = write_pairs(tmp_path / "pairs.jsonl", toy_pairs(2))
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where a folder should be")
+    assert len(load_dataset(path, tiny_tokenizer(), max_length=None, cache_dir=blocked).pairs) == 2
+
+
+def test_several_processes_give_the_same_dataset(tmp_path):
+    rows = [*toy_pairs(300), {"prompt": "a", "chosen": "b", "rejected": "b"}, *toy_pairs(300)]
+    path = write_pairs(tmp_path / "pairs.jsonl", rows)
+    alone = load_dataset(path, tiny_tokenizer(), max_length=None, num_workers=1)
+    assert load_dataset(path, tiny_tokenizer(), max_length=None, num_workers=2) == alone
+    assert load_dataset(path, tiny_tokenizer(), max_length=None) == alone
+    assert [pair.line for pair in alone.pairs] == [*range(1, 301), *range(302, 602)]
+
+
+def test_prompts_are_read_from_pairs_and_from_lines_with_a_prompt_only(tmp_path):
+    rows = [
+        {"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN]},
+        {"prompt": [USER]},
+        {"prompt": "Sky?"},
+        {"prompt": "Sky?", "chosen": [BLUE], "rejected": [GREEN]},
+        {"chosen": [USER, BLUE], "rejected": [USER, GREEN]},
+        {"prompt": []},
+        {"prompt": "last"},
+    ]
+    path, problems = write_pairs(tmp_path / "prompts.jsonl", rows), []
+    found = list(read_prompts(path, on_problem=problems.append))
+    user = [{"role": "user", "content": "Sky?"}]
+    expected = [(1, [USER]), (2, [USER]), (3, text("Sky?")), (4, user), (5, [USER]), (7, text("last"))]
+    assert found == [Prompt(line, messages) for line, messages in expected]
+    assert [(p.line, p.reason) for p in problems] == [(6, "empty_prompt")]
+    assert list(read_prompts(path, on_problem=problems.append, limit=2)) == found[:2]

@@ -1,0 +1,376 @@
+"""The job path with real processes: a worker, its training process, a broker, a database."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from app import doorbell
+from app.config import Settings, get_settings
+from app.db import read_session, write_session
+from app.models import JobState, Snapshot, User
+from app.services.jobs import jobs
+from app.services.jobs import workers as worker_list
+from app.services.training import checkpoints
+from app.storage import Storage
+from tests.conftest import ROOT
+from tests.factory import Factory
+from tests.services_for_tests import free_port, redis_server
+from tests.worker.running import ENDLESS, QUICK, Watcher, Workers, is_alive, queue_job, training_pid
+
+pytestmark = pytest.mark.timeout(240)
+BOTH_SIZES = [("sqlite", "files"), ("postgresql", "redis")]
+both_sizes = pytest.mark.parametrize(("database_url", "broker"), BOTH_SIZES, indirect=True)
+embedded = pytest.mark.parametrize(("database_url", "broker"), BOTH_SIZES[:1], indirect=True)
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest) -> str:
+    if request.param == "redis-away":
+        return f"redis://127.0.0.1:{free_port()}/0"
+    return request.getfixturevalue("redis_url") if request.param == "redis" else ""
+
+
+@pytest.fixture
+def settings(settings: Settings, broker: str, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Short leases, so that a dead worker is missed within seconds."""
+    quick = {
+        "BROKER_URL": broker,
+        "MODELS_DIR": str(tiny_models),
+        "HEARTBEAT_SECONDS": "0.5",
+        "SWEEP_SECONDS": "0.5",
+        "WORKER_LEASE_SECONDS": "6",
+        "CANCEL_GRACE_SECONDS": "20",
+    }
+    for name, value in quick.items():
+        monkeypatch.setenv(f"PREFLOOP_{name}", value)
+    get_settings.cache_clear()
+    return get_settings()
+
+
+@pytest.fixture
+def engineer(factory: Factory) -> User:
+    return factory.engineer()
+
+
+@pytest.fixture
+def snapshot(factory: Factory) -> Snapshot:
+    return factory.snapshot(factory.judged(16, eval_percent=25))
+
+
+@both_sizes
+def test_job_runs_to_a_checkpoint_that_peft_loads(
+    engine: Engine,
+    settings: Settings,
+    snapshot: Snapshot,
+    engineer: User,
+    workers: Workers,
+    watcher: Watcher,
+    storage: Storage,
+    tiny_models: Path,
+    tmp_path: Path,
+) -> None:
+    workers.start()
+    with write_session(engine) as session:
+        job = jobs.create(
+            session,
+            snapshot=session.merge(snapshot),
+            base_model="tiny",
+            config={"max_steps": 3, "batch_size": 4, "lora_r": 2, "eval_steps": 2},
+            by=session.merge(engineer),
+        )
+        doorbell.ring_after_commit(session, settings, job_id=job.id)
+    job = watcher.until_over(job.id)
+    assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
+    assert watcher.states(job.id) == ["queued", "running", "succeeded"]
+    assert [row.step for row in watcher.events(job.id, "step")] == [1, 2, 3]
+    assert job.metrics["before"]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)
+    with read_session(engine) as session:
+        (checkpoint,) = checkpoints.listing(session).items
+    chain = checkpoint.provenance
+    assert chain["snapshot"]["sha256"] == snapshot.sha256
+    assert chain["started_by"] == engineer.username
+    assert chain["project"]["guideline_version"] == 1
+    folder = tmp_path / "downloaded"
+    for file in checkpoint.files:
+        (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file.name).write_bytes(storage.read_bytes(file.key))
+    assert (
+        str(settings.data_dir)
+        not in "".join(path.read_text() for path in folder.glob("*.json")) + (folder / "README.md").read_text()
+    )
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_models / "tiny"), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model(**tokenizer("Hello", return_tensors="pt")).logits.shape[-1] == 260
+    assert not (settings.data_dir / "work" / f"job-{job.id}").exists()
+
+
+@both_sizes
+def test_cancelling_a_run_keeps_its_state_and_retry_goes_on_from_it(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer, **ENDLESS | {"max_steps": 60, "batch_size": 8})
+    workers.start()
+    watcher.until_training(job.id, 7)
+    with write_session(engine) as session:
+        jobs.cancel(session, job=jobs.get(session, job.id), by=session.merge(engineer))
+    cancelled = watcher.until_over(job.id)
+    assert cancelled.state is JobState.CANCELLED
+    kept = watcher.events(job.id, "state")[-1].data["kept"]
+    assert f"step {cancelled.step} is kept" in kept
+    with write_session(engine) as session:
+        jobs.retry(session, job=jobs.get(session, job.id), by=session.merge(engineer))
+    ended = watcher.until_over(job.id)
+    assert ended.state is JobState.SUCCEEDED, ended.error
+    assert [row.step for row in watcher.events(job.id, "step")] == list(range(1, 61))
+    assert watcher.states(job.id) == ["queued", "running", "cancelled", "queued", "running", "succeeded"]
+
+
+@embedded
+def test_killed_training_process_ends_as_failed_with_its_reason(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer, **ENDLESS)
+    worker = workers.start()
+    watcher.until_training(job.id, 6)
+    os.kill(training_pid(settings, job.id), signal.SIGKILL)
+    failed = watcher.until_over(job.id)
+    assert failed.state is JobState.FAILED
+    assert failed.error_code in ("killed", "out_of_memory")
+    error = watcher.events(job.id, "error")[-1].data
+    assert "memory" in error["message"]
+    assert "step 5 is kept" in error["kept"] or "step" in error["kept"]
+    assert worker.poll() is None, "the worker went with it"
+
+
+@both_sizes
+def test_job_of_a_killed_worker_goes_on_at_another_without_losing_or_doubling_a_step(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer, **ENDLESS | {"max_steps": 80, "batch_size": 8})
+    first = workers.start("first")
+    watcher.until_training(job.id, 12)
+    child = training_pid(settings, job.id)
+    first.kill()
+    first.wait()
+    workers.start("second")
+    watcher.until("the orphan ended", lambda: not is_alive(child))
+    ended = watcher.until_over(job.id)
+    assert ended.state is JobState.SUCCEEDED, f"{ended.error}\n{workers.logs()}"
+    assert (ended.worker, ended.attempts) == ("second", 2)
+    assert [row.step for row in watcher.events(job.id, "step")] == list(range(1, 81))
+    assert watcher.states(job.id) == ["queued", "running", "queued", "running", "succeeded"]
+
+
+@embedded
+def test_stopped_worker_saves_the_state_and_gives_the_job_back(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer, **ENDLESS)
+    worker = workers.start()
+    step = watcher.until_training(job.id, 6).step
+    child = training_pid(settings, job.id)
+    worker.terminate()
+    assert worker.wait(60) == 0
+    given_back = watcher.job(job.id)
+    assert (given_back.state, given_back.attempts) == (JobState.QUEUED, 0)
+    assert "is kept" in watcher.events(job.id, "state")[-1].data["reason"]
+    assert not is_alive(child)
+    states = [path.name for path in (settings.data_dir / "work" / f"job-{job.id}" / "out" / "state").iterdir()]
+    assert any(int(name.removeprefix("step-")) >= step for name in states if name.startswith("step-"))
+
+
+@embedded
+def test_worker_that_slept_through_its_lease_stops_and_writes_nothing(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer, **ENDLESS | {"max_steps": 400, "batch_size": 8})
+    asleep = workers.start("asleep")
+    watcher.until_training(job.id, 6)
+    os.kill(asleep.pid, signal.SIGSTOP)  # a closed laptop lid
+    workers.start("awake")
+    watcher.until("the other worker took the job", lambda: watcher.job(job.id).worker == "awake")
+    os.kill(asleep.pid, signal.SIGCONT)
+    watcher.until("the first worker noticed", lambda: "job.taken_away" in workers.logs())
+    ended = watcher.until_over(job.id)
+    assert ended.state is JobState.SUCCEEDED, f"{ended.error}\n{workers.logs()}"
+    assert ended.worker == "awake"
+    assert [row.step for row in watcher.events(job.id, "step")] == list(range(1, 401))
+
+
+@embedded
+def test_job_whose_worker_dies_again_and_again_fails(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer, **ENDLESS)
+    for attempt in range(1, settings.job_attempts + 1):
+        worker = workers.start(f"worker-{attempt}", PREFLOOP_WORKER_LEASE_SECONDS="2")
+        watcher.until("it was claimed", lambda attempt=attempt: watcher.job(job.id).attempts == attempt)
+        worker.kill()
+        worker.wait()
+    workers.start("last")
+    failed = watcher.until_over(job.id)
+    assert (failed.state, failed.error_code) == (JobState.FAILED, "worker_lost")
+
+
+@both_sizes
+def test_lost_doorbell_is_rung_again_by_the_sweeper(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    workers.start()
+    watcher.until("the worker is there", lambda: "ready" in workers.logs())
+    with read_session(engine) as session:
+        (listed,) = worker_list.listing(session, silent_after=settings.worker_lease_seconds)
+    assert listed.alive
+    assert listed.worker.memory_bytes > 10**8
+    job = queue_job(engine, snapshot, engineer)  # nobody rings
+    assert watcher.until_over(job.id).state is JobState.SUCCEEDED
+
+
+@both_sizes
+def test_many_doorbells_and_two_workers_run_each_job_once(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    queued = [queue_job(engine, snapshot, engineer) for _ in range(3)]
+    for _ in range(12):
+        doorbell.ring(settings)
+    workers.start("one")
+    workers.start("two")
+    for job in queued:
+        ended = watcher.until_over(job.id)
+        assert ended.state is JobState.SUCCEEDED, ended.error
+        assert ended.attempts == 1
+        assert watcher.states(job.id) == ["queued", "running", "succeeded"]
+
+
+@embedded
+def test_loss_that_is_not_a_number_ends_as_failed_with_advice(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    wild = {
+        "lora_r": 0,
+        "learning_rate": 1.0,
+        "beta": 100,
+        "weight_decay": 10,
+        "max_grad_norm": 0,
+        "warmup_ratio": 0,
+        "lr_scheduler_type": "constant",
+        "batch_size": 8,
+    }
+    job = queue_job(engine, snapshot, engineer, **ENDLESS | wild)
+    workers.start()
+    failed = watcher.until_over(job.id)
+    assert (failed.state, failed.error_code) == (JobState.FAILED, "not_finite")
+    assert "Lower learning_rate" in failed.error
+
+
+@embedded
+def test_unknown_base_model_ends_as_failed_and_names_what_is_there(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    with write_session(engine) as session:
+        job = jobs.create(
+            session, snapshot=session.merge(snapshot), base_model="absent", config={}, by=session.merge(engineer)
+        )
+    workers.start()
+    failed = watcher.until_over(job.id)
+    assert (failed.state, failed.error_code) == (JobState.FAILED, "not_found")
+    assert "tiny" in failed.error
+
+
+@embedded
+def test_damaged_snapshot_is_never_trained_on(
+    engine: Engine,
+    settings: Settings,
+    snapshot: Snapshot,
+    engineer: User,
+    workers: Workers,
+    watcher: Watcher,
+    storage: Storage,
+) -> None:
+    train = next(file for file in snapshot.files if file["name"] == "train.jsonl")
+    storage.put_bytes(train["key"], storage.read_bytes(train["key"])[:-2] + b" \n")
+    job = queue_job(engine, snapshot, engineer)
+    workers.start()
+    failed = watcher.until_over(job.id)
+    assert (failed.state, failed.error_code) == (JobState.FAILED, "snapshot_damaged")
+
+
+@pytest.mark.parametrize(("database_url", "broker"), [("sqlite", "redis-away")], indirect=True)
+def test_train_while_the_broker_is_away_stays_queued_and_starts_when_it_is_back(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    workers.start()
+    watcher.until("the worker is there", lambda: "worker.started" in workers.logs())
+    for _ in ("never there", "gone again"):
+        with write_session(engine) as session:
+            job = jobs.create(
+                session, snapshot=session.merge(snapshot), base_model="tiny", config=QUICK, by=session.merge(engineer)
+            )
+            doorbell.ring_after_commit(session, settings, job_id=job.id)
+        assert watcher.job(job.id).state is JobState.QUEUED
+        assert "does not answer" in watcher.events(job.id, "log")[-1].data["message"]
+        with redis_server(int(settings.broker_url.rpartition(":")[2].removesuffix("/0"))):
+            assert watcher.until_over(job.id).state is JobState.SUCCEEDED
+    workers.end()
+
+
+def fake_engine(how: str) -> str:
+    return f"{sys.executable} {ROOT / 'tests' / 'worker' / 'fake_engine.py'} {how}"
+
+
+@embedded
+def test_engine_that_does_not_end_is_killed_with_all_that_it_started(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer)
+    workers.start(PREFLOOP_TRAIN_LAUNCHER=fake_engine("never-ends"), PREFLOOP_CANCEL_GRACE_SECONDS="1")
+    watcher.until_training(job.id)
+    grandchild = int((settings.data_dir / "work" / f"job-{job.id}" / "grandchild").read_text())
+    with write_session(engine) as session:
+        jobs.cancel(session, job=jobs.get(session, job.id), by=session.merge(engineer))
+    assert watcher.until_over(job.id).state is JobState.CANCELLED
+    watcher.until("the grandchild is gone", lambda: not is_alive(grandchild))
+
+
+@both_sizes
+def test_end_without_a_reason_is_told_with_its_last_lines(
+    engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
+) -> None:
+    job = queue_job(engine, snapshot, engineer)
+    workers.start(PREFLOOP_TRAIN_LAUNCHER=fake_engine("gives-no-reason"))
+    failed = watcher.until_over(job.id)
+    assert (failed.state, failed.error_code) == (JobState.FAILED, "crashed")
+    assert "exit code 7" in failed.error
+    assert any("something broke" in line for line in watcher.events(job.id, "error")[-1].data["lines"])
+    assert [row.data["loss"] for row in watcher.events(job.id, "step")] == [None]
+    assert any("not JSON at all" in row.data["message"] for row in watcher.events(job.id, "log"))
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"), [("segfaults", "crashed", "SIGSEGV"), ("leaves-nothing", "invalid", "without a whole")]
+)
+@embedded
+def test_crash_and_missing_result_are_told_apart(
+    engine: Engine,
+    settings: Settings,
+    snapshot: Snapshot,
+    engineer: User,
+    workers: Workers,
+    watcher: Watcher,
+    how: str,
+    code: str,
+    words: str,
+) -> None:
+    job = queue_job(engine, snapshot, engineer)
+    workers.start(PREFLOOP_TRAIN_LAUNCHER=fake_engine(how))
+    failed = watcher.until_over(job.id)
+    assert (failed.state, failed.error_code) == (JobState.FAILED, code)
+    assert words in failed.error

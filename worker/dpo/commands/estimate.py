@@ -1,0 +1,44 @@
+"""`estimate`: the memory that a training run would need, before it is started."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from worker.dpo.run.memory import peak_memory
+
+EXAMPLES = """examples:
+  python -m worker.dpo estimate --model models/base --data train.jsonl
+  python -m worker.dpo estimate --model models/base --data train.jsonl --set lora_r=0 --set token_budget=4096
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options: those of `train`, without --out and --fresh."""
+    from worker.dpo.commands.cli import add_train_arguments
+
+    parser.description = (
+        "Load the model, count what a training run would hold, and print it as one JSON object, in bytes."
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_train_arguments(parser, examples=EXAMPLES)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the estimate. Returns the exit code. Raises what loading a run raises."""
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from worker.dpo.ground.config import load_config
+    from worker.dpo.ground.events import EventWriter
+    from worker.dpo.ground.stopping import Stop
+    from worker.dpo.run.setup import RunRequest, open_session
+
+    config = load_config(args.config, args.settings)
+    request = RunRequest(args.model, args.data, Path(), config, eval_data=args.eval_data)
+    with EventWriter(sys.stderr, rich=False) as events:
+        session = open_session(request, events, Stop(), Accelerator(cpu=config.device == "cpu"))
+    plan = session.memory
+    print(json.dumps({**asdict(plan), "peak": plan.peak, "loading_peak": peak_memory(session.scorer.device)}))
+    return 0

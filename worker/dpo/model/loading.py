@@ -1,0 +1,162 @@
+"""Loading what is trained: base model, tokenizer, adapter. Never pickled weights, never code from a model's folder."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from worker.dpo.ground.config import TrainConfig
+
+
+class ModelError(ValueError):
+    """A model or adapter that can't be loaded or trained as asked. The text says what to do."""
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id. Raises ModelError."""
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as problem:
+        raise ModelError(f"Cannot load a tokenizer from {model}: {_first_line(problem)}") from problem
+
+
+def load_base(model: str, *, dtype: str, device: str = "cpu", load_in_4bit: bool = False) -> PreTrainedModel:
+    """A causal language model in `dtype` on `device`, without any dropout. Raises ModelError."""
+    options: dict = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if load_in_4bit:
+        options |= _four_bit(device, options["dtype"])
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, **options)
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        raise ModelError(f"Cannot load the model {model}: {_first_line(problem)}") from problem
+    if not load_in_4bit:
+        loaded.to(device)
+    remove_dropout(loaded)
+    return loaded
+
+
+def _four_bit(device: str, compute: torch.dtype) -> dict:
+    if not device.startswith("cuda"):
+        raise ModelError(
+            "4-bit training (QLoRA) needs a CUDA GPU with bitsandbytes. On this machine set load_in_4bit=false."
+        )
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as problem:
+        raise ModelError(
+            "4-bit training (QLoRA) needs bitsandbytes: pip install bitsandbytes, or set load_in_4bit=false."
+        ) from problem
+    from transformers import BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+    return {"quantization_config": quantization, "device_map": {"": device}}
+
+
+def remove_dropout(model: nn.Module) -> None:
+    """Switch off every dropout of the base model: policy and reference must differ in their weights only."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "dropout_p"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def prepare_policy(base: PreTrainedModel, config: TrainConfig) -> PreTrainedModel | PeftModel:
+    """The model to train: the base with a new or an existing LoRA adapter, or itself in full. Raises ModelError."""
+    if not config.is_lora:
+        base.requires_grad_(True)
+        return base
+    if config.load_in_4bit:
+        from peft import prepare_model_for_kbit_training
+
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    if config.adapter is not None:
+        return load_adapter(base, config.adapter, trainable=True)
+    torch.manual_seed(config.seed)
+    targets = config.lora_target_modules
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        # Mamba's kernels read this layer's weight themselves, past any adapter; peft refuses it.
+        exclude_modules=["out_proj"] if "mamba" in base.config.model_type and targets == "all-linear" else None,
+        target_modules=targets if targets == "all-linear" else ([targets] if isinstance(targets, str) else targets),
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(base, lora)
+    except ValueError as problem:
+        raise ModelError(f"Cannot put LoRA on this model: {_first_line(problem)}") from problem
+
+
+def load_adapter(base: PreTrainedModel, adapter: str, *, trainable: bool = False) -> PeftModel:
+    """The base with the adapter of a folder. Raises ModelError."""
+    folder = Path(adapter)
+    if folder.is_dir() and not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(f"{adapter} holds no adapter_model.safetensors. Name the folder that a training run wrote.")
+    try:
+        return PeftModel.from_pretrained(base, adapter, is_trainable=trainable, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        raise ModelError(f"Cannot load the adapter {adapter}: {_first_line(problem)}") from problem
+
+
+def choose_device(wanted: str) -> str:
+    """`auto` is CUDA where there is one, else the CPU. Raises ModelError for a device that isn't there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError("This machine has no usable CUDA device. Set device=cpu.")
+    return wanted
+
+
+def adapter_is_new(policy: nn.Module, config: TrainConfig) -> bool:
+    """Whether the reference is the base with the adapter switched off: only for an adapter that starts as nothing."""
+    return isinstance(policy, PeftModel) and config.adapter is None
+
+
+@contextlib.contextmanager
+def as_reference(policy: nn.Module, *, adapter_off: bool) -> Iterator[None]:
+    """The policy as the reference inside the block: no dropout, no gradients, and without a new adapter."""
+    training = policy.training
+    policy.eval()
+    try:
+        off = policy.disable_adapter() if adapter_off and isinstance(policy, PeftModel) else contextlib.nullcontext()
+        with torch.no_grad(), off:
+            yield
+    finally:
+        policy.train(training)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of every weight and buffer as it lies in memory, with its name, type and shape."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        flat = tensor.detach().to("cpu").contiguous().view(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_weights(policy: PreTrainedModel | PeftModel, trained: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write a model or adapter folder with the weights `trained`, named as in the scorer (`model.…`)."""
+    names = {name.removeprefix("model."): tensor for name, tensor in trained.items()}
+    whole = (
+        {name: names.get(name, tensor) for name, tensor in policy.state_dict().items()}
+        if not isinstance(policy, PeftModel)
+        else names
+    )
+    policy.save_pretrained(folder, state_dict=whole)
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]

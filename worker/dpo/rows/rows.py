@@ -1,0 +1,236 @@
+"""Rows: how pairs of token ids become the tensors of one forward.
+
+Shared layout: one unpadded row in which what sequences (a prompt with one of its answers) have in common at their
+beginning stands once: `[prompt | chosen | rejected]` for a pair alone, and for pairs whose prompts begin alike, as with
+a system prompt, that beginning once for all of them. Positions are counted along each sequence, and `attention.py`
+lets a token see those before it in its own sequence only. Plain layout, for models that mix tokens other than by
+maskable attention: one right-padded line for each of `prompt+chosen` and `prompt+rejected`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from worker.dpo.data.pairs import TokenPair
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Strand:
+    """Tokens [begin, end) of a shared row, which continue a sequence.
+
+    seen: spans [begin, end) of the row, in order, that hold the sequence's earlier tokens; all lie before `begin`.
+    """
+
+    seen: tuple[Span, ...]
+    begin: int
+    end: int
+
+    @property
+    def own(self) -> int:
+        """Tokens of the strand itself."""
+        return self.end - self.begin
+
+    @property
+    def whole(self) -> tuple[Span, ...]:
+        """Spans of the row that hold the sequence up to the strand's end."""
+        return *self.seen, (self.begin, self.end)
+
+    @property
+    def before(self) -> int:
+        """Tokens of the sequence that come before the strand."""
+        return sum(end - begin for begin, end in self.seen)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The strands of a shared row, in its order and covering it, and their masks, made once for all layers."""
+
+    strands: tuple[Strand, ...]
+    masks: dict = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def cuts(self) -> list[int]:
+        """All places at which a span begins or ends, in order."""
+        return sorted({place for strand in self.strands for span in strand.whole for place in span})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The tensors of one forward over `pairs` pairs, whose sequences are numbered chosen 0…n−1, rejected n…2n−1.
+
+    input_ids, position_ids: (lines, length). Plain lines are padded on the right, where no real token looks, so they
+    need no mask. lengths: tokens of each plain line, None in the shared layout.
+    source: (completion tokens,) flat index of the hidden state that predicts each completion token. The last
+    prompt token predicts the first token of both completions, so it appears twice at least.
+    target: (completion tokens,) the token ids predicted. owner: (completion tokens,) the sequence of each.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    lengths: tuple[int, ...] | None
+    source: Tensor
+    target: Tensor
+    owner: Tensor
+    pairs: int
+    layout: Layout | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model, padding included."""
+        return self.input_ids.numel()
+
+    def to(self, device: torch.device | str) -> "Rows":
+        moved = {
+            name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source", "target", "owner")
+        }
+        return Rows(**moved, lengths=self.lengths, pairs=self.pairs, layout=self.layout)
+
+
+def shared_length(pair: TokenPair) -> int:
+    """Tokens of one pair alone in the shared layout."""
+    alike = common_length(pair.chosen_ids, pair.rejected_ids)
+    return len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) - alike
+
+
+def common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two tuples of ids have in common at their beginning."""
+    low, high = 0, min(len(left), len(right))
+    # By halves: comparing slices is much faster than going token by token.
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def plain_length(pair: TokenPair) -> int:
+    """Tokens of the longer half of one pair: the width that its plain lines need."""
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+
+def shared_rows(pairs: Sequence[TokenPair]) -> Rows:
+    """All sequences of `pairs` in one unpadded row, each beginning that several have in common once."""
+    for pair in pairs:
+        _require_prompt(pair)
+    prompts = [pair.prompt_ids for pair in pairs] * 2
+    sequences = [pair.prompt_ids + pair.chosen_ids for pair in pairs] + [
+        pair.prompt_ids + pair.rejected_ids for pair in pairs
+    ]
+    ids: list[int] = []
+    positions: list[int] = []
+    strands: list[Strand] = []
+    # Where in the row each sequence has its tokens. In sorted order none has more in common with an earlier one
+    # than with the one just before it.
+    places: list[list[int]] = [[] for _ in sequences]
+    previous: tuple[int, ...] = ()
+    where: list[int] = []
+    for number in sorted(range(len(sequences)), key=sequences.__getitem__):
+        sequence = sequences[number]
+        common, begin = common_length(previous, sequence), len(ids)
+        end = begin + len(sequence) - common
+        if begin < end:
+            strands.append(Strand(_spans(where[:common]), begin, end))
+        ids += sequence[common:]
+        positions += range(common, len(sequence))
+        previous, where = sequence, [*where[:common], *range(begin, end)]
+        places[number] = where
+    source: list[int] = []
+    target: list[int] = []
+    owner: list[int] = []
+    for number, (prompt, sequence) in enumerate(zip(prompts, sequences, strict=True)):
+        source += places[number][len(prompt) - 1 : len(sequence) - 1]
+        target += sequence[len(prompt) :]
+        owner += [number] * (len(sequence) - len(prompt))
+    return Rows(
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        lengths=None,
+        source=torch.tensor(source, dtype=torch.long),
+        target=torch.tensor(target, dtype=torch.long),
+        owner=torch.tensor(owner, dtype=torch.long),
+        pairs=len(pairs),
+        layout=Layout(tuple(strands)),
+    )
+
+
+def _spans(places: Sequence[int]) -> tuple[Span, ...]:
+    """The runs of neighbouring places, as [begin, end)."""
+    spans: list[Span] = []
+    for place in places:
+        if spans and spans[-1][1] == place:
+            spans[-1] = (spans[-1][0], place + 1)
+        else:
+            spans.append((place, place + 1))
+    return tuple(spans)
+
+
+def plain_rows(pairs: Sequence[TokenPair], *, pad_id: int) -> Rows:
+    """One right-padded line for each completion with its prompt. The pad id is never a target, whatever it is."""
+    for pair in pairs:
+        _require_prompt(pair)
+    lines = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs] + [
+        (pair.prompt_ids, pair.rejected_ids) for pair in pairs
+    ]
+    width = max(len(prompt) + len(completion) for prompt, completion in lines)
+    input_ids = torch.full((len(lines), width), pad_id, dtype=torch.long)
+    source: list[int] = []
+    target: list[int] = []
+    owner: list[int] = []
+    for number, (prompt, completion) in enumerate(lines):
+        length = len(prompt) + len(completion)
+        input_ids[number, :length] = torch.tensor([*prompt, *completion])
+        first = number * width + len(prompt) - 1
+        source += range(first, first + len(completion))
+        target += completion
+        owner += [number] * len(completion)
+    return Rows(
+        input_ids=input_ids,
+        position_ids=torch.arange(width).repeat(len(lines), 1),
+        lengths=tuple(len(prompt) + len(completion) for prompt, completion in lines),
+        source=torch.tensor(source, dtype=torch.long),
+        target=torch.tensor(target, dtype=torch.long),
+        owner=torch.tensor(owner, dtype=torch.long),
+        pairs=len(pairs),
+        layout=None,
+    )
+
+
+def _require_prompt(pair: TokenPair) -> None:
+    if not pair.prompt_ids:
+        raise ValueError(f"Line {pair.line} has no prompt token, so nothing predicts the first token of its answers.")
+
+
+def is_causal(strand: Strand) -> bool:
+    """Whether to attend with a whole causal sequence, the queries of `seen` again, instead of a mask: where that is less work."""
+    return strand.before <= strand.own
+
+
+def mask_of(layout: Layout, strand: Strand, window: int | None, like: Tensor) -> Tensor | None:
+    """(queries, keys) additive mask of a strand within `window` tokens; None where a kernel's causal order says it all.
+
+    Keys are all tokens of the sequence up to the strand's end; queries the same where `is_causal`, else the strand's own.
+    """
+    keys = strand.before + strand.own
+    if is_causal(strand) and (window is None or keys <= window):
+        return None
+    return causal_mask(layout, keys if is_causal(strand) else strand.own, keys, window, like)
+
+
+def causal_mask(layout: Layout, queries: int, keys: int, window: int | None, like: Tensor) -> Tensor:
+    """(queries, keys) additive mask of the last `queries` of `keys` tokens of a sequence, within `window` tokens."""
+    identity = (queries, keys, window, like.dtype, like.device)
+    if identity not in layout.masks:
+        query_position = torch.arange(keys - queries, keys, device=like.device)[:, None]
+        key_position = torch.arange(keys, device=like.device)[None, :]
+        seen = key_position <= query_position
+        if window is not None:
+            seen &= query_position - key_position < window
+        layout.masks[identity] = torch.zeros_like(seen, dtype=like.dtype).masked_fill_(~seen, -torch.inf)
+    return layout.masks[identity]

@@ -1,0 +1,240 @@
+"""How much memory a run needs, measured on the model itself, and the token budget that fits the machine."""
+
+import ctypes
+import os
+import resource
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from worker.dpo.data.pairs import TokenPair
+from worker.dpo.ground.config import TrainConfig
+from worker.dpo.model.scorer import PairScorer
+
+# Enough for matrix products to run at their full rate; more only takes memory. Half-precision products on a CPU need
+# twice as many tokens for that, of half the size.
+BUDGET_CPU, BUDGET_CPU_HALF, BUDGET_GPU = 1024, 2048, 16384
+HEADROOM = 0.8
+# What a C library holds for the blocks in use, and the holes between them, over their size: measured (`bench.dpo_vs_trl` and the
+# tests print estimate and peak). GPUs' allocators are asked for what is in use.
+HELD_CPU = 1.3
+CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a run will hold at its peak, by part, and the token budget that they were counted for."""
+
+    token_budget: int
+    checkpointing: bool
+    resident: int
+    gradients: int
+    optimizer: int
+    activations: int
+    head: int
+    available: int
+
+    @property
+    def peak(self) -> int:
+        return self.resident + self.gradients + self.optimizer + self.activations + self.head
+
+    def __str__(self) -> str:
+        again = ", activations recomputed in the backward" if self.checkpointing else ""
+        return (
+            f"Memory: about {_gib(self.peak)} at the peak ({_gib(self.resident)} held now, {_gib(self.available)} free). "
+            f"{self.token_budget} tokens in one forward{again}."
+        )
+
+
+def plan_memory(
+    scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
+) -> MemoryPlan:
+    """The token budget of a run and whether activations must be recomputed to fit, from the memory at hand.
+
+    Activations are counted by running one pair forward and adding up what autograd keeps.
+    """
+    device = scorer.device
+    available = memory_available(device)
+    trainable = [weight for weight in scorer.parameters() if weight.requires_grad]
+    gradients = sum(weight.numel() * weight.element_size() for weight in trainable)
+    masters = sum(weight.numel() * 4 for weight in trainable if weight.element_size() < 4)
+    optimizer = sum(2 * weight.numel() * max(4, weight.element_size()) for weight in trainable) + masters
+    packing = scorer.packing(pairs)
+    longest = max(packing.alone)
+    wanted = config.token_budget or max(longest, min(_full_rate(device, config), packing.together()))
+    shortest = pairs[packing.alone.index(min(packing.alone))]
+    room = HEADROOM * available - gradients - optimizer - 2 * scorer.chunk_bytes
+    for checkpointing in _checkpointing_choices(config):
+        per_token = activation_bytes(scorer, shortest, checkpointing=checkpointing)
+        budget = config.token_budget or int(min(wanted, max(longest, room / per_token)))
+        if budget * per_token <= room:
+            break
+    if budget * per_token > room:
+        log(f"Memory is short: about {_gib(budget * per_token - room)} more would be needed for the longest pair.")
+    return MemoryPlan(
+        token_budget=budget,
+        checkpointing=checkpointing,
+        resident=memory_used(device),
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=int(budget * per_token),
+        head=scorer.chunk_bytes,
+        available=available,
+    )
+
+
+def _full_rate(device: torch.device, config: TrainConfig) -> int:
+    if device.type == "cuda":
+        return BUDGET_GPU
+    half = config.mixed_precision != "no" or config.dtype in ("bfloat16", "float16")
+    return BUDGET_CPU_HALF if half else BUDGET_CPU
+
+
+def agreed(plan: MemoryPlan, accelerator: Accelerator) -> MemoryPlan:
+    """One plan for all processes, that of the one with the least room: they cut batches alike or train on different pairs."""
+    if accelerator.num_processes == 1:
+        return plan
+    plans: list = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(plans, plan)
+    return replace(
+        plan, token_budget=min(p.token_budget for p in plans), checkpointing=any(p.checkpointing for p in plans)
+    )
+
+
+def _checkpointing_choices(config: TrainConfig) -> tuple[bool, ...]:
+    return {"on": (True,), "off": (False,), "auto": (False, True)}[config.gradient_checkpointing]
+
+
+def set_checkpointing(scorer: PairScorer, wanted: bool) -> None:
+    """Recompute activations in the backward, or keep them."""
+    model = scorer.causal_lm
+    scorer.recomputes = wanted
+    if wanted:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    elif any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        model.gradient_checkpointing_disable()
+
+
+def activation_bytes(scorer: PairScorer, pair: TokenPair, *, checkpointing: bool) -> float:
+    """Bytes that forward and backward hold at once, per token of the budget; weights are not counted."""
+    set_checkpointing(scorer, False)
+    whole = _kept_bytes(scorer, pair)
+    set_checkpointing(scorer, checkpointing)
+    kept = _kept_bytes(scorer, pair) if checkpointing else whole
+    # While one layer goes backward, its gradients hold about twice what it kept, or would keep if it weren't computed again.
+    layers = max(1, getattr(scorer.causal_lm.config.get_text_config(), "num_hidden_layers", 1))
+    at_once = kept + (3 if checkpointing else 2) * whole / layers
+    return max(1.0, at_once / scorer.packing([pair]).alone[0] * (HELD_CPU if scorer.device.type == "cpu" else 1.0))
+
+
+def _kept_bytes(scorer: PairScorer, pair: TokenPair) -> int:
+    """What autograd keeps of one pair's forward."""
+    weights = {weight.untyped_storage().data_ptr() for weight in scorer.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    training = scorer.training
+    scorer.train()
+    state = torch.get_rng_state()
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        output = scorer(scorer.rows([pair]))
+    del output
+    torch.set_rng_state(state)
+    scorer.train(training)
+    return sum(kept.values())
+
+
+def memory_available(device: torch.device) -> int:
+    """Bytes that this process may still take: free on the GPU, or its share of what the machine or container has left."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    limits = [limit // neighbours for limit in (psutil.virtual_memory().available, *_cgroup_room())]
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if address_space != resource.RLIM_INFINITY:
+        limits.append(address_space - psutil.Process().memory_info().vms)
+    return max(0, min(limits))
+
+
+def _cgroup_room() -> list[int]:
+    """What a container's limit leaves, for control groups of version 2 and 1."""
+    found = []
+    for limit, used in CGROUP_FILES:
+        try:
+            text = Path(limit).read_text().strip()
+            if text != "max" and int(text) < 2**60:
+                found.append(int(text) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def keep_freed_memory() -> None:
+    """Have the C library reuse what was freed rather than return it to the system at once, where it is glibc's.
+
+    A training step takes and frees the same blocks again and again; returned, each would come back page by page, zeroed.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def memory_used(device: torch.device) -> int:
+    """Bytes held now: allocated on the GPU, or resident on a CPU."""
+    if device.type == "cpu":
+        give_back_freed_memory()
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_memory()
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in the machine's memory now."""
+    return psutil.Process().memory_info().rss
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library return what was freed to the system, so that no phase holds what an earlier one needed."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most that this process ever held, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        # Not `ru_maxrss`, which starts at what the process that started this one held.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(problem, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(problem, RuntimeError) and (
+        "can't allocate memory" in str(problem) or "not enough memory" in str(problem)
+    )
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"

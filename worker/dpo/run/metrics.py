@@ -1,0 +1,84 @@
+"""What a set of scored pairs says: loss, rewards, accuracy with its interval, distance from the reference."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from worker.dpo.data.pairs import TokenPair
+from worker.dpo.loss.pair_losses import LossConfig, PairLosses, pair_losses
+
+
+def losses_of(
+    loss: LossConfig,
+    pairs: list[TokenPair],
+    logps: Tensor,
+    reference: Tensor | None,
+    *,
+    soft_labels: bool,
+    reward_mean: float = 0.0,
+) -> PairLosses:
+    """Per-pair losses. logps, reference: (2, pairs), chosen first, in nats; reference may be None."""
+    device, dtype = logps.device, logps.dtype
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    return pair_losses(
+        loss,
+        logps_chosen=logps[0],
+        logps_rejected=logps[1],
+        ref_logps_chosen=None if reference is None else reference[0].to(device, dtype),
+        ref_logps_rejected=None if reference is None else reference[1].to(device, dtype),
+        len_chosen=column([len(pair.chosen_ids) for pair in pairs]),
+        len_rejected=column([len(pair.rejected_ids) for pair in pairs]),
+        p_chosen=column([pair.p_chosen for pair in pairs]) if soft_labels else None,
+        weight=column([pair.weight for pair in pairs]),
+        reward_mean=reward_mean,
+    )
+
+
+def wilson_interval(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927): honest near 0 and 1 and for few pairs, unlike ±z·σ."""
+    if count == 0:
+        return 0.0, 1.0
+    share = successes / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    # At 0 and 1 the bounds meet the share, but for rounding.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+def totals(losses: PairLosses, logps: Tensor) -> dict[str, float]:
+    """Sums over pairs under TRL's names, and `pairs`. `logps/…` are sums over a completion's tokens, in nats."""
+    margins = losses.rewards_chosen - losses.rewards_rejected
+    columns = {
+        "loss": losses.loss.detach(),
+        "rewards/chosen": losses.rewards_chosen,
+        "rewards/rejected": losses.rewards_rejected,
+        "rewards/margins": margins,
+        "rewards/accuracies": (margins > 0).to(margins.dtype),
+        "logps/chosen": logps[0].detach(),
+        "logps/rejected": logps[1].detach(),
+    } | {f"loss/{name}": value for name, value in losses.components.items()}
+    return {name: column.double().sum().item() for name, column in columns.items()} | {"pairs": float(len(margins))}
+
+
+def means(sums: dict[str, float]) -> dict[str, float]:
+    """What `totals` counted, per pair."""
+    return {name: value / sums["pairs"] for name, value in sums.items() if name != "pairs"}
+
+
+def evaluation(losses: PairLosses, logps: Tensor, reference: Tensor | None) -> dict[str, float]:
+    """The means with `eval_` before each name, the accuracy's 95 % interval and the distance from the reference.
+
+    eval_kl: mean of ½·(log π − log π_ref)² per completion, in nats: Schulman's k2 estimate of the KL divergence, on
+    the split's own completions, good while the two models are close.
+    """
+    found = means(totals(losses, logps))
+    count = logps.shape[1]
+    low, high = wilson_interval((losses.rewards_chosen > losses.rewards_rejected).sum().item(), count)
+    found |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
+    if reference is not None:
+        found["kl"] = (0.5 * (logps.detach() - reference.to(logps)) ** 2).mean().item()
+    return {f"eval_{name}": value for name, value in found.items()} | {"eval_pairs": count}

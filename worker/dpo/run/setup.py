@@ -1,0 +1,205 @@
+"""What a run works with, made ready: data, model, scorer, plan. `train.py` is the loop over it."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from worker.dpo.data import reading
+from worker.dpo.data.pairs import Dataset
+from worker.dpo.ground.cache import cache_folder
+from worker.dpo.ground.config import TrainConfig
+from worker.dpo.ground.errors import BadData
+from worker.dpo.ground.events import EventWriter
+from worker.dpo.ground.stopping import Stop
+from worker.dpo.loss import pair_losses
+from worker.dpo.model import loading
+from worker.dpo.model.agreement import choose_scorer
+from worker.dpo.model.scorer import PairScorer
+from worker.dpo.rows.packing import Packing
+from worker.dpo.rows.plan import Plan, make_plan
+from worker.dpo.run.memory import MemoryPlan, agreed, keep_freed_memory, plan_memory
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the command line asks for. fresh: drop an earlier training state instead of resuming from it."""
+
+    model: str
+    data: Path
+    out: Path
+    config: TrainConfig
+    eval_data: Path | None = None
+    fresh: bool = False
+
+
+@dataclass
+class Session:
+    """A loaded run. `wrapped` is the scorer in DDP or FSDP where there are several processes, else the scorer."""
+
+    request: RunRequest
+    events: EventWriter
+    stop: Stop
+    accelerator: Accelerator
+    tokenizer: PreTrainedTokenizerBase
+    policy: nn.Module
+    scorer: PairScorer
+    wrapped: nn.Module
+    loss: pair_losses.LossConfig
+    train: Dataset
+    evaluation: Dataset | None
+    plan: Plan
+    memory: MemoryPlan
+    weights: str
+    max_length: int | None
+    packing: Packing
+    reference: Tensor | None = None
+    eval_reference: Tensor | None = None
+    facts: dict = field(default_factory=dict)
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.request.config
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides a run's outcome: a training state goes on only under the same one."""
+        ignored = {
+            "token_budget", "save_steps", "save_minutes", "report_to", "num_workers", "reference_cache",
+            "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
+        }  # fmt: skip
+        settings = {name: value for name, value in self.config.as_dict().items() if name not in ignored}
+        evaluated = self.evaluation.sha256 if self.evaluation else None
+        facts = [settings, self.weights, self.train.sha256, evaluated, self.accelerator.num_processes]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP has spread the weights over the processes."""
+        return isinstance(self.wrapped, FSDPModule)
+
+    def wrap(self) -> None:
+        """Put the scorer into DDP or FSDP where there are several processes."""
+        if self.accelerator.num_processes == 1:
+            return
+        self.wrapped = self.accelerator.prepare(self.scorer)
+        if isinstance(self.wrapped, FSDPModule):
+            # Accelerate's own settings may have its layers recomputed.
+            self.scorer.recomputes = True
+            register_fsdp_forward_method(self.wrapped, "generate")
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: value for name, value in self.scorer.named_parameters() if value.requires_grad}
+
+
+def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Accelerator) -> Session:
+    """Load everything that `request` names. Raises ModelError, DataFileError, LossOptionError, BadData."""
+    transformers_logging.disable_progress_bar()
+    keep_freed_memory()
+    config = request.config
+    loss = pair_losses.configure(
+        config.loss_type,
+        beta=config.beta,
+        label_smoothing=config.label_smoothing,
+        gamma=config.gamma,
+        sft_weight=config.sft_weight,
+    )
+    events.emit("state", stage="loading")
+    tokenizer = loading.load_tokenizer(request.model)
+    device = str(accelerator.device) if accelerator.num_processes > 1 else loading.choose_device(config.device)
+    if (config.mixed_precision == "fp16" or config.dtype == "float16") and not device.startswith("cuda"):
+        raise loading.ModelError("fp16 needs a CUDA GPU. On this machine use bfloat16 or float32.")
+    base = loading.load_base(request.model, dtype=config.dtype, device=device, load_in_4bit=config.load_in_4bit)
+    stop.check()
+    train, evaluation, max_length = _load_data(request, tokenizer, base, events)
+    stop.check()
+    weights = loading.weights_hash(base)
+    policy = loading.prepare_policy(base, config)
+    scorer = choose_scorer(policy, train.pairs, config, log=lambda text: events.emit("log", message=text))
+    stop.check()
+    memory = agreed(
+        plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text)), accelerator
+    )
+    events.emit("log", message=str(memory), peak_bytes=memory.peak, token_budget=memory.token_budget)
+    plan = make_plan(
+        len(train.pairs),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+    )
+    return Session(
+        request=request,
+        events=events,
+        stop=stop,
+        accelerator=accelerator,
+        tokenizer=tokenizer,
+        policy=policy,
+        scorer=scorer,
+        wrapped=scorer,
+        loss=loss,
+        train=train,
+        evaluation=evaluation,
+        plan=plan,
+        memory=memory,
+        weights=weights,
+        max_length=max_length,
+        packing=scorer.packing(train.pairs),
+    )
+
+
+def _load_data(
+    request: RunRequest, tokenizer: PreTrainedTokenizerBase, base: PreTrainedModel, events: EventWriter
+) -> tuple[Dataset, Dataset | None, int | None]:
+    config = request.config
+    limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    cache = cache_folder() / "tokens"
+    train = reading.load_dataset(
+        request.data, tokenizer, max_length=None, cache_dir=cache, num_workers=config.num_workers
+    )
+    max_length = config.max_length or reading.suggest_max_length(train.pairs, model_limit=limit)
+    if limit is not None and max_length > limit:
+        raise BadData(
+            f"max_length is {max_length}, but the model reads at most {limit} tokens. Set it to {limit} or less."
+        )
+    train = reading.fit(train, max_length, bos_id=tokenizer.bos_token_id)
+    _report("train", request.data, train, max_length, events)
+    evaluation = None
+    if request.eval_data is not None:
+        evaluation = reading.load_dataset(
+            request.eval_data, tokenizer, max_length=max_length, cache_dir=cache, num_workers=config.num_workers
+        )
+        _report("eval", request.eval_data, evaluation, max_length, events)
+    return train, evaluation, max_length
+
+
+def _report(split: str, path: Path, dataset: Dataset, max_length: int, events: EventWriter) -> None:
+    """Say what the file gave, with the lines that were left out or changed, by reason."""
+    if not dataset.pairs:
+        raise BadData(f"{path} has no pair that fits in {max_length} tokens. Raise max_length.")
+    counts = Counter(problem.reason for problem in dataset.problems)
+    events.emit(
+        "log",
+        message=f"{split}: {len(dataset.pairs)} pairs of up to {max_length} tokens, template: {dataset.template}.",
+        split=split,
+        pairs=len(dataset.pairs),
+        max_length=max_length,
+        problems=dict(counts),
+    )
+    for problem in dataset.problems[:20]:
+        what = "left out" if problem.dropped else "changed"
+        events.emit(
+            "log",
+            message=f"{split} line {problem.line} {what}: {problem.message}",
+            level="warning",
+            reason=problem.reason,
+        )
+    if len(dataset.problems) > 20:
+        events.emit("log", message=f"{split}: {len(dataset.problems) - 20} more lines with remarks.", level="warning")

@@ -1,0 +1,302 @@
+"""Runs one training process: its events into the database, cancellation into it, and a reason for however it ends."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from app import events
+from app.config import Settings
+from app.db import read_session, write_session
+from app.errors import PrefloopError
+from app.models import Job, JobEvent
+from app.paths import ROOT
+from app.services.jobs import leases
+from app.services.jobs.leases import LeaseLost, Printed
+from app.services.training import base_models
+from app.storage import Storage
+from worker.kinds import publishing
+from worker.process import output
+from worker.process.folder import WorkFolder
+from worker.pulse import Pulse
+
+log = structlog.get_logger()
+Result = TypeVar("Result")
+
+LOOK_SECONDS = 0.25
+CANCEL_LOOK_SECONDS = 1.0
+LAST_LINES = 30
+TERMINATED = 143  # the engine's exit code after SIGTERM, with its state saved
+
+
+class Supervisor:
+    """Sees one claimed job through. Every write carries the lease's token, so a job that was taken is never touched."""
+
+    def __init__(
+        self,
+        job: Job,
+        settings: Settings,
+        engine: Engine,
+        storage: Storage,
+        pulse: Pulse,
+        stopping: threading.Event,
+        environment: dict[str, str],
+    ) -> None:
+        assert job.lease_token is not None
+        self.job, self.token = job, job.lease_token
+        self._settings, self._engine, self._storage = settings, engine, storage
+        self._pulse, self._stopping, self._environment = pulse, stopping, environment
+        self._folder = WorkFolder(settings.data_dir / "work", job.id)
+        self._lock: int | None = None
+        self._offset = job.output_bytes
+        self._seen: dict[str, int] = {}
+        self._error: dict[str, Any] = {}
+        self._errors_start = 0
+        self._cancelled = False
+        self._next_look = 0.0
+
+    def run(self) -> None:
+        """From claim to end. Returns whatever happens; the job's row says what did."""
+        child: subprocess.Popen[bytes] | None = None
+        try:
+            self._folder.create()
+            self._catch_up()
+            ooms_before = _out_of_memory_kills()
+            child = self._start()
+            self._watch(child)
+            self._end(child.returncode, killed_for_memory=_out_of_memory_kills() > ooms_before)
+        except LeaseLost:
+            log.warning("job.taken_away", job=self.job.id)
+        except PrefloopError as error:
+            self._fail(error.code, str(error))
+        except OSError as error:
+            self._fail("disk_full" if error.errno == 28 else "worker_error", f"The worker could not go on: {error}")
+        except Exception as error:
+            log.exception("job.supervisor_failed", job=self.job.id)
+            self._fail("worker_error", f"The worker could not go on: {type(error).__name__}: {error}")
+        finally:
+            self._unlock()
+            if child is not None:
+                _kill_group(child)
+            events.wake(self._settings, self.job.id)
+
+    # Starting
+
+    def _catch_up(self) -> None:
+        """Keep what an earlier attempt printed and nobody stored; remember which steps the page has already."""
+        self._lock = self._folder.lock(grace_seconds=self._settings.cancel_grace_seconds)
+        self._folder.end_torn_line()
+        self._offset = min(self._offset, _size(self._folder.output))
+        while self._store_output(fresh=False):
+            pass
+        self._error = {}  # that was how the earlier attempt ended
+        newest = (
+            select(JobEvent.type, func.max(JobEvent.step)).where(JobEvent.job_id == self.job.id).group_by(JobEvent.type)
+        )
+        with read_session(self._engine) as session:
+            self._seen = {kind: step for kind, step in session.execute(newest).tuples() if step is not None}
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """The engine in a process group of its own, its output going to files."""
+        assert self._lock is not None
+        model = base_models.path(self._settings, self.job.base_model)
+        cache = self._settings.data_dir / "cache" / "reference"
+        files = self._folder.prepare(self.job, self._storage, self.job.config | {"reference_cache": str(cache)})
+        launcher = shlex.split(self._settings.train_launcher) or [sys.executable]
+        command = [*launcher, "-m", "worker.dpo", "train", "--model", str(model), "--data", str(files["train.jsonl"])]
+        if "eval.jsonl" in files:
+            command += ["--eval-data", str(files["eval.jsonl"])]
+        command += ["--out", str(self._folder.out), "--config", str(self._folder.config)]
+        self._errors_start = _size(self._folder.errors)
+        with self._folder.output.open("ab") as printed, self._folder.errors.open("ab") as errors:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "worker.process.leash", str(os.getpid()), *command],
+                cwd=ROOT, env=self._child_environment(), stdin=subprocess.DEVNULL, stdout=printed, stderr=errors,
+                start_new_session=True, pass_fds=(self._lock,),
+            )  # fmt: skip
+        self._folder.name_holder(child.pid)
+        self._unlock()  # from here on the child and its children hold the folder
+        log.info("job.started", job=self.job.id, pid=child.pid)
+        return child
+
+    def _child_environment(self) -> dict[str, str]:
+        """Ours without our secrets: the engine needs no database and no key."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFLOOP_")}
+        path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
+        return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | self._environment
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # Watching
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+        """Until the process has ended: store what it prints, ask it to end when somebody wants that. Raises LeaseLost."""
+        kill_at = None
+        while child.poll() is None:
+            self._store_output()
+            self._look_for_cancel()
+            if self._pulse.lost.is_set():
+                raise LeaseLost(f"Job {self.job.id} was taken from this worker.")
+            if kill_at is None and (self._cancelled or self._must_give_back):
+                # The first process alone: a launcher passes it on, and a second signal would end the engine at once.
+                child.terminate()
+                kill_at = time.monotonic() + self._settings.cancel_grace_seconds
+            if kill_at is not None and time.monotonic() > kill_at:
+                _kill_group(child)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(LOOK_SECONDS)
+        while self._store_output():
+            pass
+
+    @property
+    def _must_give_back(self) -> bool:
+        """The worker is shutting down, or could not reach the database for so long that the job may be another's."""
+        return self._stopping.is_set() or not self._pulse.has_lease
+
+    def _look_for_cancel(self) -> None:
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + CANCEL_LOOK_SECONDS
+        try:
+            with read_session(self._engine) as session:
+                self._cancelled = leases.check(session, job_id=self.job.id, token=self.token)
+        except OperationalError as error:  # the pulse knows for how long we may go on without a database
+            log.warning("job.database_away", job=self.job.id, error=str(error))
+
+    def _store_output(self, *, fresh: bool = True) -> bool:
+        """Store the next events; False when there is nothing new, or no database to store it in for now."""
+        printed, end = output.read(self._folder.output, self._offset)
+        if end <= self._offset:
+            return False
+        kept = [event for event in printed if not fresh or self._is_new(event)]
+        kept = [event for event in kept if not self._is_error(event)]
+        try:
+            with write_session(self._engine) as session:
+                leases.progress(session, job_id=self.job.id, token=self.token, printed=kept, output_bytes=end)
+        except OperationalError as error:
+            log.warning("job.database_away", job=self.job.id, error=str(error))
+            return False
+        self._offset = end
+        events.wake(self._settings, self.job.id)
+        return True
+
+    def _is_new(self, event: Printed) -> bool:
+        """A resumed run takes some steps again: the page has them."""
+        kind, step, _ = event
+        return kind not in output.ONCE_A_STEP or step is None or step > self._seen.get(kind, -1)
+
+    def _is_error(self, event: Printed) -> bool:
+        """The engine's own word on its end is kept for the job's end, where it stands with what is kept."""
+        if event[0] == "error":
+            self._error = event[2]
+        return event[0] == "error"
+
+    # Ending
+
+    def _end(self, code: int, *, killed_for_memory: bool) -> None:
+        kept = self._folder.kept()
+        if code == 0:
+            self._publish()
+        elif self._cancelled:
+            self._write(lambda session: leases.end_cancelled(session, job_id=self.job.id, token=self.token, kept=kept))
+        elif self._must_give_back or (code in (TERMINATED, -signal.SIGTERM) and self._stopping.wait(2)):
+            reason = "Its worker is shutting down. " + (kept.partition(";")[0] + "." if kept else "It starts anew.")
+            self._write(lambda session: leases.give_back(session, job_id=self.job.id, token=self.token, reason=reason))
+        else:
+            self._fail(*_explain(code, self._error, killed_for_memory))
+
+    def _publish(self) -> None:
+        stage: list[Printed] = [("state", None, {"stage": "publishing"})]
+        self._write(
+            lambda session: leases.progress(
+                session, job_id=self.job.id, token=self.token, printed=stage, output_bytes=self._offset
+            )
+        )
+        with read_session(self._engine) as session:
+            finished = publishing.collect(session, self.job, self._folder.out, self._settings)
+        uploads = publishing.upload(self._storage, self.job, self.token, self._folder.out)
+        try:
+            self._write(lambda session: publishing.publish(session, self.job, self.token, uploads, finished))
+        except BaseException:
+            publishing.discard(self._storage, uploads)
+            raise
+        log.info("job.succeeded", job=self.job.id, files=len(uploads))
+        self._folder.remove()
+
+    def _fail(self, code: str, error: str) -> None:
+        lines = self._folder.last_lines(LAST_LINES, start=self._errors_start)
+        log.warning("job.failed", job=self.job.id, code=code, error=error)
+        with suppress(LeaseLost):
+            self._write(
+                lambda session: leases.fail(
+                    session,
+                    job_id=self.job.id,
+                    token=self.token,
+                    code=code,
+                    error=error,
+                    kept=self._folder.kept(),
+                    lines=lines,
+                )
+            )
+
+    def _write(self, do: Callable[[Session], Result]) -> Result:
+        """One transaction, tried again while the database is away and the lease holds."""
+        while True:
+            try:
+                with write_session(self._engine) as session:
+                    return do(session)
+            except OperationalError as error:
+                if not self._pulse.has_lease:
+                    raise LeaseLost(f"Job {self.job.id}: the database was away for too long.") from error
+                time.sleep(1)
+
+
+def _explain(code: int, error: dict[str, Any], killed_for_memory: bool) -> tuple[str, str]:
+    """(stable code, what happened) of a training process that ended by itself."""
+    if error.get("message"):
+        return str(error.get("reason") or "failed"), str(error["message"])
+    if code == -signal.SIGKILL and killed_for_memory:
+        return "out_of_memory", "The system ended the training process because memory ran out."
+    if code == -signal.SIGKILL:
+        return "killed", "The training process was killed (SIGKILL), most likely by the system because memory ran out."
+    if code < 0:
+        return "crashed", f"The training process crashed ({signal.Signals(-code).name})."
+    if code == TERMINATED:
+        return "terminated", "The training process was told to end (SIGTERM) by somebody other than Prefloop."
+    return "crashed", f"The training process ended with exit code {code} and gave no reason."
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes the system has killed for memory since it started; 0 where it doesn't say."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    """End the process and all that it started, at once."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
