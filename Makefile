@@ -4,11 +4,11 @@ PYTHON ?= python3
 .PHONY: run test lint types check setup clean
 
 run:
-	@$(PYTHON) -m app.bootstrap run
+	@$(PYTHON) app/bootstrap.py run
 	@exec .venv/bin/prefloop up --demo
 
 setup:
-	@$(PYTHON) -m app.bootstrap dev
+	@$(PYTHON) app/bootstrap.py dev
 
 test: setup
 	.venv/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)

@@ -1,6 +1,6 @@
 """Sets up a fresh checkout: virtual environment, pinned dependencies, browser assets. Standard library only.
 
-`python3 -m app.bootstrap run|test|dev`. Does nothing when nothing changed since the last time; every failure is one
+`python3 app/bootstrap.py run|test|dev`. Does nothing when nothing changed since the last time; every failure is one
 line that says what to do. Whole output of the tools: .venv/setup.log.
 """
 
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from app.paths import ROOT
+ROOT = Path(__file__).resolve().parent.parent  # not from app.paths: this file runs before `app` can be imported
 
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
@@ -199,7 +199,7 @@ def find_browser() -> None:
 def main() -> int:
     kind = sys.argv[1] if len(sys.argv) > 1 else "run"
     if kind not in EXTRAS:
-        print(f"usage: python3 -m app.bootstrap {'|'.join(EXTRAS)}", file=sys.stderr)
+        print(f"usage: python3 app/bootstrap.py {'|'.join(EXTRAS)}", file=sys.stderr)
         return 2
     try:
         check_python()

@@ -26,14 +26,15 @@ from app.models import (
     SlotState,
     User,
 )
+from app.paths import DEMO_CONTENT
 from app.services.collecting import comparisons, judgments, projects
 from app.services.datasets import snapshots
 from app.services.training import base_models
 from tests.factory import Factory
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
-SAID = [json.loads(line) for line in (seed.CONTENT / "judgments.jsonl").read_text(encoding="utf-8").splitlines()]
-PAIRS = [json.loads(line) for line in (seed.CONTENT / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+SAID = [json.loads(line) for line in (DEMO_CONTENT / "judgments.jsonl").read_text(encoding="utf-8").splitlines()]
+PAIRS = [json.loads(line) for line in (DEMO_CONTENT / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ KILLED = """
 import os, signal, sys
 from app.config import get_settings
 from app.db import get_engine
-from app.services import imports
+from app.services.collecting.imports import load as imports
 def stop(row):
     if row.added >= 1000:
         os.kill(os.getpid(), signal.SIGKILL)
