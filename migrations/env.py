@@ -5,6 +5,7 @@ from sqlalchemy import Connection
 
 from app.db import make_engine
 from app.models import Base
+from app.ops import migrate
 
 
 def run(connection: Connection) -> None:
@@ -26,6 +27,5 @@ else:
 
     settings = get_settings()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with make_engine(settings.database).connect() as own:
+    with migrate.transaction(make_engine(settings.database)) as own:
         run(own)
-        own.commit()
