@@ -19,11 +19,12 @@ from transformers import AutoTokenizer
 from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_rows
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.data.reading import load_dataset
+from worker.dpo.ground.memory import keep_freed_memory
 from worker.dpo.model import cpu_attention
+from worker.dpo.rows.masks import Layout
 from worker.dpo.rows.packing import SharedPacking
 from worker.dpo.rows.plan import micro_batches
-from worker.dpo.rows.rows import Layout, shared_rows
-from worker.dpo.run.memory import keep_freed_memory
+from worker.dpo.rows.rows import shared_rows
 
 HEADS, KV_HEADS, DIM = 9, 3, 64
 TOKENS = 4000

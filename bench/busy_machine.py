@@ -21,7 +21,7 @@ import torch
 
 from bench.machine import HH_FILE, machine_facts, publish
 from bench.step_profile import load
-from worker.dpo.run.memory import keep_freed_memory
+from worker.dpo.ground.memory import keep_freed_memory
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as it is: a thread for each core": {},

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoTokenizer
 
 from worker.dpo.data import chat
-from worker.dpo.data.reading import load_dataset, pair_length, read_pairs
+from worker.dpo.data.pairs import pair_length
+from worker.dpo.data.reading import load_dataset, read_pairs
 
 ROOT = Path(__file__).parent.parent
 HH_FILE = ROOT.parent / "shared" / "data" / "hh-harmless-1.jsonl.gz"

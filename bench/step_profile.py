@@ -22,10 +22,10 @@ from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_r
 from worker.dpo.data import reading
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.config import from_mapping
+from worker.dpo.ground.memory import keep_freed_memory
 from worker.dpo.model import loading
 from worker.dpo.model.agreement import choose_scorer
 from worker.dpo.model.scorer import PairScorer
-from worker.dpo.run.memory import keep_freed_memory
 
 PRODUCTS = {"mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::addmm_"}
 # Of short sequences; long ones go through a kernel of that name.

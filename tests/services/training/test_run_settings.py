@@ -7,7 +7,7 @@ import pytest
 from app.errors import Invalid
 from app.services.training.run_settings import BY_KEY, LOSSES, WORKER_KEYS, validate
 from worker.dpo.ground.config import TrainConfig, from_mapping
-from worker.dpo.loss import pair_losses
+from worker.dpo.loss import registry
 
 
 def test_table_has_the_engines_settings_with_its_defaults() -> None:
@@ -20,9 +20,9 @@ def test_table_has_the_engines_settings_with_its_defaults() -> None:
 
 
 def test_losses_are_the_engines_with_its_options() -> None:
-    assert set(LOSSES) == {name for name, spec in pair_losses.LOSS_TYPES.items() if spec.alone}
+    assert set(LOSSES) == {name for name, spec in registry.LOSS_TYPES.items() if spec.alone}
     for name, loss in LOSSES.items():
-        spec = pair_losses.LOSS_TYPES[name]
+        spec = registry.LOSS_TYPES[name]
         assert loss.options == frozenset(spec.defaults), name
         assert loss.default_beta == spec.defaults["beta"], name
         assert loss.uses_reference == spec.uses_reference, name

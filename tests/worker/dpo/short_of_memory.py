@@ -11,7 +11,7 @@ import torch
 
 from worker.dpo.commands.cli import main
 from worker.dpo.model.scorer import PairScorer
-from worker.dpo.run import memory, setup
+from worker.dpo.run import memory_plan, setup
 
 
 def run_out_above(tokens: int) -> None:
@@ -29,7 +29,7 @@ def run_out_above(tokens: int) -> None:
 
 
 def plan_with(budget: int) -> None:
-    real = memory.plan_memory
+    real = memory_plan.plan_memory
     setup.plan_memory = lambda *args, **kept: replace(real(*args, **kept), token_budget=budget)
 
 

@@ -5,7 +5,8 @@ import json
 import sys
 from dataclasses import asdict
 
-from worker.dpo.run.memory import peak_memory
+from worker.dpo.commands.train import add_run_arguments
+from worker.dpo.ground.memory import peak_memory
 
 EXAMPLES = """examples:
   python -m worker.dpo estimate --model models/base --data train.jsonl
@@ -15,13 +16,11 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options: those of `train`, without --out and --fresh."""
-    from worker.dpo.commands.cli import add_train_arguments
-
     parser.description = (
         "Load the model, count what a training run would hold, and print it as one JSON object, in bytes."
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_train_arguments(parser, examples=EXAMPLES)
+    add_run_arguments(parser, examples=EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:

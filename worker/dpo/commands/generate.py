@@ -1,142 +1,20 @@
-"""Answers of a model to prompts: greedy, or sampled so that the same seed gives the same answers."""
+"""`generate`: answers to the prompts of a file, one JSON object a line."""
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import PeftModel
-from torch import nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers import PreTrainedTokenizerBase as Tokenizer
-
 from worker.dpo.data import chat, reading
-from worker.dpo.data.pairs import Problem, Prompt
+from worker.dpo.data.pairs import DataFileError, Problem
 from worker.dpo.model import loading
-from worker.dpo.model.attention import SHAREABLE_LAYERS
+from worker.dpo.model.generation import BATCH_SIZE, answers
 
 EXAMPLES = """examples:
   python -m worker.dpo generate --model models/base --data eval.jsonl
   python -m worker.dpo generate --model models/base --adapter out --data eval.jsonl --temperature 0.8 --seed 7
 """
-
-
-BATCH_SIZE = 8
-
-
-def generate(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-    together: bool = False,
-) -> list[str]:
-    """One answer to each prompt, without special tokens.
-
-    temperature: 0 is greedy, above 0 samples from the whole distribution. An answer depends on its prompt, its place in
-    the list and the seed, and on the others only by the rounding of a padded batch. A prompt that leaves no room in the
-    model's context loses its beginning. The random state and the model's mode are as before afterwards. together: all
-    processes call this with the same prompts, as sharded weights need it. Raises chat.CannotEncode.
-    """
-    return list(_answers(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size, together))
-
-
-def _answers(
-    model: Any,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    batch_size: int,
-    together: bool = False,
-) -> Iterator[str]:
-    chat.ensure_template(tokenizer)
-    ends = sorted(chat.end_token_ids(tokenizer))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    # The model's own generation_config (a penalty, a top_p) must not change the answers.
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=pad
-    )
-    context = getattr(model.config, "max_position_embeddings", None)
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        for first, batch in _batches(prompts, batch_size if _takes_padding(model) else 1):
-            lines = [chat.encode_prompt(tokenizer, prompt.messages, prompt.tools) for prompt in batch]
-            if context:
-                lines = [ids[-max(1, context - max_new_tokens) :] for ids in lines]
-            width = max(map(len, lines))
-            inputs = torch.tensor([[pad] * (width - len(ids)) + ids for ids in lines], device=device)
-            mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in lines], device=device)
-            chance = (
-                [SeededSampling(temperature, range(seed + first, seed + first + len(batch)), device)]
-                if temperature > 0
-                else []
-            )
-            with torch.no_grad():
-                whole = model.generate(
-                    inputs=inputs,
-                    attention_mask=mask,
-                    generation_config=settings,
-                    logits_processor=LogitsProcessorList(chance),
-                    synced_gpus=together,
-                )
-            yield from (
-                tokenizer.decode(_until_end(ids, ends), skip_special_tokens=True) for ids in whole[:, width:].tolist()
-            )
-    finally:
-        model.train(training)
-
-
-class SeededSampling(LogitsProcessor):
-    """Turns the most likely token into a drawn one: argmax of logit/temperature plus Gumbel noise is a sample of the softmax.
-
-    (The Gumbel-max trick; Maddison, Tarlow and Minka, "A* Sampling", 2014.) Each line of a batch has a generator of its
-    own, so that what it draws doesn't depend on the lines beside it.
-    """
-
-    def __init__(self, temperature: float, seeds: Iterable[int], device: torch.device) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """scores: (lines, vocabulary) logits."""
-        noisy: Any = scores.float() / self.temperature
-        for line, generator in zip(noisy, self.generators, strict=True):
-            line -= torch.empty_like(line).exponential_(generator=generator).log_()
-        return noisy
-
-
-def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[tuple[int, Sequence[Prompt]]]:
-    for first in range(0, len(prompts), max(1, size)):
-        yield first, prompts[first : first + max(1, size)]
-
-
-def _takes_padding(model: Any) -> bool:
-    """Whether a masked token before the prompt changes nothing: in attention it doesn't, in a recurrent state it may."""
-    config = model.config.get_text_config()
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    inside = model.get_base_model() if isinstance(model, PeftModel) else model
-    return (
-        layers <= SHAREABLE_LAYERS
-        and getattr(inside, "_supports_attention_backend", False)
-        and not getattr(config, "alibi", False)
-    )
-
-
-def _until_end(ids: list[int], ends: list[int]) -> list[int]:
-    """What comes before the first end token: a batch goes on until its last line is done."""
-    return list(takewhile(lambda token: token not in ends, ids))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the answers; lines that hold no prompt are named on standard error. Returns the exit code.
 
-    Raises data.DataFileError and models.ModelError.
+    Raises DataFileError and ModelError.
     """
 
     def report(problem: Problem) -> None:
@@ -171,12 +49,20 @@ def run(args: argparse.Namespace) -> int:
     chat.ensure_template(tokenizer)
     prompts = list(reading.read_prompts(args.data, on_problem=report, tokenizer=tokenizer, limit=args.limit))
     if not prompts:
-        raise reading.DataFileError(f"{args.data} has no prompt to answer.")
+        raise DataFileError(f"{args.data} has no prompt to answer.")
     model: Any = loading.load_base(args.model, dtype=args.dtype, device=loading.choose_device(args.device))
     if args.adapter:
         model = loading.load_adapter(model, args.adapter)
-    answers = _answers(model, tokenizer, prompts, args.max_new_tokens, args.temperature, args.seed, args.batch_size)
-    for prompt, answer in zip(prompts, answers, strict=True):
+    given = answers(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        batch_size=args.batch_size,
+    )
+    for prompt, answer in zip(prompts, given, strict=True):
         print(
             json.dumps({"line": prompt.line, "prompt": prompt.messages, "completion": answer}, ensure_ascii=False),
             flush=True,

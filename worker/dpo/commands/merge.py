@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from worker.dpo.ground.errors import BadSetting
 from worker.dpo.model import loading
 
 EXAMPLES = """examples:
@@ -20,7 +21,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 PROVENANCE = ("prefloop.json",)
 
 
-class MergeError(ValueError):
+class MergeError(BadSetting):
     """An adapter that can't be merged as asked. The text says what to do."""
 
 

@@ -17,7 +17,7 @@ from worker.dpo.model import loading
 from worker.dpo.model.agreement import choose_scorer
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.model.scoring import score_pairs
-from worker.dpo.run.memory import BUDGET_CPU, BUDGET_GPU
+from worker.dpo.run.memory_plan import BUDGET_CPU, BUDGET_GPU
 from worker.dpo.run.reference import ReferenceCache, cached_scores, scorer_key
 
 EXAMPLES = """examples:

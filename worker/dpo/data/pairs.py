@@ -6,6 +6,15 @@ or changed, and `Dataset` is everything that one file gave.
 
 from dataclasses import dataclass
 
+from worker.dpo.ground.errors import BadData
+
+# The role of messages that stand for a plain string, which no chat template wraps.
+PLAIN_TEXT = "text"
+
+
+class DataFileError(BadData):
+    """A file that can't be used as a whole: missing, damaged, or without a single usable pair."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -69,4 +78,6 @@ class Dataset:
     sha256: str
 
 
-PLAIN_TEXT = "text"
+def pair_length(pair: TokenPair) -> int:
+    """Tokens of the prompt and the longer completion."""
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import yaml
 
+from worker.dpo.ground.errors import BadSetting
 
-class ConfigError(ValueError):
+
+class ConfigError(BadSetting):
     """A setting that doesn't exist, has the wrong type or contradicts another one."""
 
 

@@ -28,7 +28,15 @@ class RunError(Exception):
     reason = "unexpected"
 
 
-class BadData(RunError):
+class BadSetting(RunError, ValueError):
+    """Arguments, settings, a model or an adapter that a run can't begin with."""
+
+    exit_code, reason = BAD_SETTING, "bad_setting"
+
+
+class BadData(RunError, ValueError):
+    """A file without usable pairs."""
+
     exit_code, reason = BAD_DATA, "bad_data"
 
 

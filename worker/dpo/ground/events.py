@@ -1,4 +1,4 @@
-"""Events of a run: JSON lines for programs, a Rich progress line for people at a terminal."""
+"""Events of a run: JSON lines for programs, a progress bar for people at a terminal."""
 
 import json
 import math
@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from worker.dpo.ground.terminal import Terminal
 
 EVENTS = frozenset({"state", "step", "eval", "sample", "log", "checkpoint", "done", "error"})
 
@@ -34,7 +32,7 @@ class EventWriter:
         self._enabled = enabled
         self._clock = clock
         use_rich = self._stream.isatty() if rich is None else rich
-        self._terminal = _Terminal(self._stream) if use_rich and enabled else None
+        self._terminal = Terminal(self._stream) if use_rich and enabled else None
 
     def emit(self, event: str, step: int | None = None, **fields: Any) -> None:
         """Write one event. Raises ValueError for an event that the contract doesn't name."""
@@ -77,64 +75,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
-
-
-class _Terminal:
-    """One progress bar that follows the run, with lines of note above it."""
-
-    METRICS = ("loss", "rewards/margins", "rewards/accuracies")
-
-    def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            console=self._console,
-        )
-        self._task: TaskID | None = None
-
-    def show(self, event: str, step: int | None, fields: dict[str, Any]) -> None:
-        if event == "state":
-            self._bar(str(fields.get("stage", fields.get("state", ""))), fields.get("total_steps"), step)
-        elif event == "step":
-            self._bar(None, fields.get("total_steps"), step, self._summary(fields))
-        elif event == "eval":
-            self._say(f"eval at step {step}: {self._summary(fields, 'eval_')}")
-        elif event == "sample":
-            self._say(f"sample at step {step}: {fields.get('completion', fields.get('text', ''))}")
-        elif event == "error":
-            self._say(f"error: {fields.get('message', fields)}", style="bold red")
-        elif event == "done":
-            self.close()
-            self._say("done " + self._plain(fields))
-        else:
-            self._say(str(fields.get("message", self._plain(fields))))
-
-    def _bar(self, description: str | None, total: int | None, step: int | None, metrics: str | None = None) -> None:
-        if self._task is None:
-            self._progress.start()
-            self._task = self._progress.add_task(description or "", total=total, metrics="")
-        changes: dict[str, Any] = {"description": description, "total": total, "completed": step}
-        self._progress.update(self._task, **{key: item for key, item in changes.items() if item is not None})
-        if metrics is not None:
-            self._progress.update(self._task, metrics=metrics)
-
-    def _summary(self, fields: dict[str, Any], prefix: str = "") -> str:
-        found = ((name, fields.get(prefix + name, fields.get(name))) for name in self.METRICS)
-        return escape(" ".join(f"{name} {value:.4f}" for name, value in found if isinstance(value, float)))
-
-    @staticmethod
-    def _plain(fields: dict[str, Any]) -> str:
-        return " ".join(f"{key}={value}" for key, value in fields.items() if not isinstance(value, dict | list))
-
-    def _say(self, text: str, style: str | None = None) -> None:
-        # Without markup: the text may hold a model's own words in brackets.
-        self._console.print(text, style=style, markup=False, highlight=False)
-
-    def close(self) -> None:
-        if self._task is not None:
-            self._progress.stop()
-            self._task = None

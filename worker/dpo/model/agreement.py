@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.config import TrainConfig
+from worker.dpo.ground.memory import is_out_of_memory
 from worker.dpo.model import layers
 from worker.dpo.model.attention import NotShareable, require_shareable
 from worker.dpo.model.scorer import PairScorer
-from worker.dpo.run.memory import is_out_of_memory
 
 PAIRS = 2
 # Tokens of a prompt and of an answer: the check holds all logits, and must not be what a run needs most memory for.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
 from worker.dpo.model import cpu_attention
-from worker.dpo.rows.rows import Layout, Span, is_causal, mask_of
+from worker.dpo.rows.masks import Layout, Span, is_causal, mask_of
 
 NAME = "prefloop_shared_prefix"
 # Each mixes tokens only through an attention that this file replaces whole.

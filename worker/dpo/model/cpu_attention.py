@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.dpo.rows.rows import Layout, Span, Strand, causal_mask, is_causal, mask_of
+from worker.dpo.rows.masks import Layout, Span, Strand, causal_mask, is_causal, mask_of
 
 _KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 _AVAILABLE = all(hasattr(torch.ops.aten, name) for name in (_KERNEL, f"{_KERNEL}_backward"))

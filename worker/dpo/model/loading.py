@@ -11,9 +11,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from worker.dpo.ground.config import TrainConfig
+from worker.dpo.ground.errors import BadSetting
 
 
-class ModelError(ValueError):
+class ModelError(BadSetting):
     """A model or adapter that can't be loaded or trained as asked. The text says what to do."""
 
 

@@ -4,22 +4,24 @@ The trainer wraps this module, not the model, in DDP or FSDP, so nothing that it
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TypeVar
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from worker.dpo.commands.generate import generate
-from worker.dpo.data.pairs import Prompt, TokenPair
+from worker.dpo.data.pairs import TokenPair
 from worker.dpo.model import layers
 from worker.dpo.model.attention import NAME, has_fixed_positions
 from worker.dpo.model.head import logit_shape, sequence_logps
+from worker.dpo.rows.masks import Layout
 from worker.dpo.rows.packing import Packing, PlainPacking, SharedPacking
-from worker.dpo.rows.rows import Layout, Rows, plain_rows, shared_rows
+from worker.dpo.rows.rows import Rows, plain_rows, shared_rows
+
+T = TypeVar("T")
 
 
 class PairScorer(nn.Module):
@@ -127,6 +129,6 @@ class PairScorer(nn.Module):
         """Have the model attend as transformers does, to generate text; the next forward of rows switches back."""
         self.causal_lm.set_attn_implementation(self.causal_lm.plain_attention)
 
-    def generate(self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **options: Any) -> list[str]:
-        """Answers of the model inside, as `generate.generate` gives them; here so that FSDP gathers its weights for it."""
-        return generate(self.model, tokenizer, prompts, **options)
+    def lend(self, work: Callable[[nn.Module], T]) -> T:
+        """What `work` makes of the model inside, such as generated text; a method, so that FSDP gathers its weights for it."""
+        return work(self.model)

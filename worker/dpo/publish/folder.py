@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import peft
 from torch import Tensor
 
+from worker.dpo.ground.memory import peak_memory
 from worker.dpo.model.loading import save_weights
 from worker.dpo.publish.card import write_card
 from worker.dpo.run import resume, state
-from worker.dpo.run.memory import peak_memory
 
 if TYPE_CHECKING:
     from worker.dpo.run.loop import Run

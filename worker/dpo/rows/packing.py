@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from worker.dpo.data.pairs import TokenPair
-from worker.dpo.rows.rows import common_length, plain_length, shared_length
+from worker.dpo.data.pairs import TokenPair, pair_length
+from worker.dpo.rows.rows import common_length, shared_length
 
 
 class Packing(Protocol):
@@ -54,7 +54,7 @@ class PlainPacking:
     """Plain rows: two lines a pair, all as wide as the longest of the forward."""
 
     def __init__(self, pairs: Sequence[TokenPair]) -> None:
-        self.alone = [2 * plain_length(pair) for pair in pairs]
+        self.alone = [2 * pair_length(pair) for pair in pairs]
 
     def order(self, indices: Sequence[int]) -> list[int]:
         # Pairs of like length beside each other, the longest first: a batch too large for the memory fails at once.

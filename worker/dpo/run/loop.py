@@ -13,14 +13,16 @@ from torch import Tensor
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.errors import NotFinite, OutOfMemory, Terminated
 from worker.dpo.ground.events import EventWriter
+from worker.dpo.ground.memory import give_back_freed_memory, is_out_of_memory, resident_memory
 from worker.dpo.ground.stopping import Stop
 from worker.dpo.loss import pair_losses
+from worker.dpo.loss.metrics import evaluation, means, totals
+from worker.dpo.loss.pair_losses import losses_of
 from worker.dpo.model.scoring import score_pairs
 from worker.dpo.publish.folder import publish
 from worker.dpo.rows.plan import micro_batches
 from worker.dpo.run import resume, state
-from worker.dpo.run.memory import give_back_freed_memory, is_out_of_memory, resident_memory, set_checkpointing
-from worker.dpo.run.metrics import evaluation, losses_of, means, totals
+from worker.dpo.run.memory_plan import set_checkpointing
 from worker.dpo.run.optimizer import Optimizer, full, learning_rate
 from worker.dpo.run.reference import references
 from worker.dpo.run.samples import emit_samples

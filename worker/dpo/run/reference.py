@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from worker.dpo.run.setup import Session
 
 # The rooms and modules that decide a log-probability.
-SCORING_CODE = ("model", "rows/rows.py", "ground/matmul.py")
+SCORING_CODE = ("model", "rows", "data/pairs.py", "ground/matmul.py")
 
 
 def model_key(*, weights: str, config: dict, dtype: str, autocast: str, path: str) -> str:

@@ -1,7 +1,10 @@
 """Answers to a few evaluation prompts before and after training, greedy and sampled, as events."""
 
+from functools import partial
+
 from worker.dpo.data import reading
 from worker.dpo.data.pairs import Prompt
+from worker.dpo.model.generation import generate
 from worker.dpo.run.setup import Session
 
 TEMPERATURE = 0.8
@@ -20,13 +23,16 @@ def emit_samples(session: Session, *, step: int, phase: str) -> None:
     for decoding, temperature in (("greedy", 0.0), ("sampled", TEMPERATURE)):
         if session.accelerator.num_processes == 1:
             session.stop.check()
-        answers = session.scorer.generate(
-            session.tokenizer,
-            prompts,
-            max_new_tokens=config.sample_tokens,
-            temperature=temperature,
-            seed=config.seed,
-            together=session.is_sharded,
+        answers = session.scorer.lend(
+            partial(
+                generate,
+                tokenizer=session.tokenizer,
+                prompts=prompts,
+                max_new_tokens=config.sample_tokens,
+                temperature=temperature,
+                seed=config.seed,
+                together=session.is_sharded,
+            )
         )
         for prompt, answer in zip(prompts, answers, strict=True):
             session.events.emit(

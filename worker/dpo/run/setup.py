@@ -12,20 +12,21 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from worker.dpo.data import reading
+from worker.dpo.data import fitting, reading
 from worker.dpo.data.pairs import Dataset
 from worker.dpo.ground.cache import cache_folder
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.errors import BadData
 from worker.dpo.ground.events import EventWriter
+from worker.dpo.ground.memory import keep_freed_memory
 from worker.dpo.ground.stopping import Stop
-from worker.dpo.loss import pair_losses
+from worker.dpo.loss import registry
 from worker.dpo.model import loading
 from worker.dpo.model.agreement import choose_scorer
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.rows.packing import Packing
 from worker.dpo.rows.plan import Plan, make_plan
-from worker.dpo.run.memory import MemoryPlan, agreed, keep_freed_memory, plan_memory
+from worker.dpo.run.memory_plan import MemoryPlan, agreed, plan_memory
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Session:
     policy: nn.Module
     scorer: PairScorer
     wrapped: nn.Module
-    loss: pair_losses.LossConfig
+    loss: registry.LossConfig
     train: Dataset
     evaluation: Dataset | None
     plan: Plan
@@ -93,7 +94,7 @@ class Session:
         if isinstance(self.wrapped, FSDPModule):
             # Accelerate's own settings may have its layers recomputed.
             self.scorer.recomputes = True
-            register_fsdp_forward_method(self.wrapped, "generate")
+            register_fsdp_forward_method(self.wrapped, "lend")
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.scorer.named_parameters() if value.requires_grad}
@@ -104,7 +105,7 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
     config = request.config
-    loss = pair_losses.configure(
+    loss = registry.configure(
         config.loss_type,
         beta=config.beta,
         label_smoothing=config.label_smoothing,
@@ -164,12 +165,12 @@ def _load_data(
     train = reading.load_dataset(
         request.data, tokenizer, max_length=None, cache_dir=cache, num_workers=config.num_workers
     )
-    max_length = config.max_length or reading.suggest_max_length(train.pairs, model_limit=limit)
+    max_length = config.max_length or fitting.suggest_max_length(train.pairs, model_limit=limit)
     if limit is not None and max_length > limit:
         raise BadData(
             f"max_length is {max_length}, but the model reads at most {limit} tokens. Set it to {limit} or less."
         )
-    train = reading.fit(train, max_length, bos_id=tokenizer.bos_token_id)
+    train = fitting.fit(train, max_length, bos_id=tokenizer.bos_token_id)
     _report("train", request.data, train, max_length, events)
     evaluation = None
     if request.eval_data is not None:

@@ -16,11 +16,13 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from worker.dpo.ground.errors import BadSetting
+
 FOLDER = "state"
 FORMAT = 1
 
 
-class StateError(ValueError):
+class StateError(BadSetting):
     """A training state that doesn't belong to this run or can't be read. The text says what to do."""
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from worker.dpo.ground.errors import BadSetting
+
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 FOLDER = "runs"
 
 
-class TrackerError(ValueError):
+class TrackerError(BadSetting):
     """A tracker that doesn't exist or whose package is missing. The text says what to install."""
 
 

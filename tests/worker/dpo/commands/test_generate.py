@@ -7,8 +7,8 @@ import torch
 
 from tests.worker.dpo.tiny import CHATML, save_tiny, tiny_llama, tiny_tokenizer, toy_pairs, write_pairs
 from worker.dpo.commands import generate as command
-from worker.dpo.commands.generate import SeededSampling, generate
 from worker.dpo.data.pairs import Prompt
+from worker.dpo.model.generation import SeededSampling, generate
 
 PROMPTS = [Prompt(number, pair["prompt"]) for number, pair in enumerate(toy_pairs(3), start=1)]
 

@@ -16,8 +16,9 @@ from tests.worker.dpo.tokenizers_for_tests import (
     trl_ids,
 )
 from worker.dpo.data import chat
+from worker.dpo.data.forms import parse_pair
 from worker.dpo.data.pairs import TokenPair
-from worker.dpo.data.reading import parse_pair, read_pairs
+from worker.dpo.data.reading import read_pairs
 
 
 def message(role: str, content: str, **more) -> dict:

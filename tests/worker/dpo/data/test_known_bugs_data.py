@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from tests.worker.dpo.tiny import CHATML, toy_pairs, write_pairs
 from tests.worker.dpo.tokenizers_for_tests import LLAMA, NO_END, REWRITES_HISTORY, trained_tokenizer, trl_ids
 from worker.dpo.data import chat
-from worker.dpo.data.pairs import Dataset, TokenPair
-from worker.dpo.data.reading import fit, load_dataset, pair_length, parse_pair
-from worker.dpo.loss.pair_losses import LossOptionError, configure
+from worker.dpo.data.fitting import fit
+from worker.dpo.data.forms import parse_pair
+from worker.dpo.data.pairs import Dataset, TokenPair, pair_length
+from worker.dpo.data.reading import load_dataset
+from worker.dpo.loss.registry import LossOptionError, configure
 
 
 def chat_row(question: str, chosen: str, rejected: str) -> dict:

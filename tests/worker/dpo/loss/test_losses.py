@@ -13,16 +13,8 @@ from trl import DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
-from worker.dpo.loss.pair_losses import (
-    LOSS_TYPES,
-    LossConfig,
-    LossOptionError,
-    PairLosses,
-    RewardMean,
-    check_options,
-    configure,
-    pair_losses,
-)
+from worker.dpo.loss.pair_losses import PairLosses, RewardMean, pair_losses
+from worker.dpo.loss.registry import LOSS_TYPES, LossConfig, LossOptionError, check_options, configure
 
 IN_TRL_DPO = [
     ("sigmoid", {"beta": 0.1}),

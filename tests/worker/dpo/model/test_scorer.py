@@ -13,11 +13,12 @@ from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground import matmul
 from worker.dpo.ground.config import from_mapping
 from worker.dpo.ground.matmul import product
-from worker.dpo.model import layers
+from worker.dpo.model import fused, layers
 from worker.dpo.model.agreement import choose_scorer
 from worker.dpo.model.loading import prepare_policy
 from worker.dpo.model.scorer import PairScorer
-from worker.dpo.rows.rows import Layout, Strand, shared_rows
+from worker.dpo.rows.masks import Layout, Strand
+from worker.dpo.rows.rows import shared_rows
 
 MODEL = tiny_llama(dtype=torch.float64).eval().requires_grad_(False)
 IDS = st.lists(st.integers(4, 250), min_size=1, max_size=14).map(tuple)
@@ -97,7 +98,7 @@ def test_after_its_attention_the_last_layer_computes_only_what_the_head_reads(mo
     layers.install(policy)
     tokens = {}
     monkeypatch.setattr(
-        layers,
+        fused,
         "product",
         lambda x, weight, *bias: tokens.update({weight.data_ptr(): len(x)}) or product(x, weight, *bias),
     )

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from tests.worker.dpo.pairs_for_tests import begin_alike, random_pairs
 from worker.dpo.data.pairs import TokenPair
-from worker.dpo.rows.rows import Strand, common_length, is_causal, plain_rows, shared_length, shared_rows
+from worker.dpo.rows.masks import Strand, is_causal
+from worker.dpo.rows.rows import common_length, plain_rows, shared_length, shared_rows
 
 PAIRS = [TokenPair(1, (10, 11, 12), (20, 21), (30,)), TokenPair(2, (13,), (22,), (31, 32))]
 

@@ -11,11 +11,13 @@ import torch
 
 from tests.worker.dpo.pairs_for_tests import events_of, random_pairs, run_folder, train_arguments
 from tests.worker.dpo.tiny import save_tiny, tiny_llama
+from worker.dpo.ground import memory
 from worker.dpo.ground.config import from_mapping
+from worker.dpo.ground.memory import is_out_of_memory
 from worker.dpo.model.loading import prepare_policy
 from worker.dpo.model.scorer import PairScorer
-from worker.dpo.run import memory
-from worker.dpo.run.memory import activation_bytes, is_out_of_memory, plan_memory
+from worker.dpo.run import memory_plan
+from worker.dpo.run.memory_plan import activation_bytes, plan_memory
 
 ROOT = Path(__file__).parents[4]
 
@@ -27,7 +29,7 @@ def scorer(**overrides) -> PairScorer:
 
 
 def plan(available: int, monkeypatch, said: list[str] | None = None, **settings):
-    monkeypatch.setattr(memory, "memory_available", lambda device: available)
+    monkeypatch.setattr(memory_plan, "memory_available", lambda device: available)
     config = from_mapping({"lora_r": 4} | settings)
     return plan_memory(scorer(), random_pairs(60), config, log=(said if said is not None else []).append)
 
@@ -35,7 +37,8 @@ def plan(available: int, monkeypatch, said: list[str] | None = None, **settings)
 def test_plenty_of_memory_gives_the_full_budget_without_recomputing(monkeypatch):
     found = plan(1 << 34, monkeypatch)
     assert (
-        found.token_budget == memory.BUDGET_CPU or found.token_budget == scorer().packing(random_pairs(60)).together()
+        found.token_budget == memory_plan.BUDGET_CPU
+        or found.token_budget == scorer().packing(random_pairs(60)).together()
     )
     assert not found.checkpointing
 
@@ -44,10 +47,10 @@ def test_less_memory_gives_a_smaller_budget_then_recomputed_activations_then_a_w
     full = plan(1 << 34, monkeypatch)
     fixed = full.gradients + full.optimizer + (2 << 16)
     per_token = full.activations / full.token_budget
-    smaller = plan(int((fixed + 200 * per_token) / memory.HEADROOM), monkeypatch)
+    smaller = plan(int((fixed + 200 * per_token) / memory_plan.HEADROOM), monkeypatch)
     assert 150 < smaller.token_budget <= 200 and not smaller.checkpointing
     said: list[str] = []
-    scarce = plan(int((fixed + 30 * per_token) / memory.HEADROOM), monkeypatch, said)
+    scarce = plan(int((fixed + 30 * per_token) / memory_plan.HEADROOM), monkeypatch, said)
     assert scarce.checkpointing
     said.clear()
     plan(0, monkeypatch, said)

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_arguments
 from tests.worker.dpo.tiny import save_tiny, tiny_tokenizer, toy_pairs, write_pairs
 from worker.dpo.ground.config import ConfigError, load_config, settings_table
+from worker.dpo.loss.metrics import wilson_interval
 from worker.dpo.run import loop as training
-from worker.dpo.run.metrics import wilson_interval
 from worker.dpo.run.optimizer import learning_rate
 
 

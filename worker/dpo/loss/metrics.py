@@ -2,40 +2,9 @@
 
 import math
 
-import torch
 from torch import Tensor
 
-from worker.dpo.data.pairs import TokenPair
-from worker.dpo.loss.pair_losses import LossConfig, PairLosses, pair_losses
-
-
-def losses_of(
-    loss: LossConfig,
-    pairs: list[TokenPair],
-    logps: Tensor,
-    reference: Tensor | None,
-    *,
-    soft_labels: bool,
-    reward_mean: float = 0.0,
-) -> PairLosses:
-    """Per-pair losses. logps, reference: (2, pairs), chosen first, in nats; reference may be None."""
-    device, dtype = logps.device, logps.dtype
-
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
-
-    return pair_losses(
-        loss,
-        logps_chosen=logps[0],
-        logps_rejected=logps[1],
-        ref_logps_chosen=None if reference is None else reference[0].to(device, dtype),
-        ref_logps_rejected=None if reference is None else reference[1].to(device, dtype),
-        len_chosen=column([len(pair.chosen_ids) for pair in pairs]),
-        len_rejected=column([len(pair.rejected_ids) for pair in pairs]),
-        p_chosen=column([pair.p_chosen for pair in pairs]) if soft_labels else None,
-        weight=column([pair.weight for pair in pairs]),
-        reward_mean=reward_mean,
-    )
+from worker.dpo.loss.pair_losses import PairLosses
 
 
 def wilson_interval(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
