@@ -1,14 +1,29 @@
-"""Engine, SQLite pragmas and session scopes: one request or one task step is one commit."""
+"""Engine, SQLite pragmas and session scopes: one request or one task step is one commit, and wishes come after it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
+import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from app.config import Settings, get_settings
+
+log = structlog.get_logger()
+
+WISHES = "wishes"  # in session.info: [(wish, the transaction in which it was noted)]
+
+
+class Wish(Protocol):
+    """What the world is to hear of a unit of work once it is committed: a ring, a wake-up, a message to somebody.
+
+    Two equal wishes are carried out once, so a wish is best a frozen dataclass of ids.
+    """
+
+    def carry_out(self, engine: Engine) -> None:
+        """Do it. No transaction is open; the rows can be read by everybody."""
 
 
 def make_engine(url: str) -> Engine:
@@ -47,18 +62,25 @@ def _engine_for(url: str) -> Engine:
 
 
 def get_engine(settings: Settings | None = None) -> Engine:
-    """This process's engine for the configured database."""
+    """This process's engine for the configured database. It knows its settings; see `settings_of`."""
     settings = settings or get_settings()
     if settings.is_sqlite:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return _engine_for(settings.database)
+    return _engine_for(settings.database).execution_options(settings=settings)
+
+
+def settings_of(engine: Engine) -> Settings:
+    """The settings of the installation whose database this is."""
+    return engine.get_execution_options().get("settings") or get_settings()
 
 
 @contextmanager
 def write_session(engine: Engine | None = None) -> Iterator[Session]:
-    """A unit of work: commits at the end, rolls back on any error."""
-    with Session(engine or get_engine(), expire_on_commit=False) as session, session.begin():
+    """A unit of work: commits at the end, rolls back on any error, and carries out its wishes after the commit."""
+    engine = engine or get_engine()
+    with Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
+    _carry_out(session, engine)
 
 
 @contextmanager
@@ -67,3 +89,29 @@ def read_session(engine: Engine | None = None) -> Iterator[Session]:
     engine = (engine or get_engine()).execution_options(read_only=True)
     with Session(engine, expire_on_commit=False) as session:
         yield session
+
+
+def after_commit(session: Session, wish: Wish) -> None:
+    """Note a wish for when this unit of work is committed. A rollback, also one to a savepoint, drops it."""
+    session.info.setdefault(WISHES, []).append((wish, session.get_nested_transaction() or session.get_transaction()))
+
+
+def _carry_out(session: Session, engine: Engine) -> None:
+    wishes = dict.fromkeys(wish for wish, _ in session.info.pop(WISHES, ()))
+    for wish in wishes:
+        try:
+            wish.carry_out(engine)
+        except Exception:  # the work is committed: whoever asked for it must not hear that it failed
+            log.exception("wish.failed", wish=repr(wish))
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _drop_wishes(session: Session, ended: SessionTransaction) -> None:
+    if WISHES in session.info:
+        session.info[WISHES] = [(wish, noted) for wish, noted in session.info[WISHES] if not _is_within(noted, ended)]
+
+
+def _is_within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    while inner is not None and inner is not outer:
+        inner = inner.parent
+    return inner is outer

@@ -9,25 +9,18 @@ import uuid
 from functools import lru_cache
 from typing import Any
 
-import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
-from sqlalchemy import event
-from sqlalchemy.orm import Session
 
-from app import events
 from app.config import Settings
-from app.db import write_session
 
 TASK = "prefloop.train"
 QUEUE = "prefloop-train"
 SCHEME = "prefloop-files"
 TIMEOUT_SECONDS = 1.5
-
-log = structlog.get_logger()
 
 
 class Channel(filesystem.Channel):
@@ -108,34 +101,6 @@ def ring(settings: Settings) -> None:
         make_celery(settings).send_task(TASK, retry=False, ignore_result=True)
     except (OperationalError, RedisError) as error:
         raise OSError(f"The message broker {describe(settings)} is away: {error}") from error
-
-
-def ring_after_commit(session: Session, settings: Settings, *, job_id: int) -> None:
-    """Ring once this unit of work is committed, and wake the pages that watch the job.
-
-    A broker that is away fails nothing: the job stays queued, says so in its log, and the sweeper rings again.
-    """
-
-    bind: Any = session.get_bind()
-
-    def committed(session: Session) -> None:
-        events.wake(settings, job_id)
-        try:
-            ring(settings)
-        except OSError as error:
-            log.warning("doorbell.lost", job=job_id, error=str(error))
-            _note(bind, settings, job_id)
-
-    event.listen(session, "after_commit", committed, once=True)
-
-
-def _note(bind: Any, settings: Settings, job_id: int) -> None:
-    text = (
-        f"The message broker {describe(settings)} does not answer. The job stays queued until it does, and starts then."
-    )
-    with write_session(bind) as fresh:
-        events.append(fresh, job=job_id, type="log", data={"message": text, "level": "warning"})
-    events.wake(settings, job_id)
 
 
 def describe(settings: Settings) -> str:

@@ -18,11 +18,11 @@ import orjson
 import redis
 import redis.asyncio
 import structlog
-from sqlalchemy import Engine, and_, event, or_, select
+from sqlalchemy import Engine, and_, or_, select
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import read_session
+from app.db import after_commit, read_session, settings_of
 from app.models import FINISHED, Job, JobEvent
 from app.models.base import now as utc_now
 
@@ -58,7 +58,7 @@ def append_all(
     events: Sequence[tuple[str, int | None, dict[str, Any]]],
     now: datetime | None = None,
 ) -> list[JobEvent]:
-    """Add (type, step, data) events in order."""
+    """Add (type, step, data) events in order. After the commit the pages that watch the job hear of them."""
     job_id = job if isinstance(job, int) else job.id
     # Ids are drawn before they are committed: with the job's row locked, no reader sees a later id of it first.
     session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
@@ -69,6 +69,7 @@ def append_all(
     for row in rows:
         session.add(row)
         session.flush()
+    after_commit(session, WakePages(job_id))
     return rows
 
 
@@ -130,7 +131,7 @@ _silent_until: dict[str, float] = {}
 
 
 def wake(settings: Settings, job_id: int) -> None:
-    """Tell the web processes that a job has new events. Call it after the commit; without Redis it does nothing."""
+    """Tell the web processes that a job has new events. Without Redis it does nothing."""
     url = settings.redis
     if url is None or time.monotonic() < _silent_until.get(url, 0):
         return
@@ -141,9 +142,14 @@ def wake(settings: Settings, job_id: int) -> None:
         log.warning("redis.wake_failed", error=str(error), consequence="pages look for events by themselves")
 
 
-def wake_after_commit(session: Session, settings: Settings, *, job_id: int) -> None:
-    """Wake the pages that watch the job, once this unit of work is committed."""
-    event.listen(session, "after_commit", lambda _: wake(settings, job_id), once=True)
+@dataclass(frozen=True, slots=True)
+class WakePages:
+    """The wish that every event brings along: the pages that watch its job look again."""
+
+    job_id: int
+
+    def carry_out(self, engine: Engine) -> None:
+        wake(settings_of(engine), self.job_id)
 
 
 @dataclass(eq=False)

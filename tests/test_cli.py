@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import Engine, select
 from typer.testing import CliRunner, Result
 
+from app import doorbell, events
 from app.cli import cli
-from app.config import Settings
+from app.config import Settings, get_settings
 from app.db import read_session
 from app.models import Job, JobState
 from tests.conftest import ROOT
@@ -92,6 +94,32 @@ def test_train_queues_a_run_that_can_be_listed_cancelled_and_retried(admin: str,
     assert prefloop("jobs", "watch", "1").exit_code == 1
     prefloop("jobs", "retry", "1")
     assert json.loads(prefloop("jobs", "show", "1").output)["state"] == "queued"
+
+
+def test_commands_ring_the_workers_and_wake_the_pages_as_a_click_does(
+    admin: str, pairs: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFLOOP_BROKER_URL", redis_url)
+    get_settings.cache_clear()
+    prefloop("project", "create", "tone")
+    prefloop("import", "tone", str(pairs))
+    with redis.Redis.from_url(redis_url) as broker, broker.pubsub(ignore_subscribe_messages=True) as pages:
+        broker.delete(doorbell.QUEUE)
+        pages.subscribe(events.CHANNEL)
+        broker.publish(events.CHANNEL, "listening")
+        while (first := pages.get_message(timeout=30)) is None or first["data"] != b"listening":
+            pass
+
+        def heard(*words: str) -> tuple[int, bool]:
+            """How often the command rang, and whether it woke the pages of run 1."""
+            before = broker.llen(doorbell.QUEUE)
+            prefloop(*words)
+            woken = pages.get_message(timeout=5)
+            return broker.llen(doorbell.QUEUE) - before, woken is not None and woken["data"] == b"1"
+
+        assert heard("train", "tone", "--model", "tiny") == (1, True)
+        assert heard("jobs", "cancel", "1") == (0, True)  # no worker has it: only its pages care
+        assert heard("jobs", "retry", "1") == (1, True)
 
 
 def test_a_token_works_until_it_is_revoked(admin: str, client) -> None:

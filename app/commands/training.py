@@ -8,7 +8,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from app import doorbell, events
+from app import events
 from app.commands.context import acting_user, console, pairs_of, show
 from app.config import get_settings
 from app.db import read_session, write_session
@@ -63,7 +63,6 @@ def train(
             job = job_service.create(
                 session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by
             )
-        doorbell.ring_after_commit(session, get_settings(), job_id=job.id)
     console.print(
         f"Queued run {job.id}. Follow it: prefloop jobs watch {job.id}, or {get_settings().base_url}/jobs/{job.id}"
     )
@@ -154,7 +153,6 @@ def retry_job(job_id: int, as_user: ActAs = None) -> None:
     """Put a failed or cancelled job back into the queue; it goes on from its last training state."""
     with write_session() as session:
         job = job_service.retry(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
-        doorbell.ring_after_commit(session, get_settings(), job_id=job.id)
     console.print(f"Run {job.id} is queued again.")
 
 

@@ -8,7 +8,6 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from app import events
 from app.config import Settings
 from app.db import write_session
 from app.services.jobs import leases
@@ -17,12 +16,11 @@ log = structlog.get_logger()
 
 
 def sweep(settings: Settings, engine: Engine) -> None:
-    """Free the jobs of silent workers, once, and wake the pages that watch them."""
+    """Free the jobs of silent workers, once."""
     with write_session(engine) as session:
         lost = leases.sweep(session, attempts=settings.job_attempts)
     for one in lost:
         log.warning("job.lost", job=one.job_id, state=one.state.value)
-        events.wake(settings, one.job_id)
 
 
 @asynccontextmanager

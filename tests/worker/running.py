@@ -106,7 +106,7 @@ class Watcher:
 
 
 def queue_job(engine: Engine, snapshot: Snapshot, by: User, **config: object) -> Job:
-    """A queued job for the tiny model, without ringing."""
+    """A queued job for the tiny model."""
     with write_session(engine) as session:
         return jobs.create(
             session,

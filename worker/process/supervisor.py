@@ -17,7 +17,6 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app import events
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import PrefloopError
@@ -90,7 +89,6 @@ class Supervisor:
             self._unlock()
             if child is not None:
                 _kill_group(child)
-            events.wake(self._settings, self.job.id)
 
     # Starting
 
@@ -192,7 +190,6 @@ class Supervisor:
             log.warning("job.database_away", job=self.job.id, error=str(error))
             return False
         self._offset = end
-        events.wake(self._settings, self.job.id)
         return True
 
     def _is_new(self, event: Printed) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response, StreamingResponse
 
-from app import doorbell, events
+from app import events
 from app.errors import Conflict
 from app.models import FINISHED, Job, JobState, Project
 from app.routes.training import run_page, run_stream
@@ -81,7 +81,6 @@ def cancel(job_id: RowId, session: SessionDep, user: EngineerDep, settings: Sett
         jobs.cancel(session, job=jobs.get(session, job_id), by=user)
     except Conflict as over:  # it ended while somebody read the page: the page says how
         return redirect(f"/jobs/{job_id}", str(over))
-    events.wake_after_commit(session, settings, job_id=job_id)
     return redirect(f"/jobs/{job_id}")
 
 
@@ -91,5 +90,4 @@ def retry(job_id: RowId, session: SessionDep, user: EngineerDep, settings: Setti
         jobs.retry(session, job=jobs.get(session, job_id), by=user)
     except Conflict as not_now:
         return redirect(f"/jobs/{job_id}", str(not_now))
-    doorbell.ring_after_commit(session, settings, job_id=job_id)
     return redirect(f"/jobs/{job_id}")

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
-from app import doorbell
 from app.config import Settings
 from app.errors import Invalid, PrefloopError
 from app.models import Job, Project, Snapshot, User
@@ -111,7 +110,6 @@ def create(
         where = str(error.details.get("setting") or error.details.get("field") or "")
         page = _page(session, project, form, settings, {where: str(error)})
         return render(request, "training/jobs/new.html", page, status=error.status)
-    doorbell.ring_after_commit(session, settings, job_id=job.id)
     return redirect(f"/jobs/{job.id}")
 
 

@@ -8,11 +8,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from app import events
+from app.db import after_commit
 from app.errors import Conflict, Invalid, NotFound, SnapshotEmpty
 from app.models import TRANSITIONS, Job, JobState, Project, Snapshot, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit, paging
 from app.services.datasets import snapshots
+from app.services.jobs.wishes import RingWorkers
 from app.services.training import base_models, run_settings
 from app.services.training.estimates import Estimate, estimate
 from app.storage import Storage
@@ -67,7 +69,7 @@ def create(
         if known is None:
             raise
         return _same(known, wanted)
-    events.append(session, job=job, type="state", data={"state": JobState.QUEUED}, now=now)
+    record_state(session, job.id, JobState.QUEUED, now)
     audit.record(
         session, by=by, action="job.create", target=f"job {job.id}", snapshot=snapshot.id, base_model=base_model
     )
@@ -215,10 +217,12 @@ def changed(session: Session, statement: Any) -> bool:
     return result.rowcount == 1
 
 
-def record_state(session: Session, job_id: int, state: JobState, now: datetime, **told: Any) -> None:
-    """The event of a change of state, in the transaction that changed it."""
+def record_state(session: Session, job_id: int, state: JobState, now: datetime | None, **told: Any) -> None:
+    """The event of a change of state, in the transaction that changed it. For a queued job the workers' bell rings."""
     data = {"state": state.value} | {key: value for key, value in told.items() if value not in ("", None)}
     events.append(session, job=job_id, type="state", data=data, now=now)
+    if state is JobState.QUEUED:
+        after_commit(session, RingWorkers(job_id))
 
 
 def loaded() -> Select[Job]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, StreamingResponse
 
-from app import doorbell, events
+from app import events
 from app.models import Job, JobState
 from app.services.collecting import projects
 from app.services.datasets import snapshots
@@ -146,7 +146,6 @@ def create(
             session, project=project, by=user, base_model=body.base_model or project.default_base_model,
             config=body.config, storage=storage, idempotency_key=idempotency_key, note=body.note,
         )  # fmt: skip
-    doorbell.ring_after_commit(session, settings, job_id=job.id)
     return JobOut.of(jobs.get(session, job.id))
 
 
@@ -177,7 +176,6 @@ def show(job_id: JobId, session: SessionDep, _: ApiEngineerDep) -> JobOut:
 def cancel(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: SettingsDep) -> JobOut:
     """Cancel a queued job at once, or ask the worker of a running one to stop; it saves its training state first."""
     job = jobs.cancel(session, job=jobs.get(session, job_id), by=user)
-    events.wake_after_commit(session, settings, job_id=job.id)
     return JobOut.of(jobs.get(session, job.id))
 
 
@@ -185,7 +183,6 @@ def cancel(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: S
 def retry(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: SettingsDep) -> JobOut:
     """Queue a failed or cancelled job again; it goes on from its last training state."""
     job = jobs.retry(session, job=jobs.get(session, job_id), by=user)
-    doorbell.ring_after_commit(session, settings, job_id=job.id)
     return JobOut.of(jobs.get(session, job.id))
 
 

@@ -1,0 +1,36 @@
+"""What the world hears of a job after the commit: the workers' doorbell rings."""
+
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine
+
+from app import doorbell, events
+from app.config import Settings
+from app.db import settings_of, write_session
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RingWorkers:
+    """A queued job wants a worker.
+
+    A broker that is away fails nothing: the job stays queued, says so in its log, and the sweeper rings again.
+    """
+
+    job_id: int
+
+    def carry_out(self, engine: Engine) -> None:
+        settings = settings_of(engine)
+        try:
+            doorbell.ring(settings)
+        except OSError as error:
+            log.warning("doorbell.lost", job=self.job_id, error=str(error))
+            self._note(engine, settings)
+
+    def _note(self, engine: Engine, settings: Settings) -> None:
+        broker = doorbell.describe(settings)
+        text = f"The message broker {broker} does not answer. The job stays queued until it does, and starts then."
+        with write_session(engine) as session:
+            events.append(session, job=self.job_id, type="log", data={"message": text, "level": "warning"})
