@@ -1,5 +1,7 @@
 """The web application: create_app() puts settings, database, middleware and routes together."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -54,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,  # those pages load scripts from elsewhere
         redirect_slashes=False,
-        lifespan=sweeper.lifespan,
+        lifespan=_lifespan,
     )
     app.state.settings = settings
     app.state.engine = get_engine(settings)
@@ -70,6 +72,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.forwarded_allow_ips)
     _document(app)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with sweeper.sweeping(app.state.settings, app.state.engine):
+        yield
 
 
 class Assets(StaticFiles):

@@ -3,12 +3,15 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from app.config import Settings
+from app.models import Base
+from tests import house_rules
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
@@ -23,6 +26,29 @@ def test_imports_go_in_the_drawn_directions() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Broken in places that are being re-cut; each leaves this set when its last breach does.
+OPEN = {
+    house_rules.commits_only_in_db,
+    house_rules.one_writer_of_a_state,
+    house_rules.modules_are_short,
+    house_rules.no_banners,
+    house_rules.files_are_asked_for_in_paths,
+    house_rules.nouns_have_their_tests,
+    house_rules.names_say_what_they_hold,
+}
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in house_rules.RULES if rule not in OPEN], ids=lambda rule: rule.__name__
+)
+def test_no_rule_of_the_house_is_broken(rule: Callable[[Path], Iterable[str]]) -> None:
+    assert list(rule(ROOT)) == []
+
+
+def test_every_enum_column_has_its_check() -> None:
+    assert house_rules.enum_columns_without_check(Base.metadata) == []
 
 
 def test_every_setting_is_in_the_readme_with_its_default() -> None:

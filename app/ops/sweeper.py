@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import structlog
-from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from app.config import Settings
@@ -24,15 +23,15 @@ def sweep(settings: Settings, engine: Engine) -> None:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Sweeps for as long as the app serves."""
-    sweeping = asyncio.create_task(_sweep_forever(app.state.settings, app.state.engine))
+async def sweeping(settings: Settings, engine: Engine) -> AsyncIterator[None]:
+    """Sweeps again and again until the block ends."""
+    task = asyncio.create_task(_sweep_forever(settings, engine))
     try:
         yield
     finally:
-        sweeping.cancel()
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await sweeping
+            await task
 
 
 async def _sweep_forever(settings: Settings, engine: Engine) -> None:

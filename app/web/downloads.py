@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from app.services.datasets import snapshots
 from app.services.training import checkpoints
 from app.storage import Storage
-from app.web.archive import Content, stored
+from app.web.archive import Content, Member, stored, tar
 
 CHUNK = 512 * 1024
 RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
@@ -87,13 +87,15 @@ def send_checkpoint_file(
 
 
 def send_checkpoint_archive(request: Request, session: Session, storage: Storage, *, checkpoint_id: int) -> Response:
-    """All files of a checkpoint as one tar. Raises NotFound."""
+    """All files of a checkpoint as one tar, in a folder of its own. Raises NotFound."""
     checkpoint = checkpoints.get(session, checkpoint_id)
+    folder = checkpoints.folder_name(checkpoint)
+    members = [Member(f"{folder}/{row.name}", row.key, row.size, row.sha256) for row in checkpoint.files]
     return send(
         request,
         storage,
-        checkpoints.archive(checkpoint),
-        filename=f"{checkpoints.folder_name(checkpoint)}.tar",
+        tar(members, mtime=int(checkpoint.created_at.timestamp())),
+        filename=f"{folder}.tar",
         media_type="application/x-tar",
         modified=checkpoint.created_at,
     )

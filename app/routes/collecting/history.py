@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.models import Project
+from app.paging import Page
 from app.routes.collecting.compare import SAID, STRENGTHS
-from app.services.accounts.paging import Page
 from app.services.collecting import judgments, projects
 from app.services.collecting.judgments import Entry, Progress
 from app.web.deps import SessionDep, UserDep

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.models import Choice, Comparison, Judgment, Project, Snapshot, Split
-from app.services.accounts.paging import Page
+from app.paging import Page
 from app.services.collecting import comparisons, judgments, projects
 from app.services.collecting.comparisons import Filters, Row
 from app.services.datasets import snapshots

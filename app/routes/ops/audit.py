@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.models import AuditEntry
+from app.paging import Page
 from app.services.accounts import audit
-from app.services.accounts.paging import Page
 from app.web.deps import AdminDep, SessionDep
 from app.web.templating import render
 

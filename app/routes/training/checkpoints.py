@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.models import Checkpoint, Project
+from app.paging import Page
 from app.routes.training import run_page
 from app.routes.training.run_page import Setting
-from app.services.accounts.paging import Page
 from app.services.collecting import projects
 from app.services.training import checkpoints, loading, outcome
 from app.services.training.outcome import Verdict

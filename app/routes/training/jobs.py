@@ -9,8 +9,8 @@ from fastapi.responses import Response, StreamingResponse
 from app import events
 from app.errors import Conflict
 from app.models import FINISHED, Job, JobState, Project
+from app.paging import Page
 from app.routes.training import run_page, run_stream
-from app.services.accounts.paging import Page
 from app.services.collecting import projects
 from app.services.jobs import jobs
 from app.services.training import outcome

@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import paging
 from app.models import AuditEntry, User
-from app.services.accounts import paging
 
 
 def record(session: Session, /, *, by: User | None, action: str, target: str, **detail: object) -> AuditEntry:

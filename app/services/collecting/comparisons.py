@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session, aliased, joinedload
 
+from app import paging
 from app.errors import Invalid, NotFound
 from app.models import (
     Choice,
@@ -26,8 +27,7 @@ from app.models import (
     User,
 )
 from app.models.base import now as utc_now
-from app.services.accounts import paging
-from app.services.accounts.paging import Page
+from app.paging import Page
 from app.services.collecting.messages import Message, Unfit, answers_of, pair_hash, prompt_hash, prompt_of, text_hash
 
 PRIORITIES = range(-1_000_000, 1_000_001)

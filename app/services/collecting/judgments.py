@@ -8,6 +8,7 @@ from typing import Literal
 from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased, joinedload
 
+from app import paging
 from app.errors import Conflict, Invalid, NotFound
 from app.models import (
     Choice,
@@ -24,8 +25,7 @@ from app.models import (
     User,
 )
 from app.models.base import now as utc_now
-from app.services.accounts import paging
-from app.services.accounts.paging import Page
+from app.paging import Page
 from app.services.collecting import comparisons
 from app.services.collecting.comparisons import Lease
 from app.services.collecting.messages import Message

@@ -7,12 +7,12 @@ from sqlalchemy import CursorResult, Select, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from app import events
+from app import events, paging
 from app.db import after_commit
 from app.errors import Conflict, Invalid, NotFound, SnapshotEmpty
 from app.models import TRANSITIONS, Job, JobState, Project, Snapshot, User
 from app.models.base import now as utc_now
-from app.services.accounts import audit, paging
+from app.services.accounts import audit
 from app.services.datasets import snapshots
 from app.services.jobs.wishes import RingWorkers
 from app.services.training import base_models, run_settings

@@ -11,13 +11,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from app import events
+from app import events, paging
 from app.errors import Invalid, NotFound
 from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project
 from app.models.base import now as utc_now
-from app.services.accounts import paging
 from app.storage import Storage, Stored
-from app.web.archive import Content, Member, tar
 
 FACTS = "prefloop.json"
 # What may be offered for download: weights as safetensors, text, and the tokenizers' own files. Nothing pickled.
@@ -180,14 +178,6 @@ def file(session: Session, *, checkpoint_id: int, name: str) -> tuple[Checkpoint
 def size(checkpoint: Checkpoint) -> int:
     """Bytes of all its files."""
     return sum(row.size for row in checkpoint.files)
-
-
-def archive(checkpoint: Checkpoint) -> Content:
-    """All its files as one tar, in a folder of its own."""
-    members = [
-        Member(f"{folder_name(checkpoint)}/{row.name}", row.key, row.size, row.sha256) for row in checkpoint.files
-    ]
-    return tar(members, mtime=int(checkpoint.created_at.timestamp()))
 
 
 def folder_name(checkpoint: Checkpoint) -> str:
