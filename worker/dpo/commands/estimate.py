@@ -32,12 +32,12 @@ def run(args: argparse.Namespace) -> int:
     from worker.dpo.ground.config import load_config
     from worker.dpo.ground.events import EventWriter
     from worker.dpo.ground.stopping import Stop
-    from worker.dpo.run.setup import RunRequest, open_session
+    from worker.dpo.run.setup import RunRequest, prepare
 
     config = load_config(args.config, args.settings)
     request = RunRequest(args.model, args.data, Path(), config, eval_data=args.eval_data)
     with EventWriter(sys.stderr, rich=False) as events:
-        session = open_session(request, events, Stop(), Accelerator(cpu=config.device == "cpu"))
-    plan = session.memory
-    print(json.dumps({**asdict(plan), "peak": plan.peak, "loading_peak": peak_memory(session.scorer.device)}))
+        setup = prepare(request, events, Stop(), Accelerator(cpu=config.device == "cpu"))
+    plan = setup.memory
+    print(json.dumps({**asdict(plan), "peak": plan.peak, "loading_peak": peak_memory(setup.scorer.device)}))
     return 0

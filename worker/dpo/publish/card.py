@@ -17,6 +17,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+|~!-])")
 METRICS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected", "logps/chosen")
 FORMAT = 1
+FACTS = "prefloop.json"
 
 
 def write_card(out: str | Path, facts: Mapping[str, Any]) -> None:
@@ -30,7 +31,7 @@ def write_card(out: str | Path, facts: Mapping[str, Any]) -> None:
     out = Path(out)
     record = {"format": FORMAT, **facts}
     text = json.dumps(_json_safe(record), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=str)
-    (out / "prefloop.json").write_text(text + "\n", encoding="utf-8")
+    (out / FACTS).write_text(text + "\n", encoding="utf-8")
     (out / "README.md").write_text(card(facts), encoding="utf-8")
 
 

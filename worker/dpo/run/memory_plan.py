@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from worker.dpo.data.pairs import TokenPair
@@ -90,15 +89,13 @@ def _full_rate(device: torch.device, config: TrainConfig) -> int:
     return BUDGET_CPU_HALF if half else BUDGET_CPU
 
 
-def agreed(plan: MemoryPlan, accelerator: Accelerator) -> MemoryPlan:
-    """One plan for all processes, that of the one with the least room: they cut batches alike or train on different pairs."""
-    if accelerator.num_processes == 1:
-        return plan
-    plans: list = [None] * accelerator.num_processes
-    torch.distributed.all_gather_object(plans, plan)
-    return replace(
-        plan, token_budget=min(p.token_budget for p in plans), checkpointing=any(p.checkpointing for p in plans)
-    )
+def least_room(plans: Sequence[MemoryPlan]) -> MemoryPlan:
+    """One plan for all processes, with the budget of the one with the least room.
+
+    With budgets of their own they would cut batches differently, and train on different pairs.
+    """
+    budget = min(plan.token_budget for plan in plans)
+    return replace(plans[0], token_budget=budget, checkpointing=any(plan.checkpointing for plan in plans))
 
 
 def _checkpointing_choices(config: TrainConfig) -> tuple[bool, ...]:

@@ -10,22 +10,20 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.cache import cache_folder, code_hash
+from worker.dpo.ground.processes import first_ones
 from worker.dpo.ground.stopping import Stop
 from worker.dpo.model.loading import adapter_is_new, as_reference, weights_hash
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.model.scoring import score_pairs
-
-if TYPE_CHECKING:
-    from worker.dpo.run.setup import Session
+from worker.dpo.run.run import References
+from worker.dpo.run.setup import RunSetup
 
 # The rooms and modules that decide a log-probability.
 SCORING_CODE = ("model", "rows", "data/pairs.py", "ground/matmul.py")
@@ -93,51 +91,48 @@ class ReferenceCache:
             self.problem = f"{self.path}: {problem}"
 
 
-def references(session: "Session") -> tuple[Tensor | None, Tensor | None]:
-    """(2, pairs) reference log-probabilities of the training and the evaluation pairs, None where no loss needs them.
+def references(setup: RunSetup) -> References:
+    """Reference log-probabilities of the training and the evaluation pairs, from the cache or computed.
 
     The reference is the policy as it starts, whatever it starts from: computed before the first step, by the scorer of
     the policy, without dropout. A new adapter is switched off for it, which gives the same numbers for less work.
     """
-    if not session.loss.uses_reference:
-        return None, None
-    fresh = adapter_is_new(session.policy, session.config)
-    cache = ReferenceCache(_folder(session), _session_key(session))
-    splits = [session.train.pairs, session.evaluation.pairs if session.evaluation else []]
-    found = [cache.read(pairs) for pairs in splits]
-    if session.accelerator.num_processes > 1:
-        # One process's look decides what is missing: the others may look when it has written something.
-        found = broadcast_object_list(found)
-    missing = sum(len(unknown) for _, unknown in found)
+    if not setup.loss.uses_reference:
+        return References(None, None)
+    cache = ReferenceCache(_folder(setup), _setup_key(setup))
+    splits = [setup.train.pairs, setup.evaluation.pairs if setup.evaluation else []]
+    # One process's look decides what is missing: the others may look when it has written something.
+    kept = first_ones(setup.accelerator, [cache.read(pairs) for pairs in splits])
+    missing = sum(len(unknown) for _, unknown in kept)
     known = sum(map(len, splits)) - missing
-    session.events.emit("state", stage="reference", missing=missing, cached=known)
-    session.events.emit("log", message=f"Reference: {known} pairs from the cache, {missing} to compute.")
-    with as_reference(session.policy, adapter_off=fresh):
-        for pairs, (values, unknown) in zip(splits, found, strict=True):
+    setup.events.emit("state", stage="reference", missing=missing, cached=known)
+    setup.events.emit("log", message=f"Reference: {known} pairs from the cache, {missing} to compute.")
+    with as_reference(setup.policy, adapter_off=adapter_is_new(setup.policy, setup.config)):
+        for pairs, (values, unknown) in zip(splits, kept, strict=True):
             if unknown:
-                _fill(session, cache, pairs, values, unknown)
+                _fill(setup, cache, pairs, values, unknown)
     if cache.problem is not None:
-        session.events.emit(
+        setup.events.emit(
             "log", level="warning", message=f"Reference log-probabilities couldn't be kept: {cache.problem}"
         )
-    return found[0][0], found[1][0] if session.evaluation else None
+    return References(kept[0][0], kept[1][0] if setup.evaluation else None)
 
 
 def _fill(
-    session: "Session", cache: ReferenceCache, pairs: Sequence[TokenPair], values: Tensor, unknown: list[int]
+    setup: RunSetup, cache: ReferenceCache, pairs: Sequence[TokenPair], values: Tensor, unknown: list[int]
 ) -> None:
     def report(done: int) -> None:
-        session.events.emit("state", stage="reference", done=done, missing=len(unknown))
+        setup.events.emit("state", stage="reference", done=done, missing=len(unknown))
 
     fill(
-        session.scorer,
+        setup.scorer,
         cache,
         pairs,
         values,
         unknown,
-        budget=session.memory.token_budget,
-        accelerator=session.accelerator,
-        stop=session.stop,
+        budget=setup.memory.token_budget,
+        accelerator=setup.accelerator,
+        stop=setup.stop,
         on_kept=report,
     )
 
@@ -168,16 +163,16 @@ def fill(
     values[:, unknown] = score_pairs(scorer, wanted, budget=budget, accelerator=accelerator, stop=stop, on_scored=keep)
 
 
-def _folder(session: "Session") -> Path:
-    return Path(session.config.reference_cache) if session.config.reference_cache else cache_folder() / "reference"
+def _folder(setup: RunSetup) -> Path:
+    return Path(setup.config.reference_cache) if setup.config.reference_cache else cache_folder() / "reference"
 
 
-def _session_key(session: "Session") -> str:
-    config = session.config
+def _setup_key(setup: RunSetup) -> str:
+    config = setup.config
     return scorer_key(
-        session.scorer,
+        setup.scorer,
         # A new adapter, like none, leaves the base weights as they were hashed on loading.
-        weights=weights_hash(session.policy) if config.adapter else session.weights,
+        weights=weights_hash(setup.policy) if config.adapter else setup.weights,
         dtype=config.dtype + (" 4-bit" if config.load_in_4bit else ""),
         autocast=config.mixed_precision,
     )

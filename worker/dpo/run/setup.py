@@ -1,14 +1,15 @@
-"""What a run works with, made ready: data, model, scorer, plan. `train.py` is the loop over it."""
+"""What a run works with, made ready: data, model, scorer, plan. `loop.py` goes through it."""
 
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -19,14 +20,21 @@ from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.errors import BadData
 from worker.dpo.ground.events import EventWriter
 from worker.dpo.ground.memory import keep_freed_memory
+from worker.dpo.ground.processes import everyones
 from worker.dpo.ground.stopping import Stop
-from worker.dpo.loss import registry
+from worker.dpo.loss.registry import LossConfig, configure
 from worker.dpo.model import loading
 from worker.dpo.model.agreement import choose_scorer
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.rows.packing import Packing
 from worker.dpo.rows.plan import Plan, make_plan
-from worker.dpo.run.memory_plan import MemoryPlan, agreed, plan_memory
+from worker.dpo.run.memory_plan import MemoryPlan, least_room, plan_memory
+
+# Settings that don't change the weights that a run ends with, but for rounding.
+WITHOUT_EFFECT = frozenset({
+    "token_budget", "save_steps", "save_minutes", "report_to", "num_workers", "reference_cache",
+    "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,13 @@ class RunRequest:
     fresh: bool = False
 
 
-@dataclass
-class Session:
-    """A loaded run. `wrapped` is the scorer in DDP or FSDP where there are several processes, else the scorer."""
+@dataclass(frozen=True)
+class RunSetup:
+    """Everything that is settled before the first step and stays as it is.
+
+    weights: SHA-256 of the base weights as loaded. max_length: tokens of a prompt and one completion. packing: what the
+    training pairs take of a token budget in the scorer's layout.
+    """
 
     request: RunRequest
     events: EventWriter
@@ -52,18 +64,14 @@ class Session:
     tokenizer: PreTrainedTokenizerBase
     policy: nn.Module
     scorer: PairScorer
-    wrapped: nn.Module
-    loss: registry.LossConfig
+    loss: LossConfig
     train: Dataset
     evaluation: Dataset | None
     plan: Plan
     memory: MemoryPlan
     weights: str
-    max_length: int | None
+    max_length: int
     packing: Packing
-    reference: Tensor | None = None
-    eval_reference: Tensor | None = None
-    facts: dict = field(default_factory=dict)
 
     @property
     def config(self) -> TrainConfig:
@@ -72,40 +80,28 @@ class Session:
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides a run's outcome: a training state goes on only under the same one."""
-        ignored = {
-            "token_budget", "save_steps", "save_minutes", "report_to", "num_workers", "reference_cache",
-            "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
-        }  # fmt: skip
-        settings = {name: value for name, value in self.config.as_dict().items() if name not in ignored}
         evaluated = self.evaluation.sha256 if self.evaluation else None
-        facts = [settings, self.weights, self.train.sha256, evaluated, self.accelerator.num_processes]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether FSDP has spread the weights over the processes."""
-        return isinstance(self.wrapped, FSDPModule)
-
-    def wrap(self) -> None:
-        """Put the scorer into DDP or FSDP where there are several processes."""
-        if self.accelerator.num_processes == 1:
-            return
-        self.wrapped = self.accelerator.prepare(self.scorer)
-        if isinstance(self.wrapped, FSDPModule):
-            # Accelerate's own settings may have its layers recomputed.
-            self.scorer.recomputes = True
-            register_fsdp_forward_method(self.wrapped, "lend")
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        return {name: value for name, value in self.scorer.named_parameters() if value.requires_grad}
+        return fingerprint(
+            self.config.as_dict(), self.weights, self.train.sha256, evaluated, self.accelerator.num_processes
+        )
 
 
-def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Accelerator) -> Session:
-    """Load everything that `request` names. Raises ModelError, DataFileError, LossOptionError, BadData."""
+def fingerprint(settings: Mapping[str, Any], weights: str, train: str, evaluation: str | None, processes: int) -> str:
+    """SHA-256 of what decides a run's outcome: settings by name, hashes of the weights and of both splits, processes.
+
+    The training states of released versions carry it: they are resumed only while it comes out the same.
+    """
+    deciding = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+    facts = [deciding, weights, train, evaluation, processes]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Accelerator) -> RunSetup:
+    """Load and check everything that `request` names. Raises ModelError, DataFileError, LossOptionError, BadData."""
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
     config = request.config
-    loss = registry.configure(
+    loss = configure(
         config.loss_type,
         beta=config.beta,
         label_smoothing=config.label_smoothing,
@@ -125,18 +121,10 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
     policy = loading.prepare_policy(base, config)
     scorer = choose_scorer(policy, train.pairs, config, log=lambda text: events.emit("log", message=text))
     stop.check()
-    memory = agreed(
-        plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text)), accelerator
-    )
+    memory = plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text))
+    memory = least_room(everyones(accelerator, memory))
     events.emit("log", message=str(memory), peak_bytes=memory.peak, token_budget=memory.token_budget)
-    plan = make_plan(
-        len(train.pairs),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        epochs=config.num_train_epochs,
-        max_steps=config.max_steps,
-    )
-    return Session(
+    return RunSetup(
         request=request,
         events=events,
         stop=stop,
@@ -144,11 +132,16 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
         tokenizer=tokenizer,
         policy=policy,
         scorer=scorer,
-        wrapped=scorer,
         loss=loss,
         train=train,
         evaluation=evaluation,
-        plan=plan,
+        plan=make_plan(
+            len(train.pairs),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs=config.num_train_epochs,
+            max_steps=config.max_steps,
+        ),
         memory=memory,
         weights=weights,
         max_length=max_length,
@@ -158,7 +151,8 @@ def open_session(request: RunRequest, events: EventWriter, stop: Stop, accelerat
 
 def _load_data(
     request: RunRequest, tokenizer: PreTrainedTokenizerBase, base: PreTrainedModel, events: EventWriter
-) -> tuple[Dataset, Dataset | None, int | None]:
+) -> tuple[Dataset, Dataset | None, int]:
+    """(training pairs, evaluation pairs, maximum length in tokens). Raises BadData, DataFileError."""
     config = request.config
     limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
     cache = cache_folder() / "tokens"

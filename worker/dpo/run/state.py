@@ -2,12 +2,11 @@
 
 A state is a folder `OUT/state/step-N` with tensors in safetensors and the rest in JSON: nothing is pickled. It is
 written beside its final name, flushed to the disk and renamed, so a state is whole or absent, and the one before it
-is removed only when the new one is in place. The random generators need no place in it: `train.py` seeds them anew
-for each step, from the run's seed and the step's number.
+is removed only when the new one is in place. The random generators need no place in it: each step seeds them anew, from
+the run's seed and the step's number.
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from worker.dpo.ground.disk import sync
 from worker.dpo.ground.errors import BadSetting
 
 FOLDER = "state"
@@ -28,7 +28,10 @@ class StateError(BadSetting):
 
 @dataclass
 class Progress:
-    """Where a run stands: `step` optimizer steps are done."""
+    """Where a run stands: `step` optimizer steps are done.
+
+    token_budget: tokens of one forward, which shrinks when memory runs out. seconds: time in training so far.
+    """
 
     step: int = 0
     token_budget: int = 0
@@ -38,6 +41,15 @@ class Progress:
     reward_mean: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     pairs_seen: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What `save` keeps of a run: where it stands, its weights and moments by name, and its scalars (JSON)."""
+
+    progress: Progress
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
 
 
 def save(
@@ -76,30 +88,22 @@ def states(out: Path) -> list[Path]:
     return sorted(path for path in (out / FOLDER).glob("step-*") if path.suffix != ".part")
 
 
-def load(out: Path, *, fingerprint: str) -> tuple[Progress, dict[str, Tensor], dict[str, Any]] | None:
+def load(out: Path, *, fingerprint: str) -> TrainingState | None:
     """The newest state of this run, or None. Raises StateError when it is of another run."""
-    found = states(out)
-    if not found:
+    folders = states(out)
+    if not folders:
         return None
+    newest = folders[-1]
     try:
-        facts = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(found[-1] / "tensors.safetensors")
+        facts = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(newest / "tensors.safetensors")
     except (OSError, ValueError) as problem:
         raise StateError(
-            f"The training state {found[-1]} can't be read: {problem}. Delete it to start again."
+            f"The training state {newest} can't be read: {problem}. Delete it to start again."
         ) from problem
     if facts["format"] != FORMAT or facts["fingerprint"] != fingerprint:
         raise StateError(
             f"{out} holds the training state of a run with another model, data or configuration. "
             "Use another --out, or --fresh to drop that state and start again."
         )
-    return Progress(**facts["progress"]), tensors, facts["numbers"]
-
-
-def sync(path: Path) -> None:
-    """Have the operating system put a file or folder on the disk now."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return TrainingState(Progress(**facts["progress"]), tensors, facts["numbers"])

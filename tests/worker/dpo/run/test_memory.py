@@ -128,14 +128,14 @@ def test_running_out_halves_the_budget_and_trains_the_same(tmp_path, engine, mon
 
 
 def test_when_no_budget_is_small_enough_the_run_says_so_with_its_code(tmp_path, engine, monkeypatch):
-    from worker.dpo.run import loop as training
+    from worker.dpo.run import loop
 
     files = run_folder(tmp_path)
 
-    def fails(self, batch):
+    def fails(run):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training.Run, "_accumulate", fails)
+    monkeypatch.setattr(loop, "optimizer_step", fails)
     code, events = engine(*train_arguments(files, tmp_path / "out"))
     assert code == 4
     assert events[-1]["reason"] == "out_of_memory"

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_arguments
-from worker.dpo.run import loop as training
-from worker.dpo.run import state
+from worker.dpo.run import loop, state
 
 ROOT = Path(__file__).parents[4]
 
@@ -46,15 +45,15 @@ def test_a_run_killed_after_any_step_ends_with_the_same_weights(after, settings,
     files = run_folder(tmp_path)
     common = [*settings, "num_train_epochs=2", "save_steps=2"]
     assert engine(*train_arguments(files, tmp_path / "whole", *common))[0] == 0
-    real = training.Run.step
+    real = loop.optimizer_step
 
     def dies(run):
         if run.progress.step == after:
             raise Interrupted
-        real(run)
+        return real(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "step", dies)
+        patch.setattr(loop, "optimizer_step", dies)
         with pytest.raises(Interrupted):
             engine(*train_arguments(files, tmp_path / "killed", *common))
     code, events = engine(*train_arguments(files, tmp_path / "killed", *common))
@@ -100,14 +99,15 @@ def test_a_real_process_that_is_killed_or_asked_to_end_resumes_to_the_same_weigh
 
 def test_a_stop_is_told_as_one_and_keeps_the_last_step(tmp_path, engine, monkeypatch):
     files = run_folder(tmp_path)
-    real = training.Run.step
+    real = loop.optimizer_step
 
     def stops(run):
-        real(run)
+        metrics = real(run)
         if run.progress.step == 3:
-            run.session.stop.requested = True
+            run.setup.stop.requested = True
+        return metrics
 
-    monkeypatch.setattr(training.Run, "step", stops)
+    monkeypatch.setattr(loop, "optimizer_step", stops)
     code, events = engine(*train_arguments(files, tmp_path / "out"))
     assert code == 143
     assert events[-1]["event"] == "error" and events[-1]["reason"] == "terminated"
@@ -165,15 +165,15 @@ def test_early_stopping_goes_on_counting_where_it_was(tmp_path, engine, monkeypa
     flipped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
     files["eval"].write_text("".join(json.dumps(row) + "\n" for row in flipped))
     common = ["num_train_epochs=5", "eval_steps=1", "early_stopping_patience=3", "save_steps=1"]
-    real = training.Run.step
+    real = loop.optimizer_step
 
     def dies(run):
         if run.progress.step == 2:
             raise Interrupted
-        real(run)
+        return real(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "step", dies)
+        patch.setattr(loop, "optimizer_step", dies)
         with pytest.raises(Interrupted):
             engine(*train_arguments(files, tmp_path / "out", *common, evaluate=True))
     code, events = engine(*train_arguments(files, tmp_path / "out", *common, evaluate=True))
@@ -236,7 +236,7 @@ def test_only_the_newest_state_is_kept(tmp_path, engine):
 def test_states_by_the_clock(tmp_path, engine, monkeypatch):
     files = run_folder(tmp_path)
     now = [0.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now.__setitem__(0, now[0] + 20.0) or now[0])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now.__setitem__(0, now[0] + 20.0) or now[0])
     _, events = engine(*train_arguments(files, tmp_path / "out", "num_train_epochs=4", "save_minutes=5"))
     saved = [event["step"] for event in events_of(events, "checkpoint") if event["kind"] == "state"]
     assert 1 < len(saved) < 16

@@ -13,7 +13,7 @@ from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_argume
 from tests.worker.dpo.tiny import save_tiny, tiny_tokenizer, toy_pairs, write_pairs
 from worker.dpo.ground.config import ConfigError, load_config, settings_table
 from worker.dpo.loss.metrics import wilson_interval
-from worker.dpo.run import loop as training
+from worker.dpo.run import step
 from worker.dpo.run.optimizer import learning_rate
 
 
@@ -251,14 +251,14 @@ def test_a_model_without_a_chat_template_gets_the_stated_fallback_and_publishes_
 
 def test_nan_weights_end_the_run_with_its_own_code_and_the_lines_at_fault(tmp_path, engine, monkeypatch):
     files = run_folder(tmp_path)
-    real = training.losses_of
+    real = step.losses_of
 
     def poisoned(*arguments, **options):
         found = real(*arguments, **options)
         found.loss.data.fill_(float("nan"))
         return found
 
-    monkeypatch.setattr(training, "losses_of", poisoned)
+    monkeypatch.setattr(step, "losses_of", poisoned)
     code, events = engine(*train_arguments(files, tmp_path / "out"))
     assert code == 5
     assert "The loss became nan at step 1 (data lines" in events[-1]["message"]
@@ -290,8 +290,8 @@ def test_the_rate_is_that_of_the_scheduler_of_the_same_name_in_transformers(name
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = "constant_with_warmup" if name == "constant" else name
     scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=math.ceil(0.1 * total), num_training_steps=total)
-    for step in range(total):
-        assert learning_rate(config, step, total) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+    for done in range(total):
+        assert learning_rate(config, done, total) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         scheduler.step()
 

@@ -1,0 +1,33 @@
+"""Files that must be on the disk, and what to say when there is no room for them."""
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from worker.dpo.ground.errors import DiskFull
+
+
+def sync(path: Path) -> None:
+    """Have the operating system put a file or folder on the disk now. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_error(problem: OSError, *, out: Path, step: int) -> Exception:
+    """What to raise for `problem`, met while step `step` was written under `out`: DiskFull for a full disk, else itself."""
+    if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return problem
+    return DiskFull(
+        f"The disk of {out} is full, so step {step} couldn't be saved. "
+        "The training state before it is whole: free some space and start the same command again."
+    )

@@ -1,0 +1,115 @@
+"""One optimizer step, from a batch's pairs to changed weights."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from worker.dpo.data.pairs import TokenPair
+from worker.dpo.ground.errors import NotFinite
+from worker.dpo.ground.memory import give_back_freed_memory, resident_memory
+from worker.dpo.ground.processes import everyones, summed
+from worker.dpo.loss.metrics import means, totals
+from worker.dpo.loss.pair_losses import losses_of
+from worker.dpo.rows.plan import micro_batches
+from worker.dpo.run.optimizer import full, learning_rate
+from worker.dpo.run.run import Run
+from worker.dpo.run.together import all_or_none, past_return
+
+
+def optimizer_step(run: Run) -> dict[str, float]:
+    """One optimizer step over the plan's next batch; returns the means over its pairs, under TRL's names.
+
+    The batch is cut into micro-batches of at most `token_budget` tokens. The loss is the sum over the batch's pairs by
+    their number, however they are cut and dealt to processes. Raises NotFinite, Terminated, OutOfMemory, and whatever
+    says that memory ran out, which leaves weights and progress as they were.
+    """
+    setup, config, progress = run.setup, run.config, run.progress
+    processes = run.accelerator.num_processes
+    batch = setup.plan.batch(progress.step)
+    rate = learning_rate(config, progress.step, setup.plan.total_steps)
+    sums: dict[str, float] = {}
+    rewards: list[Tensor] = []
+
+    run.optimizer.zero_grad()
+    _seed_dropout(run)
+    run.wrapped.train()
+    dealt = micro_batches(batch, setup.packing, budget=progress.token_budget, processes=processes)
+    mine = dealt[run.accelerator.process_index]
+    with all_or_none(run) as agreement:
+        for number, indices in enumerate(mine, start=1):
+            last = number == len(mine)
+            if processes == 1:
+                setup.stop.check()
+            # An empty micro-batch only keeps the processes in step: any pair, counted as nothing.
+            places = indices or batch[:1]
+            pairs = [setup.train.pairs[place] for place in places]
+            with run.exchanging(last):
+                logps = run.wrapped(setup.scorer.rows(pairs))
+                losses = losses_of(
+                    setup.loss,
+                    pairs,
+                    logps,
+                    None if run.reference.train is None else run.reference.train[:, places],
+                    soft_labels=config.use_soft_labels,
+                    reward_mean=run.reward_mean.mean,
+                )
+                # DDP averages over processes.
+                loss = losses.loss.sum() * (processes / len(batch) if indices else 0.0)
+                _require_finite(run, loss, pairs)
+                if last:
+                    # Gradients are first exchanged in the last backward: until here all can still turn back together.
+                    agreement.reach()
+                run.scaler.scale(loss).backward()
+            if indices:
+                rewards += [losses.rewards_chosen, losses.rewards_rejected]
+                for name, value in totals(losses, logps).items():
+                    sums[name] = sums.get(name, 0.0) + value
+    with past_return(run):
+        if setup.loss.uses_reward_mean:
+            mine_seen = torch.cat([part.cpu() for part in rewards]) if rewards else torch.empty(0)
+            run.reward_mean.update(torch.cat(everyones(run.accelerator, mine_seen)))
+        sums = summed(run.accelerator, sums)
+        norm = _update(run, rate)
+    progress.step += 1
+    progress.pairs_seen += int(sums["pairs"])
+    _give_back_above_estimate(run)
+    return means(sums) | {"grad_norm": norm, "learning_rate": rate}
+
+
+def _update(run: Run, rate: float) -> float:
+    """Clip and step; returns the gradient's norm before clipping. Raises NotFinite."""
+    if run.scaler.is_enabled():
+        run.scaler.unscale_(run.optimizer.inner)
+    limit = run.config.max_grad_norm or math.inf
+    norm = full(torch.nn.utils.clip_grad_norm_(list(run.named.values()), limit)).item()
+    if not math.isfinite(norm) and not run.scaler.is_enabled():
+        raise NotFinite(
+            f"The gradient became {norm} at step {run.progress.step + 1}. Lower learning_rate "
+            f"(it is {run.config.peak_learning_rate:g}) or use dtype=float32."
+        )
+    run.optimizer.step(rate, run.scaler)
+    return norm
+
+
+def _seed_dropout(run: Run) -> None:
+    # Dropout is a function of seed, step and process: nothing that ran before can shift it.
+    steps = run.setup.plan.total_steps + 1
+    processes, rank = run.accelerator.num_processes, run.accelerator.process_index
+    torch.manual_seed((run.config.seed * steps + run.progress.step) * processes + rank)
+
+
+def _require_finite(run: Run, loss: Tensor, pairs: list[TokenPair]) -> None:
+    if not math.isfinite(loss.item()):
+        lines = ", ".join(str(pair.line) for pair in pairs[:8])
+        raise NotFinite(
+            f"The loss became {loss.item()} at step {run.progress.step + 1} (data lines {lines}). Lower "
+            f"learning_rate (it is {run.config.peak_learning_rate:g}), use dtype=float32, or look at these lines."
+        )
+
+
+def _give_back_above_estimate(run: Run) -> None:
+    """Return freed memory to the system once the process holds more than it was estimated to need."""
+    # Blocks of many sizes leave holes between them, more with every step.
+    if run.setup.scorer.device.type == "cpu" and resident_memory() > run.setup.memory.peak:
+        give_back_freed_memory()
