@@ -19,7 +19,7 @@ from app.storage import Storage
 from tests.conftest import ROOT
 from tests.factory import Factory
 from tests.services_for_tests import free_port, redis_server
-from tests.worker.running import ENDLESS, QUICK, Watcher, Workers, is_alive, queue_job, training_pid
+from tests.worker.running import ENDLESS, Watcher, Workers, is_alive, queue_job, training_pid
 
 pytestmark = pytest.mark.timeout(240)
 BOTH_SIZES = [("sqlite", "files"), ("postgresql", "redis")]
@@ -316,11 +316,8 @@ def test_train_while_the_broker_is_away_stays_queued_and_starts_when_it_is_back(
     workers.start()
     watcher.until("the worker is there", lambda: "worker.started" in workers.logs())
     for _ in ("never there", "gone again"):
-        with write_session(engine) as session:
-            job = jobs.create(
-                session, snapshot=session.merge(snapshot), base_model="tiny", config=QUICK, by=session.merge(engineer)
-            )
-            assert watcher.job(job.id).state is JobState.QUEUED
+        job = queue_job(engine, snapshot, engineer)
+        assert watcher.job(job.id).state is JobState.QUEUED
         assert "does not answer" in watcher.events(job.id, "log")[-1].data["message"]
         with redis_server(int(settings.broker_url.rpartition(":")[2].removesuffix("/0"))):
             assert watcher.until_over(job.id).state is JobState.SUCCEEDED
