@@ -68,6 +68,15 @@ class Storage:
         with self.open(key) as file:
             return file.read()
 
+    def fetch(self, key: str, target: Path) -> Stored:
+        """Copy a file out of the store. Returns what arrived, so that its SHA-256 can be compared. Raises NotFound."""
+        digest, size = hashlib.sha256(), 0
+        with self.open(key) as source, target.open("wb") as file:
+            while chunk := source.read(CHUNK):
+                digest.update(chunk)
+                size += file.write(chunk)
+        return Stored(key, size, digest.hexdigest())
+
     def size(self, key: str) -> int:
         path = self._path(key)
         with self._explained(key):

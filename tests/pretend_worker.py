@@ -6,11 +6,12 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from app import __version__
 from app.config import Settings
 from app.db import write_session
-from app.models import Checkpoint, Job
-from app.services.jobs import jobs, leases, workers
-from app.services.training import base_models, checkpoints
+from app.models import Checkpoint, Job, JobKind
+from app.services.jobs import leases, workers
+from app.services.training import base_models, checkpoints, runs
 from app.storage import get_storage
 
 MANIFEST: dict[str, Any] = {
@@ -65,19 +66,27 @@ def evaluation(step: int, pairs: int = 24) -> dict[str, Any]:
 class PretendWorker:
     """Claims the oldest queued job and tells of it what a test wants to be told."""
 
-    def __init__(self, engine: Engine, settings: Settings, name: str = "cpu-1") -> None:
-        self.engine, self.settings, self.name = engine, settings, name
+    def __init__(
+        self, engine: Engine, settings: Settings, name: str = "cpu-1", kinds: tuple[JobKind, ...] = (JobKind.TRAINING,)
+    ) -> None:
+        self.engine, self.settings, self.name, self.kinds = engine, settings, name, kinds
         self.job_id, self.token, self._bytes = 0, "", 0
         with write_session(engine) as session:
             workers.register(
-                session, name=name, device="2 CPU cores", memory_bytes=8_000_000_000, versions={"torch": "2.13.0"}
+                session,
+                name=name,
+                device="2 CPU cores",
+                memory_bytes=8_000_000_000,
+                version=__version__,
+                kinds=kinds,
+                versions={"torch": "2.13.0"},
             )
 
     def claim(self) -> Job:
         with write_session(self.engine) as session:
-            job = leases.claim(session, worker=self.name, lease_seconds=3600)
+            job = leases.claim(session, worker=self.name, kinds=self.kinds, lease_seconds=3600)
             assert job is not None, "no job is queued"
-            workers.heartbeat(session, name=self.name, job_id=job.id)
+            workers.heartbeat(session, name=self.name)
         self.job_id, self.token = job.id, job.lease_token or ""
         return job
 
@@ -85,6 +94,7 @@ class PretendWorker:
         self._bytes += 1
         with write_session(self.engine) as session:
             leases.progress(session, job_id=self.job_id, token=self.token, printed=printed, output_bytes=self._bytes)
+            runs.record(session, job_id=self.job_id, printed=printed)
 
     def start(self, total: int) -> None:
         """From loading to the first step: the evaluation and the samples before training."""
@@ -146,11 +156,13 @@ class PretendWorker:
             for name, data in sorted(contents.items())
         ]
         with write_session(self.engine) as session:
-            whole = jobs.get(session, job.id)
+            run = runs.get(session, job.id)
+            version = checkpoints.guideline_version(session, run=run)
             base = {"weights_sha256": "b7" * 32, "origin": "a folder", "note": MANIFEST["note"]}
-            chain = checkpoints.provenance(session, job=whole, facts=facts, base=base)
-            checkpoint = checkpoints.publish(session, job=whole, uploads=uploads, facts=facts, provenance=chain)
-            leases.succeed(session, job_id=job.id, token=self.token, numbers={"peak_memory_bytes": 2_400_000_000})
+            chain = checkpoints.provenance(run=run, guideline_version=version, facts=facts, base=base)
+            checkpoint = checkpoints.publish(session, run=run, uploads=uploads, facts=facts, provenance=chain)
+            runs.record_end(session, job_id=job.id, numbers={"peak_memory_bytes": 2_400_000_000})
+            leases.succeed(session, job_id=job.id, token=self.token)
         return checkpoint
 
     def fail(self, code: str, error: str, *, kept: str = "", lines: tuple[str, ...] = ()) -> None:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
 from app import doorbell, events
 from app.cli import cli
 from app.config import Settings, get_settings
 from app.db import read_session
-from app.models import Job, JobState
+from app.models import JobState
+from app.services.training import runs
 from tests.conftest import ROOT
 from tests.factory import Factory
 
@@ -87,8 +88,8 @@ def test_train_queues_a_run_that_can_be_listed_cancelled_and_retried(admin: str,
     shown = prefloop("train", "tone", "--model", "tiny", "--set", "learning_rate=1e-5", "--set", "max_steps=3")
     assert "Queued run 1" in shown.output
     with read_session(engine) as session:
-        job = session.scalars(select(Job)).one()
-        assert (job.state, job.config["learning_rate"], job.config["max_steps"]) == (JobState.QUEUED, 1e-5, 3)
+        run = session.scalars(runs.loaded()).one()
+        assert (run.job.state, run.config["learning_rate"], run.config["max_steps"]) == (JobState.QUEUED, 1e-5, 3)
     prefloop("jobs", "cancel", "1")
     assert json.loads(prefloop("jobs", "list", "tone", "--json").output)["state"] == "cancelled"
     assert prefloop("jobs", "watch", "1").exit_code == 1

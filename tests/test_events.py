@@ -11,8 +11,9 @@ from app import events
 from app.config import Settings
 from app.db import get_engine, write_session
 from app.events import Feed
-from app.models import Job, JobEvent
-from app.services.jobs import jobs, leases
+from app.models import Job, JobEvent, JobKind
+from app.services.jobs import leases
+from app.services.training import runs
 from tests.factory import Factory
 from tests.services_for_tests import free_port, redis_server
 
@@ -22,14 +23,14 @@ def job(engine: Engine, factory: Factory) -> Job:
     engineer = factory.engineer()
     snapshot = factory.snapshot(factory.judged(4))
     with write_session(engine) as session:
-        return jobs.create(
+        return runs.create(
             session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer)
-        )
+        ).job
 
 
 def claim(engine: Engine) -> str:
     with write_session(engine) as session:
-        return leases.claim(session, worker="w", lease_seconds=60).lease_token
+        return leases.claim(session, worker="w", kinds=list(JobKind), lease_seconds=60).lease_token
 
 
 def add_steps(engine: Engine, job: Job, first: int, last: int) -> None:

@@ -1,4 +1,4 @@
-"""`python -m worker`: one training worker."""
+"""`python -m worker`: one worker."""
 
 from app.config import get_settings
 from worker.main import run

@@ -1,4 +1,4 @@
-"""What this machine can train on, found without loading torch, and who uses it: one job a GPU."""
+"""What this machine can train on, looked up without loading torch, and who uses it: one job a GPU."""
 
 import fcntl
 import os
@@ -38,13 +38,16 @@ def describe(devices: list[Device]) -> str:
 
 def versions() -> dict[str, str]:
     """Python and what trains, without importing it."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            numbers[package] = "not installed"
+    return numbers
+
+
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # what keeps a job's process off the GPUs
 
 
 class Claim:
@@ -55,11 +58,12 @@ class Claim:
         self._locks = locks
 
     def environment(self) -> dict[str, str]:
-        """What confines the training process to these devices."""
+        """What confines a job's process to these devices."""
         gpus = [device.gpu for device in self.devices if device.gpu is not None]
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
 
     def release(self) -> None:
+        """Let others have them. Releasing twice is fine."""
         for lock in self._locks:
             lock.close()
 
@@ -86,11 +90,11 @@ def claim(devices: list[Device], folder: Path, *, every: bool) -> Claim | None:
         locks.append(lock)
         if not every:
             break
-    found = Claim(held, locks)
+    taken = Claim(held, locks)
     if not held or (every and len(held) < len(devices)):
-        found.release()
+        taken.release()
         return None
-    return found
+    return taken
 
 
 def _gpus() -> list[Device]:

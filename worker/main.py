@@ -1,4 +1,4 @@
-"""One training worker: a Celery consumer that runs one job at a time, with its pulse beside it.
+"""One worker: a Celery consumer that runs one job at a time, with its pulse beside it.
 
 Celery's solo pool: signals reach the process that supervises, and there is nothing to run side by side in it.
 """

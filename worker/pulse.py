@@ -8,14 +8,15 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import doorbell
+from app import __version__, doorbell
 from app.config import Settings
 from app.db import read_session, write_session
 from app.ops import sweeper
-from app.services.jobs import leases, workers
+from app.services.jobs import leases, waiting, workers
 from app.services.jobs.leases import LeaseLost
 from worker import devices
 from worker.devices import Device
+from worker.kinds import registry
 
 log = structlog.get_logger()
 
@@ -23,8 +24,8 @@ log = structlog.get_logger()
 class Pulse:
     """A thread beside the work, so that a long upload or a slow disk does not look like death."""
 
-    def __init__(self, settings: Settings, engine: Engine, name: str, found: list[Device]) -> None:
-        self._settings, self._engine, self.name, self._devices = settings, engine, name, found
+    def __init__(self, settings: Settings, engine: Engine, name: str, own: list[Device]) -> None:
+        self._settings, self._engine, self.name, self._devices = settings, engine, name, own
         self._held: tuple[int, str] | None = None
         self._held_until = 0.0
         self.lost = threading.Event()
@@ -74,6 +75,8 @@ class Pulse:
                     name=self.name,
                     device=devices.describe(self._devices),
                     memory_bytes=sum(device.memory_bytes for device in self._devices),
+                    version=__version__,
+                    kinds=registry.KINDS,
                     versions=devices.versions(),
                 )
         except SQLAlchemyError as error:
@@ -83,7 +86,7 @@ class Pulse:
         """One sign of life, and the lease of the job at hand extended."""
         held, before = self._held, time.monotonic()
         with write_session(self._engine) as session:
-            known = workers.heartbeat(session, name=self.name, job_id=held[0] if held else None)
+            known = workers.heartbeat(session, name=self.name)
         if not known:
             self._register()
         if held is None:
@@ -103,6 +106,6 @@ class Pulse:
         if self._held is not None:
             return  # whoever has a job at hand takes the next one by itself; ringing would only pile up messages
         with read_session(self._engine) as session:
-            waiting = leases.waiting(session)
-        if waiting:
+            queued = waiting.count(session, kinds=registry.KINDS)
+        if queued:
             doorbell.ring(self._settings)

@@ -9,10 +9,13 @@ from sqlalchemy import Engine
 from app import doorbell
 from app.config import Settings
 from app.db import write_session
+from app.models import Job
 from app.services.jobs import leases
 from app.storage import get_storage
 from worker import devices
-from worker.devices import Device
+from worker.devices import Claim, Device
+from worker.kinds import registry
+from worker.kinds.kind import Need
 from worker.process.supervisor import Supervisor
 from worker.pulse import Pulse
 
@@ -29,43 +32,54 @@ class Station:
         self.stopping = threading.Event()
 
     def work(self) -> None:
-        """Run jobs until none waits. A doorbell that rings twice, or for a job that is taken, does nothing."""
+        """Do jobs until none waits. A doorbell that rings twice, or for a job that is taken, does nothing."""
         while not self.stopping.is_set() and self._work_once():
             pass
 
     def _work_once(self) -> bool:
-        claimed = devices.claim(
-            self.devices, self.settings.data_dir / "work", every=bool(self.settings.train_launcher.strip())
-        )
-        if claimed is None:
-            return False  # another worker of this machine uses the device
+        """Do the oldest job that this worker can do now; False if there is none."""
+        needs = {kind: made.need(self.settings) for kind, made in registry.KINDS.items()}
+        gpus = devices.claim(self.devices, self.settings.data_dir / "work", every=Need.EVERY_GPU in needs.values())
         try:
+            # Where another worker of this machine uses the GPU, jobs that need none still go on.
+            possible = [kind for kind, need in needs.items() if gpus is not None or need is Need.NOTHING]
             with write_session(self.engine) as session:
-                job = leases.claim(session, worker=self.name, lease_seconds=self.settings.worker_lease_seconds)
-            if job is None or job.lease_token is None:
+                job = leases.claim(
+                    session, worker=self.name, kinds=possible, lease_seconds=self.settings.worker_lease_seconds
+                )
+            if job is None:
                 return False
-            log.info("job.claimed", job=job.id, attempt=job.attempts)
-            self.pulse.hold(job.id, job.lease_token)
-            try:
-                Supervisor(
-                    job,
-                    self.settings,
-                    self.engine,
-                    get_storage(self.settings),
-                    self.pulse,
-                    self.stopping,
-                    claimed.environment(),
-                ).run()
-            finally:
-                self.pulse.let_go()
+            self._do(job, needs[job.kind], gpus)
             return True
         finally:
-            claimed.release()
+            if gpus is not None:
+                gpus.release()
+
+    def _do(self, job: Job, need: Need, gpus: Claim | None) -> None:
+        assert job.lease_token is not None
+        log.info("job.claimed", job=job.id, kind=job.kind.value, attempt=job.attempts)
+        if need is Need.NOTHING and gpus is not None:
+            gpus.release()
+        environment = devices.NO_GPU if need is Need.NOTHING or gpus is None else gpus.environment()
+        self.pulse.hold(job.id, job.lease_token)
+        try:
+            Supervisor(
+                job,
+                registry.make(job, self.settings),
+                self.settings,
+                self.engine,
+                get_storage(self.settings),
+                self.pulse,
+                self.stopping,
+                environment,
+            ).run()
+        finally:
+            self.pulse.let_go()
 
 
 def register(app: Celery, station: Station) -> None:
     """Answer the doorbell with the station's work."""
 
     @app.task(name=doorbell.TASK, ignore_result=True)
-    def train() -> None:
+    def work() -> None:
         station.work()

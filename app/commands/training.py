@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,18 +14,21 @@ from app.commands.context import acting_user, console, pairs_of, show
 from app.config import get_settings
 from app.db import read_session, write_session
 from app.errors import Invalid
-from app.models import FINISHED, JobEvent
+from app.models import FINISHED, Job, JobEvent, JobKind
 from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.jobs import jobs as job_service
+from app.services.jobs import waiting
+from app.services.jobs.jobs import NOUNS
 from app.services.training import base_models as model_service
 from app.services.training import checkpoints as checkpoint_service
+from app.services.training import runs as run_service
 from app.storage import get_storage
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 ActAs = Annotated[str | None, typer.Option("--as", help="Account to act as. Default: the first admin.")]
 
-jobs = typer.Typer(no_args_is_help=True, help="Training jobs.")
+jobs = typer.Typer(no_args_is_help=True, help="Jobs: training runs, exports.")
 checkpoints = typer.Typer(no_args_is_help=True, help="What jobs saved.")
 models = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 
@@ -56,18 +60,19 @@ def train(
                 f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
             )
         if snapshot is None:
-            job = job_service.train_on_current(
+            run = run_service.train_on_current(
                 session, project=project, by=by, base_model=base, config=config, storage=get_storage(get_settings())
             )
         else:
-            job = job_service.create(
+            run = run_service.create(
                 session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by
             )
+    number = run.job_id
     console.print(
-        f"Queued run {job.id}. Follow it: prefloop jobs watch {job.id}, or {get_settings().base_url}/jobs/{job.id}"
+        f"Queued run {number}. Follow it: prefloop jobs watch {number}, or {get_settings().base_url}/jobs/{number}"
     )
     if watch:
-        watch_job(job.id)
+        watch_job(number)
 
 
 def _line(event: JobEvent) -> str:
@@ -86,24 +91,44 @@ def _line(event: JobEvent) -> str:
     )
 
 
+def _name(job: Job) -> str:
+    return f"{NOUNS[job.kind].capitalize()} {job.id}"
+
+
+class ListedKind(StrEnum):
+    """Which jobs a list shows: those of one kind, or all."""
+
+    TRAINING = JobKind.TRAINING.value
+    EXPORT = JobKind.EXPORT.value
+    ALL = "all"
+
+
 @jobs.command("list")
-def list_jobs(slug: Annotated[str | None, typer.Argument()] = None, as_json: AsJson = False) -> None:
-    """Show the jobs, the newest first."""
+def list_jobs(
+    slug: Annotated[str | None, typer.Argument()] = None,
+    kind: Annotated[ListedKind, typer.Option(help="Which kind of jobs.")] = ListedKind.TRAINING,
+    as_json: AsJson = False,
+) -> None:
+    """Show the jobs, the newest first: training runs unless another kind is asked for."""
     with read_session() as session:
         project = projects.get(session, slug) if slug else None
+        wanted = None if kind is ListedKind.ALL else JobKind(kind.value)
+        rows = job_service.listing(session, project=project, kind=wanted).items
+        trained = run_service.of_jobs(session, job_ids=[row.id for row in rows])
         show(
             (
                 {
                     "id": row.id,
+                    "kind": row.kind.value,
                     "state": row.state.value,
-                    "stage": row.stage,
+                    "stage": row.phase,
                     "step": row.step,
                     "of": row.total_steps,
-                    "base_model": row.base_model,
+                    "base_model": trained[row.id].base_model if row.id in trained else "",
                     "created": row.created_at,
                     "error": row.error,
                 }
-                for row in job_service.listing(session, project=project).items
+                for row in rows
             ),
             as_json=as_json,
             empty="No jobs yet. Start one: prefloop train PROJECT",
@@ -115,8 +140,14 @@ def show_job(job_id: int) -> None:
     """Show a job as JSON."""
     with read_session() as session:
         row = job_service.get(session, job_id)
-        columns = {name: getattr(row, name) for name in row.__table__.columns.keys() if name != "lease_token"}  # noqa: SIM118
-        print(orjson.dumps(columns, default=str, option=orjson.OPT_INDENT_2).decode())
+        names = {name: "stage" if name == "phase" else name for name in row.__table__.columns.keys()}  # noqa: SIM118
+        told = {shown: getattr(row, name) for name, shown in names.items() if name != "lease_token"}
+        if run := run_service.of_jobs(session, job_ids=[job_id]).get(job_id):
+            names_of_run = [name for name in run.__table__.columns.keys() if name != "job_id"]  # noqa: SIM118
+            told |= {name: getattr(run, name) for name in names_of_run}
+        if place := waiting.of(session, jobs=[row], silent_after=get_settings().worker_lease_seconds).get(job_id):
+            told["waiting"] = place.text
+        print(orjson.dumps(told, default=str, option=orjson.OPT_INDENT_2).decode())
 
 
 @jobs.command("watch")
@@ -134,26 +165,26 @@ def watch_job(job_id: int) -> None:
             break
         if not batch:
             time.sleep(get_settings().stream_poll_seconds)
-    console.print(f"Run {job.id} {job.state.value}." + (f" {job.error}" if job.error else ""), markup=False)
+    console.print(f"{_name(job)} {job.state.value}." + (f" {job.error}" if job.error else ""), markup=False)
     raise typer.Exit(0 if job.state.value == "succeeded" else 1)
 
 
 @jobs.command("cancel")
 def cancel_job(job_id: int, as_user: ActAs = None) -> None:
-    """Cancel a job; its last training state is kept for a retry."""
+    """Cancel a job; what it needs to go on is kept for a retry."""
     with write_session() as session:
         job = job_service.cancel(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
     console.print(
-        f"Run {job.id}: cancel asked for." if job.state not in FINISHED else f"Run {job.id} is {job.state.value}."
+        f"{_name(job)}: cancel asked for." if job.state not in FINISHED else f"{_name(job)} is {job.state.value}."
     )
 
 
 @jobs.command("retry")
 def retry_job(job_id: int, as_user: ActAs = None) -> None:
-    """Put a failed or cancelled job back into the queue; it goes on from its last training state."""
+    """Put a failed or cancelled job back into the queue; it goes on from what its last attempt kept."""
     with write_session() as session:
         job = job_service.retry(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
-    console.print(f"Run {job.id} is queued again.")
+    console.print(f"{_name(job)} is queued again.")
 
 
 @checkpoints.command("list")

@@ -16,11 +16,13 @@ from app.models.comparison import (
     Split,
 )
 from app.models.importing import Import, ImportState
-from app.models.job import FINISHED, TRANSITIONS, Job, JobEvent, JobState, Worker
+from app.models.job import FINISHED, TRANSITIONS, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
 from app.models.project import Guideline, Project
 from app.models.snapshot import Snapshot
+from app.models.training_run import TrainingRun
 from app.models.user import ApiToken, Link, LinkKind, LoginAttempt, Role, User, UserSession
+from app.models.worker import Worker
 
 __all__ = [
     "FINISHED",
@@ -37,6 +39,7 @@ __all__ = [
     "ImportState",
     "Job",
     "JobEvent",
+    "JobKind",
     "JobState",
     "Judgment",
     "JudgmentSource",
@@ -55,6 +58,7 @@ __all__ = [
     "SourceKind",
     "Split",
     "Stage",
+    "TrainingRun",
     "User",
     "UserSession",
     "Worker",

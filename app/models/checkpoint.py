@@ -1,4 +1,4 @@
-"""What a job saved, file by file."""
+"""What a training run saved, file by file."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
-from app.models.job import Job
+from app.models.training_run import TrainingRun
 
 
 class Stage(StrEnum):
@@ -24,8 +24,7 @@ class Checkpoint(Base):
     __table_args__ = (UniqueConstraint("job_id", "name"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
+    job_id: Mapped[int] = mapped_column(ForeignKey("training_runs.job_id"))
     name: Mapped[str] = mapped_column(String(64), default="final")
     stage: Mapped[Stage] = mapped_column(string_enum(Stage, "stage"), default=Stage.CANDIDATE)
     step: Mapped[int]
@@ -33,7 +32,7 @@ class Checkpoint(Base):
     provenance: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
-    job: Mapped[Job] = relationship(lazy="raise")
+    run: Mapped[TrainingRun] = relationship(lazy="raise")
     files: Mapped[list["CheckpointFile"]] = relationship(lazy="raise", order_by="CheckpointFile.name")
 
 

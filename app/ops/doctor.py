@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,11 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.config import Settings
 from app.db import get_engine, read_session
 from app.errors import PrefloopError
-from app.models import Job, JobState, Worker
+from app.models import Job, JobState
 from app.models.base import now
 from app.ops import migrate
 from app.paths import VENDOR
 from app.services.accounts import users
+from app.services.jobs import waiting, workers
+from app.services.jobs.jobs import NOUNS
 from app.services.training import base_models
 from app.storage import get_storage
 
@@ -137,13 +138,7 @@ def check_storage(settings: Settings) -> Finding:
 
 def check_workers(settings: Settings) -> Finding:
     with read_session(get_engine(settings)) as session:
-        alive = list(
-            session.scalars(
-                select(Worker)
-                .where(Worker.heartbeat_at > now() - timedelta(seconds=settings.worker_lease_seconds))
-                .order_by(Worker.name)
-            )
-        )
+        alive = workers.alive(session, silent_after=settings.worker_lease_seconds)
     if not alive:
         return Finding(
             "workers",
@@ -152,20 +147,34 @@ def check_workers(settings: Settings) -> Finding:
             "Start one: prefloop worker (prefloop up starts one).",
         )
     return Finding(
-        "workers", "ok", "; ".join(f"{worker.name} on {worker.device or 'unknown device'}" for worker in alive)
+        "workers",
+        "ok",
+        "; ".join(
+            f"{worker.name} on {worker.device or 'unknown device'}, "
+            f"version {worker.version or 'unknown'}, can do {', '.join(worker.kinds) or 'nothing'}"
+            for worker in alive
+        ),
     )
 
 
 def check_queue(settings: Settings) -> Finding:
     with read_session(get_engine(settings)) as session:
         jobs = list(session.scalars(select(Job).where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]))))
+        unable = waiting.unable(session, silent_after=settings.worker_lease_seconds)
     silent = [job.id for job in jobs if job.state == JobState.RUNNING and job.lease_until and job.lease_until < now()]
     if silent:
         return Finding(
             "queue",
             "warn",
-            f"Runs whose worker is silent: {silent}.",
+            f"Jobs whose worker is silent: {silent}.",
             "A living worker takes them over by itself; start one.",
+        )
+    if unable:
+        return Finding(
+            "queue",
+            "warn",
+            f"No living worker can do the {' and '.join(f'{NOUNS[kind]}s' for kind in unable)} that wait.",
+            "Start one of this version: prefloop worker",
         )
     queued = sum(job.state == JobState.QUEUED for job in jobs)
     return Finding("queue", "ok", f"{queued} queued, {len(jobs) - queued} running")

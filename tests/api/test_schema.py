@@ -12,6 +12,7 @@ from app.db import get_engine, write_session
 from app.models import Role
 from app.services.accounts import tokens
 from app.services.jobs import jobs
+from app.services.training import runs
 from tests.live import ROOT, LiveServer
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -26,9 +27,9 @@ def filled(live_server: LiveServer) -> LiveServer:
     factory.comparisons(project, 30)
     snapshot = factory.snapshot(project)
     with write_session(get_engine(live_server.settings)) as session:
-        job = jobs.create(
+        job = runs.create(
             session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer)
-        )
+        ).job
         jobs.cancel(session, job=job, by=session.merge(engineer))
     return live_server
 

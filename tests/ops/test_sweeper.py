@@ -9,8 +9,9 @@ from starlette.testclient import TestClient
 from app.config import Settings
 from app.db import read_session, write_session
 from app.main import create_app
-from app.models import JobState
+from app.models import JobKind, JobState
 from app.services.jobs import jobs, leases
+from app.services.training import runs
 from tests.factory import Factory
 
 
@@ -18,10 +19,10 @@ from tests.factory import Factory
 def test_job_of_the_last_worker_does_not_run_for_ever(engine: Engine, settings: Settings, factory: Factory) -> None:
     snapshot, user = factory.snapshot(factory.judged(4)), factory.engineer()
     with write_session(engine) as session:
-        job = jobs.create(
+        job = runs.create(
             session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user)
-        )
-        leases.claim(session, worker="gone", lease_seconds=-1)
+        ).job
+        leases.claim(session, worker="gone", kinds=list(JobKind), lease_seconds=-1)
 
     def state() -> JobState:
         with read_session(engine) as session:

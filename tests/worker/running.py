@@ -1,6 +1,7 @@
 """Real workers for the tests of the job path: processes that are started, watched, killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from sqlalchemy import Engine, select
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import FINISHED, Job, JobEvent, JobState, Snapshot, User
+from app.models import FINISHED, Job, JobEvent, JobState, Snapshot, TrainingRun, User
 from app.services.jobs import jobs
+from app.services.training import runs
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 120
@@ -77,6 +79,10 @@ class Watcher:
         with read_session(self.engine) as session:
             return jobs.get(session, job_id)
 
+    def run(self, job_id: int) -> TrainingRun:
+        with read_session(self.engine) as session:
+            return runs.get(session, job_id)
+
     def events(self, job_id: int, kind: str | None = None) -> list[JobEvent]:
         with read_session(self.engine) as session:
             rows = session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.id)).all()
@@ -108,18 +114,24 @@ class Watcher:
 def queue_job(engine: Engine, snapshot: Snapshot, by: User, **config: object) -> Job:
     """A queued job for the tiny model."""
     with write_session(engine) as session:
-        return jobs.create(
+        return runs.create(
             session,
             snapshot=session.merge(snapshot),
             base_model="tiny",
             config={**QUICK, **config},
             by=session.merge(by),
-        )
+        ).job
 
 
 def training_pid(settings: Settings, job_id: int) -> int:
     """The process that trains a job, as its worker wrote it down."""
     return int((settings.data_dir / "work" / f"job-{job_id}" / "lock").read_text())
+
+
+def saved_steps(settings: Settings, job_id: int) -> list[int]:
+    """The steps of the whole training states in a job's folder."""
+    folder = settings.data_dir / "work" / f"job-{job_id}" / "out" / "state"
+    return sorted(int(match[1]) for path in folder.iterdir() if (match := re.fullmatch(r"step-(\d+)", path.name)))
 
 
 def is_alive(pid: int) -> bool:

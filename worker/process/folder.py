@@ -1,69 +1,34 @@
-"""A job's folder on the worker's machine: inputs, the engine's output, its result and its training state.
+"""A job's folder on the worker's machine: its inputs, what its program printed, its result and what it goes on from.
 
-It is kept until the job succeeds, so that a run that was cut off goes on where it was.
+It is kept until the job succeeds, so that a job that was cut off goes on where it was. What a kind of job keeps in it
+is the kind's own affair.
 """
 
 import fcntl
-import hashlib
-import json
 import os
-import re
 import shutil
 import signal
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from app.errors import PrefloopError
-from app.models import Job
-from app.storage import CHUNK, Storage
-
-STATE = re.compile(r"step-(\d+)")
 TAIL_BYTES = 16_384
 
 
-class InputsBroken(PrefloopError):
-    """What the run would be trained on is not what was frozen."""
-
-    status = 409
-    code = "snapshot_damaged"
-
-
 class WorkFolder:
-    """`root/job-N`. The engine's output goes through all its attempts in one file each for stdout and stderr."""
+    """`root/job-N`. All attempts of a job print to the same two files, one for stdout and one for stderr."""
 
     def __init__(self, root: Path, job_id: int) -> None:
         self.path = root / f"job-{job_id}"
-        self.out = self.path / "out"
         self.output = self.path / "output.jsonl"
         self.errors = self.path / "errors.log"
-        self.config = self.path / "config.json"
         self._lock = self.path / "lock"
 
     def create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self, job: Job, storage: Storage, config: dict[str, Any]) -> dict[str, Path]:
-        """Fetch the snapshot's files and check their hashes; write the configuration. Returns the files with pairs.
-
-        Raises InputsBroken, and NotFound or Unavailable from the store.
-        """
-        found = {}
-        for file in job.snapshot.files:
-            if not file["pairs"]:
-                continue
-            found[file["name"]] = self.path / file["name"]
-            if _fetch(storage, file["key"], found[file["name"]]) != file["sha256"]:
-                raise InputsBroken(
-                    f"{file['name']} of snapshot {job.snapshot.number} is not what was frozen: its SHA-256 differs.",
-                    "Look at the artifact store, or freeze a new snapshot.",
-                )
-        self.config.write_text(json.dumps(config, indent=1))
-        return found
-
     def lock(self, *, grace_seconds: float) -> int:
-        """Hold the folder for a new training process, and return the file descriptor that it inherits.
+        """Hold the folder for a new process, and return the file descriptor that it inherits.
 
         Whoever held it before is a process that outlived its worker: it is asked to end, then made to.
         """
@@ -93,21 +58,12 @@ class WorkFolder:
             os.killpg(int(self._lock.read_text()), number)
 
     def end_torn_line(self) -> None:
-        """A killed engine may have printed half a line; the next one starts on a fresh one."""
+        """A killed process may have printed half a line; the next one starts on a fresh one."""
         if self.output.exists() and self.output.stat().st_size:
             with self.output.open("rb+") as file:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-
-    def kept(self) -> str:
-        """What a broken-off run can go on from, in words; empty if there is nothing."""
-        steps = [int(match[1]) for path in self._states() if (match := STATE.fullmatch(path.name))]
-        return f"The training state of step {max(steps)} is kept; Retry goes on from it." if steps else ""
-
-    def _states(self) -> list[Path]:
-        folder = self.out / "state"
-        return list(folder.iterdir()) if folder.is_dir() else []
 
     def last_lines(self, count: int, *, start: int) -> list[str]:
         """The last lines on stderr, of this attempt only (from byte `start` on)."""
@@ -122,14 +78,3 @@ class WorkFolder:
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _fetch(storage: Storage, key: str, target: Path) -> str:
-    """Copy a stored file; returns its SHA-256."""
-
-    digest = hashlib.sha256()
-    with storage.open(key) as source, target.open("wb") as file:
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            file.write(chunk)
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Starts a program that ends when its parent does: `python -m worker.process.leash PARENT_PID COMMAND …`.
 
 A process of its own, because the worker has threads and nothing may run between its fork and exec. Linux only; elsewhere
-a left-over training process is found by its lock (see `workfolder.py`).
+a left-over process is found by its lock (see `folder.py`).
 """
 
 import ctypes
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
-        # SIGTERM, not SIGKILL: the engine saves its training state first.
+        # SIGTERM, not SIGKILL: the program saves what it needs to go on first.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before we could ask
         sys.exit(143)

@@ -1,4 +1,4 @@
-"""Reads what the engine prints, from the file that it prints to: nothing is lost when the reader dies."""
+"""Reads what a job's program prints, from the file that it prints to: nothing is lost when the reader dies."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def _events(data: bytes) -> Iterator[Printed]:
 
 
 def parse(line: bytes) -> Printed:
-    """One printed line as (type, step, data). What is no event of the engine's becomes a log line."""
+    """One printed line as (type, step, data). What isn't an event becomes a log line."""
     if len(line) > LONGEST_LINE:
         return "log", None, {"message": f"A line of {len(line)} bytes was left out.", "level": "warning"}
     try:

@@ -1,7 +1,6 @@
-"""Runs one training process: its events into the database, cancellation into it, and a reason for however it ends."""
+"""Runs one job's process: its events into the database, cancellation into it, and a reason for however it ends."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -24,20 +23,19 @@ from app.models import Job, JobEvent
 from app.paths import ROOT
 from app.services.jobs import leases
 from app.services.jobs.leases import LeaseLost, Printed
-from app.services.training import base_models
 from app.storage import Storage
-from worker.kinds import publishing
+from worker.kinds.kind import Kind, Result
 from worker.process import output
 from worker.process.folder import WorkFolder
 from worker.pulse import Pulse
 
 log = structlog.get_logger()
-Result = TypeVar("Result")
+Written = TypeVar("Written")
 
 LOOK_SECONDS = 0.25
 CANCEL_LOOK_SECONDS = 1.0
 LAST_LINES = 30
-TERMINATED = 143  # the engine's exit code after SIGTERM, with its state saved
+TERMINATED = 143  # the program's exit code after SIGTERM, with its state saved
 
 
 class Supervisor:
@@ -46,6 +44,7 @@ class Supervisor:
     def __init__(
         self,
         job: Job,
+        kind: Kind,
         settings: Settings,
         engine: Engine,
         storage: Storage,
@@ -54,7 +53,7 @@ class Supervisor:
         environment: dict[str, str],
     ) -> None:
         assert job.lease_token is not None
-        self.job, self.token = job, job.lease_token
+        self.job, self.kind, self.token = job, kind, job.lease_token
         self._settings, self._engine, self._storage = settings, engine, storage
         self._pulse, self._stopping, self._environment = pulse, stopping, environment
         self._folder = WorkFolder(settings.data_dir / "work", job.id)
@@ -73,7 +72,7 @@ class Supervisor:
             self._folder.create()
             self._catch_up()
             ooms_before = _out_of_memory_kills()
-            child = self._start()
+            child = self._start(self._command())
             self._watch(child)
             self._end(child.returncode, killed_for_memory=_out_of_memory_kills() > ooms_before)
         except LeaseLost:
@@ -83,7 +82,7 @@ class Supervisor:
         except OSError as error:
             self._fail("disk_full" if error.errno == 28 else "worker_error", f"The worker could not go on: {error}")
         except Exception as error:
-            log.exception("job.supervisor_failed", job=self.job.id)
+            log.exception("job.supervision_failed", job=self.job.id)
             self._fail("worker_error", f"The worker could not go on: {type(error).__name__}: {error}")
         finally:
             self._unlock()
@@ -106,17 +105,14 @@ class Supervisor:
         with read_session(self._engine) as session:
             self._seen = {kind: step for kind, step in session.execute(newest).tuples() if step is not None}
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        """The engine in a process group of its own, its output going to files."""
+    def _command(self) -> list[str]:
+        with read_session(self._engine) as session:
+            self.kind.inputs(session)
+        return self.kind.command(self._folder.path, self._storage)
+
+    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """The program in a process group of its own, its output going to files."""
         assert self._lock is not None
-        model = base_models.path(self._settings, self.job.base_model)
-        cache = self._settings.data_dir / "cache" / "reference"
-        files = self._folder.prepare(self.job, self._storage, self.job.config | {"reference_cache": str(cache)})
-        launcher = shlex.split(self._settings.train_launcher) or [sys.executable]
-        command = [*launcher, "-m", "worker.dpo", "train", "--model", str(model), "--data", str(files["train.jsonl"])]
-        if "eval.jsonl" in files:
-            command += ["--eval-data", str(files["eval.jsonl"])]
-        command += ["--out", str(self._folder.out), "--config", str(self._folder.config)]
         self._errors_start = _size(self._folder.errors)
         with self._folder.output.open("ab") as printed, self._folder.errors.open("ab") as errors:
             child = subprocess.Popen(
@@ -130,7 +126,7 @@ class Supervisor:
         return child
 
     def _child_environment(self) -> dict[str, str]:
-        """Ours without our secrets: the engine needs no database and no key."""
+        """Ours without our secrets: the program needs no database and no key."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFLOOP_")}
         path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
         return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | self._environment
@@ -151,7 +147,7 @@ class Supervisor:
             if self._pulse.lost.is_set():
                 raise LeaseLost(f"Job {self.job.id} was taken from this worker.")
             if kill_at is None and (self._cancelled or self._must_give_back):
-                # The first process alone: a launcher passes it on, and a second signal would end the engine at once.
+                # The first process alone: a launcher passes it on, and a second signal would end the program at once.
                 child.terminate()
                 kill_at = time.monotonic() + self._settings.cancel_grace_seconds
             if kill_at is not None and time.monotonic() > kill_at:
@@ -186,6 +182,7 @@ class Supervisor:
         try:
             with write_session(self._engine) as session:
                 leases.progress(session, job_id=self.job.id, token=self.token, printed=kept, output_bytes=end)
+                self.kind.record(session, kept)
         except OperationalError as error:
             log.warning("job.database_away", job=self.job.id, error=str(error))
             return False
@@ -198,7 +195,7 @@ class Supervisor:
         return kind not in output.ONCE_A_STEP or step is None or step > self._seen.get(kind, -1)
 
     def _is_error(self, event: Printed) -> bool:
-        """The engine's own word on its end is kept for the job's end, where it stands with what is kept."""
+        """The program's own word on its end is told when the job ends, beside what is kept."""
         if event[0] == "error":
             self._error = event[2]
         return event[0] == "error"
@@ -206,36 +203,42 @@ class Supervisor:
     # Ending
 
     def _end(self, code: int, *, killed_for_memory: bool) -> None:
-        kept = self._folder.kept()
+        kept = self.kind.kept(self._folder.path)
         if code == 0:
-            self._publish()
+            self._succeed()
         elif self._cancelled:
             self._write(lambda session: leases.end_cancelled(session, job_id=self.job.id, token=self.token, kept=kept))
         elif self._must_give_back or (code in (TERMINATED, -signal.SIGTERM) and self._stopping.wait(2)):
             reason = "Its worker is shutting down. " + (kept.partition(";")[0] + "." if kept else "It starts anew.")
             self._write(lambda session: leases.give_back(session, job_id=self.job.id, token=self.token, reason=reason))
         else:
-            self._fail(*_explain(code, self._error, killed_for_memory))
+            self._fail(*_explain(code, self._error, killed_for_memory, self.kind.program))
 
-    def _publish(self) -> None:
-        stage: list[Printed] = [("state", None, {"stage": "publishing"})]
+    def _succeed(self) -> None:
+        """Store the result, then its rows and the job's end in one short transaction."""
+        phase: list[Printed] = [("state", None, {"stage": "publishing"})]
         self._write(
             lambda session: leases.progress(
-                session, job_id=self.job.id, token=self.token, printed=stage, output_bytes=self._offset
+                session, job_id=self.job.id, token=self.token, printed=phase, output_bytes=self._offset
             )
         )
-        with read_session(self._engine) as session:
-            finished = publishing.collect(session, self.job, self._folder.out, self._settings)
-        uploads = publishing.upload(self._storage, self.job, self.token, self._folder.out)
+        result = self.kind.store_result(self._folder.path, self._storage)
         try:
-            self._write(lambda session: publishing.publish(session, self.job, self.token, uploads, finished))
+            self._write(lambda session: self._end_well(session, result))
         except BaseException:
-            publishing.discard(self._storage, uploads)
+            for key in result.keys:
+                self._storage.delete(key)
             raise
-        log.info("job.succeeded", job=self.job.id, files=len(uploads))
+        log.info("job.succeeded", job=self.job.id, files=len(result.keys))
         self._folder.remove()
 
+    def _end_well(self, session: Session, result: Result) -> None:
+        leases.hold(session, job_id=self.job.id, token=self.token)
+        result.end(session)
+        leases.succeed(session, job_id=self.job.id, token=self.token)
+
     def _fail(self, code: str, error: str) -> None:
+        kept = self.kind.kept(self._folder.path)
         lines = self._folder.last_lines(LAST_LINES, start=self._errors_start)
         log.warning("job.failed", job=self.job.id, code=code, error=error)
         with suppress(LeaseLost):
@@ -246,12 +249,12 @@ class Supervisor:
                     token=self.token,
                     code=code,
                     error=error,
-                    kept=self._folder.kept(),
+                    kept=kept,
                     lines=lines,
                 )
             )
 
-    def _write(self, do: Callable[[Session], Result]) -> Result:
+    def _write(self, do: Callable[[Session], Written]) -> Written:
         """One transaction, tried again while the database is away and the lease holds."""
         while True:
             try:
@@ -263,19 +266,19 @@ class Supervisor:
                 time.sleep(1)
 
 
-def _explain(code: int, error: dict[str, Any], killed_for_memory: bool) -> tuple[str, str]:
-    """(stable code, what happened) of a training process that ended by itself."""
+def _explain(code: int, error: dict[str, Any], killed_for_memory: bool, program: str) -> tuple[str, str]:
+    """(stable code, what happened) of a process that ended by itself. `program`: what people call it."""
     if error.get("message"):
         return str(error.get("reason") or "failed"), str(error["message"])
     if code == -signal.SIGKILL and killed_for_memory:
-        return "out_of_memory", "The system ended the training process because memory ran out."
+        return "out_of_memory", f"The system ended the {program} because memory ran out."
     if code == -signal.SIGKILL:
-        return "killed", "The training process was killed (SIGKILL), most likely by the system because memory ran out."
+        return "killed", f"The {program} was killed (SIGKILL), most likely by the system because memory ran out."
     if code < 0:
-        return "crashed", f"The training process crashed ({signal.Signals(-code).name})."
+        return "crashed", f"The {program} crashed ({signal.Signals(-code).name})."
     if code == TERMINATED:
-        return "terminated", "The training process was told to end (SIGTERM) by somebody other than Prefloop."
-    return "crashed", f"The training process ended with exit code {code} and gave no reason."
+        return "terminated", f"The {program} was told to end (SIGTERM) by somebody other than Prefloop."
+    return "crashed", f"The {program} ended with exit code {code} and gave no reason."
 
 
 def _out_of_memory_kills() -> int:

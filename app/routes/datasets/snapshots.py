@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.models import Job, Project, Snapshot
+from app.models import Project, Snapshot, TrainingRun
 from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.datasets.rules import LEFT_OUT
-from app.services.jobs import jobs
+from app.services.training import runs
 from app.web.archive import stored
 from app.web.deps import EngineerDep, RowId, SessionDep, StorageDep
 from app.web.downloads import send
@@ -22,14 +22,14 @@ router = APIRouter()
 class SnapshotPage:
     project: Project
     snapshot: Snapshot
-    jobs: list[Job]
+    runs: list[TrainingRun]
     left_out_words: dict[str, str]
 
 
 @router.get("/snapshots/{snapshot_id}")
 def show(snapshot_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
     snapshot = snapshots.get(session, snapshot_id)
-    trained = jobs.listing(session, snapshot=snapshot).items
+    trained = runs.listing(session, snapshot=snapshot).items
     return render(request, "datasets/snapshots/show.html", SnapshotPage(snapshot.project, snapshot, trained, LEFT_OUT))
 
 

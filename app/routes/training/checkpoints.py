@@ -75,7 +75,7 @@ def show(
         request,
         "training/checkpoints/show.html",
         CheckpointPage(
-            project=row.job.project,
+            project=row.run.job.project,
             checkpoint=row,
             chain=row.provenance,
             verdict=outcome.verdict(row.metrics),

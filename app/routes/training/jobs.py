@@ -8,12 +8,12 @@ from fastapi.responses import Response, StreamingResponse
 
 from app import events
 from app.errors import Conflict
-from app.models import FINISHED, Job, JobState, Project
+from app.models import FINISHED, JobState, Project, TrainingRun
 from app.paging import Page
 from app.routes.training import run_page, run_stream
 from app.services.collecting import projects
 from app.services.jobs import jobs
-from app.services.training import outcome
+from app.services.training import outcome, runs
 from app.services.training.outcome import Verdict
 from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep
 from app.web.templating import is_fragment, redirect, render
@@ -24,7 +24,7 @@ router = APIRouter()
 @dataclass(frozen=True, slots=True)
 class RunsPage:
     project: Project
-    page: Page[Job]
+    page: Page[TrainingRun]
     state: str
     active: bool
     verdicts: dict[int, Verdict]
@@ -37,13 +37,13 @@ def listing(
 ) -> Response:
     project = projects.get(session, slug)
     wanted = JobState(state) if state in set(JobState) else None
-    found = jobs.listing(session, project=project, state=wanted, page=page, size=25)
-    told = {job.id: outcome.verdict(job.metrics) for job in found.items if job.state is JobState.SUCCEEDED}
-    active = any(job.state not in FINISHED for job in found.items)
+    shown = runs.listing(session, project=project, state=wanted, page=page, size=25)
+    told = {run.job_id: outcome.verdict(run.metrics) for run in shown.items if run.job.state is JobState.SUCCEEDED}
+    active = any(run.job.state not in FINISHED for run in shown.items)
     return render(
         request,
         "training/jobs/list.html",
-        RunsPage(project, found, wanted or "", active, told),
+        RunsPage(project, shown, wanted or "", active, told),
         block="runs" if is_fragment(request) else None,
     )
 
@@ -51,7 +51,7 @@ def listing(
 @router.get("/jobs/{job_id}")
 def show(job_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
     return render(
-        request, "training/jobs/show.html", run_page.page(session, job=jobs.get(session, job_id), settings=settings)
+        request, "training/jobs/show.html", run_page.page(session, run=runs.get(session, job_id), settings=settings)
     )
 
 
@@ -67,7 +67,7 @@ def stream(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """What the run's page doesn't show yet; goes on after `Last-Event-ID`, or after `after` for a page just loaded."""
-    jobs.get(session, job_id)
+    runs.get(session, job_id)
     start = events.parse_id(last_event_id, default=max(after, 0))
     told = run_stream.messages(request, job_id=job_id, after=start, engine=engine, settings=settings)
     return StreamingResponse(

@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.errors import Invalid, PrefloopError
-from app.models import Job, Project, Snapshot, User
+from app.models import JobKind, Project, Snapshot, TrainingRun, User
 from app.routes.training import run_form
 from app.routes.training.run_form import PRESETS, RULE_HELP, Form, Preset
 from app.services.collecting import projects
 from app.services.datasets import snapshots
-from app.services.jobs import jobs, workers
-from app.services.training import base_models, estimates, run_settings
+from app.services.jobs import workers
+from app.services.training import base_models, estimates, run_settings, runs
 from app.services.training.base_models import BaseModel
 from app.services.training.estimates import Estimate
 from app.storage import Storage
@@ -54,7 +54,7 @@ class NewRunPage:
     form: Form
     cost: Cost
     models: list[BaseModel]
-    workers_alive: int
+    workers_able: int
     errors: dict[str, str] = field(default_factory=dict)
     presets: tuple[Preset, ...] = PRESETS
     rule_help: dict[str, str] = field(default_factory=lambda: RULE_HELP)
@@ -103,17 +103,19 @@ def create(
     project, form = projects.get(session, slug), run_form.read(fields)
     try:
         with session.begin_nested():
-            job = _queue(session, project, form, user, storage, settings)
+            run = _queue(session, project, form, user, storage, settings)
     except PrefloopError as error:
         if error.status == 404:
             raise
         where = str(error.details.get("setting") or error.details.get("field") or "")
         page = _page(session, project, form, settings, {where: str(error)})
         return render(request, "training/jobs/new.html", page, status=error.status)
-    return redirect(f"/jobs/{job.id}")
+    return redirect(f"/jobs/{run.job_id}")
 
 
-def _queue(session: Session, project: Project, form: Form, user: User, storage: Storage, settings: Settings) -> Job:
+def _queue(
+    session: Session, project: Project, form: Form, user: User, storage: Storage, settings: Settings
+) -> TrainingRun:
     if form.base_model not in {model.name for model in base_models.list_models(settings)}:
         raise Invalid("Choose a base model.", "Its folder must be prepared on this machine.", field="base_model")
     wanted: dict[str, Any] = {
@@ -124,8 +126,8 @@ def _queue(session: Session, project: Project, form: Form, user: User, storage: 
         "idempotency_key": form.key or None,
     }
     if form.snapshot_id is not None:
-        return jobs.create(session, snapshot=_snapshot(session, project, form.snapshot_id), **wanted)
-    return jobs.train_on_current(session, project=project, storage=storage, rule=form.checked_rule(), **wanted)
+        return runs.create(session, snapshot=_snapshot(session, project, form.snapshot_id), **wanted)
+    return runs.train_on_current(session, project=project, storage=storage, rule=form.checked_rule(), **wanted)
 
 
 def _snapshot(session: Session, project: Project, snapshot_id: int) -> Snapshot:
@@ -147,13 +149,13 @@ def _start(session: Session, project: Project, fields: Mapping[str, str], settin
     }
     earlier = fields.get("from", "")
     if earlier.isdecimal():
-        job = jobs.get(session, int(earlier))
+        run = runs.get(session, int(earlier))
         chosen |= {
             "preset": "standard",
-            "base_model": job.base_model if job.base_model in known else model,
-            "note": job.note,
+            "base_model": run.base_model if run.base_model in known else model,
+            "note": run.note,
         }
-        chosen |= run_form.from_config(job.config)
+        chosen |= run_form.from_config(run.config)
     return run_form.read(chosen)
 
 
@@ -161,6 +163,7 @@ def _page(
     session: Session, project: Project, form: Form, settings: Settings, errors: dict[str, str] | None = None
 ) -> NewRunPage:
     dataset = _dataset(session, project, form)
+    living = workers.alive(session, silent_after=settings.worker_lease_seconds)
     if not form.preset:
         form = replace(form, preset=run_form.preset_for(int(dataset.counts["train"])))
     return NewRunPage(
@@ -169,7 +172,7 @@ def _page(
         form=form,
         cost=_cost(session, form, dataset),
         models=base_models.list_models(settings),
-        workers_alive=workers.alive(session, silent_after=settings.worker_lease_seconds),
+        workers_able=len(workers.able(living, JobKind.TRAINING)),
         errors=errors or {},
     )
 

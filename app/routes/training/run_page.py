@@ -7,15 +7,16 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.models import FINISHED, Checkpoint, Job, JobEvent, JobState, Project
+from app.models import FINISHED, Checkpoint, Job, JobEvent, JobState, Project, TrainingRun
 from app.routes.training.run_form import default_text
-from app.services.jobs import jobs, workers
+from app.services.jobs import waiting
+from app.services.jobs.waiting import Waiting
 from app.services.training import checkpoints, history, run_settings
 from app.services.training import outcome as verdicts
 from app.services.training.outcome import Verdict
 from app.web.templating import duration, number
 
-STAGES = {
+PHASES = {
     "starting": "Starting",
     "loading": "Loading the model",
     "reference": "Scoring the reference",
@@ -123,12 +124,13 @@ class Live:
 
     project: Project
     job: Job
+    run: TrainingRun
     over: bool
     status: Status
     outcome: Outcome
     checkpoint: Checkpoint | None
     verdict: Verdict | None
-    workers_alive: int
+    waiting: Waiting | None
     samples: list[ShownSample] = field(default_factory=list)
     log: list[LogLine] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
@@ -143,44 +145,48 @@ class RunPage(Live):
     configuration: list[tuple[str, list[Setting]]] = field(default_factory=list)
 
 
-def page(session: Session, *, job: Job, settings: Settings) -> RunPage:
+def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
     """The whole page. The stream goes on after the newest event that it shows."""
-    after = history.last_id(session, job=job)
-    shown = live(session, job=job, settings=settings, kinds={"sample", "log", "step", "eval"})
+    after = history.last_id(session, job=run.job)
+    shown = live(session, run=run, settings=settings, kinds={"sample", "log", "step", "eval"})
     return RunPage(
         **{name: getattr(shown, name) for name in Live.__dataclass_fields__},
         after=after,
-        points=history.chart_points(session, job=job),
-        configuration=configuration(job.config),
+        points=history.chart_points(session, run=run),
+        configuration=configuration(run.config),
     )
 
 
-def live(session: Session, *, job: Job, settings: Settings, kinds: set[str]) -> Live:
+def live(session: Session, *, run: TrainingRun, settings: Settings, kinds: set[str]) -> Live:
     """The blocks that events of these kinds change; status and outcome always."""
-    alive = workers.alive(session, silent_after=settings.worker_lease_seconds)
-    found = next(reversed(checkpoints.of_job(session, job=job)), None) if job.state is JobState.SUCCEEDED else None
+    job = run.job
+    queue = waiting.of(session, jobs=[job], silent_after=settings.worker_lease_seconds)
+    saved = checkpoints.of_run(session, run=run) if job.state is JobState.SUCCEEDED else []
+    checkpoint = saved[-1] if saved else None
     shown = Live(
         project=job.project,
         job=job,
+        run=run,
         over=job.state in FINISHED,
-        status=status(session, job),
+        status=status(job, queue.get(job.id)),
         outcome=outcome(session, job),
-        checkpoint=found,
-        verdict=verdicts.verdict(found.metrics) if found else None,
-        workers_alive=alive,
+        checkpoint=checkpoint,
+        verdict=verdicts.verdict(checkpoint.metrics) if checkpoint else None,
+        waiting=queue.get(job.id),
     )
     if "sample" in kinds:
         shown = replace(shown, samples=[_sample(one) for one in history.samples(session, job=job)])
     if kinds & {"log", "state", "error", "checkpoint"}:
         shown = replace(shown, log=[line for event in history.log_tail(session, job=job) if (line := log_line(event))])
     if kinds & {"step", "eval"}:
-        evals, steps = history.recent_points(session, job=job)
+        evals, steps = history.recent_points(session, run=run)
         shown = replace(shown, evals=evals, steps=steps)
     return shown
 
 
-def status(session: Session, job: Job) -> Status:
-    headline, parts = _words(session, job)
+def status(job: Job, waiting: Waiting | None) -> Status:
+    """Where the run stands; `waiting` says what a queued one waits for."""
+    headline, parts = _words(job, waiting)
     tenth = (
         f", {job.step * 10 // job.total_steps * 10} % done" if job.state is JobState.RUNNING and job.total_steps else ""
     )
@@ -199,18 +205,15 @@ def status(session: Session, job: Job) -> Status:
     )
 
 
-def _words(session: Session, job: Job) -> tuple[str, list[str]]:
+def _words(job: Job, waiting: Waiting | None) -> tuple[str, list[str]]:
     of = f"step {number(job.step)} of {number(job.total_steps)}" if job.total_steps else ""
     if job.state is JobState.QUEUED:
-        before = jobs.place_in_queue(session, job=job)
-        return "Waiting for a worker", [
-            f"{before} run{'' if before == 1 else 's'} before it" if before else "next in the queue"
-        ]
+        return "Waiting for a worker", [waiting.text] if waiting else []
     if job.state is JobState.RUNNING:
         headline = (
             "Cancelling: saving its state"
             if job.cancel_requested_at
-            else STAGES.get(job.stage, job.stage.capitalize() or "Running")
+            else PHASES.get(job.phase, job.phase.capitalize() or "Running")
         )
         left = f"about {duration(job.eta_seconds)} left" if job.eta_seconds else ""
         return headline, [part for part in (of, left, f"on {job.worker}" if job.worker else "") if part]
@@ -247,8 +250,8 @@ def log_line(event: JobEvent) -> LogLine | None:
 
 
 def _state_text(data: dict[str, Any]) -> str:
-    if stage := data.get("stage"):
-        return f"{STAGES.get(stage, str(stage).capitalize())}."
+    if phase := data.get("stage"):
+        return f"{PHASES.get(phase, str(phase).capitalize())}."
     words = f"{str(data.get('state', '')).capitalize()}."
     if data.get("worker"):
         words = f"Taken by worker {data['worker']}, attempt {data.get('attempt', 1)}."

@@ -17,8 +17,7 @@ from app.config import Settings
 from app.db import read_session
 from app.models import JobEvent, JobState
 from app.routes.training import run_page
-from app.services.jobs import jobs
-from app.services.training import history
+from app.services.training import history, runs
 from app.web.templating import render
 
 KEPT_MESSAGES = 64
@@ -70,9 +69,9 @@ def _told_of(request: Request) -> Told:
 def _message(request: Request, job_id: int, rows: list[JobEvent], engine: Engine, settings: Settings) -> bytes:
     kinds = {row.type for row in rows}
     with read_session(engine) as session:
-        job = jobs.get(session, job_id)
-        shown = run_page.live(session, job=job, settings=settings, kinds=kinds)
-        points = history.points(job, rows)
+        run = runs.get(session, job_id)
+        shown = run_page.live(session, run=run, settings=settings, kinds=kinds)
+        points = history.points(run, rows)
     changed = ["run_status", "run_outcome", *(block for block, own in BLOCKS.items() if own & kinds)]
     html = "".join(_partial(request, block, shown) for block in changed)
     first = events.message(orjson.dumps(points).decode(), event="points") if points else b""
@@ -82,10 +81,10 @@ def _message(request: Request, job_id: int, rows: list[JobEvent], engine: Engine
 def _ping(request: Request, job_id: int, engine: Engine, settings: Settings) -> bytes:
     """Nothing happened; but for a queued run the workers may have come or gone, which is no event of the run."""
     with read_session(engine) as session:
-        job = jobs.get(session, job_id)
-        if job.state is not JobState.QUEUED:
+        run = runs.get(session, job_id)
+        if run.job.state is not JobState.QUEUED:
             return events.PING
-        shown = run_page.live(session, job=job, settings=settings, kinds=set())
+        shown = run_page.live(session, run=run, settings=settings, kinds=set())
     return events.message(_partial(request, "run_status", shown) + _partial(request, "run_outcome", shown))
 
 

@@ -1,114 +1,83 @@
-"""Training jobs: the only code that changes a job's state, each time by compare-and-set with its event beside it."""
+"""Jobs of every kind: the only code that changes a job's state, by compare-and-set with its event beside it."""
 
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Select, func, select, update
+from sqlalchemy import CursorResult, Select, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from app import events, paging
 from app.db import after_commit
-from app.errors import Conflict, Invalid, NotFound, SnapshotEmpty
-from app.models import TRANSITIONS, Job, JobState, Project, Snapshot, User
+from app.errors import Conflict, NotFound
+from app.models import TRANSITIONS, Job, JobKind, JobState, Project, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit
-from app.services.datasets import snapshots
 from app.services.jobs.wishes import RingWorkers
-from app.services.training import base_models, run_settings
-from app.services.training.estimates import Estimate, estimate
-from app.storage import Storage
 
-__all__ = ["Estimate", "estimate"]
-
-validate_config = run_settings.validate
+# What people call a job of each kind.
+NOUNS: dict[JobKind, str] = {JobKind.TRAINING: "run", JobKind.EXPORT: "export"}
 
 
-def create(
+def queue(
     session: Session,
     *,
-    snapshot: Snapshot,
-    base_model: str,
-    config: dict[str, Any],
+    kind: JobKind,
+    project_id: int,
     by: User | None,
     idempotency_key: str | None = None,
-    note: str = "",
     now: datetime | None = None,
-) -> Job:
-    """Queue a training run. The same key from the same person returns the job that it made before.
+    **audited: object,
+) -> tuple[Job, bool]:
+    """A queued job, and whether it is new: the same key from the same person returns the job that it made before.
 
-    Raises Invalid (model, setting), SnapshotEmpty, Conflict (the key was used for something else).
+    The caller adds the row of the kind's own table in the same transaction. `audited` goes into the audit trail.
+    Raises Conflict if the key made a job of another kind.
     """
-    checked = validate_config(config)
-    base_model = _checked_model(base_model)
-    wanted = (snapshot.id, base_model, checked, note[:255])
-    if known := _by_key(session, by, idempotency_key):
-        return _same(known, wanted)
-    if not train_pairs(snapshot):
-        raise SnapshotEmpty(
-            f"Snapshot {snapshot.number} has no pairs to train on.", "Collect more judgments and freeze again."
-        )
+    now = now or utc_now()
+    if known := by_key(session, kind=kind, by=by, key=idempotency_key):
+        return known, False
     job = Job(
-        project_id=snapshot.project_id,
-        snapshot_id=snapshot.id,
-        base_model=base_model,
-        config=checked,
-        note=note[:255],
+        kind=kind,
+        project_id=project_id,
         state=JobState.QUEUED,
-        metrics={},
         idempotency_key=idempotency_key,
         created_by_id=by.id if by else None,
-        created_at=now or utc_now(),
+        created_at=now,
     )
     try:
         with session.begin_nested():
             session.add(job)
             session.flush()
-    except IntegrityError:
-        known = _by_key(session, by, idempotency_key)
+    except IntegrityError:  # the other click of a double click was first
+        known = by_key(session, kind=kind, by=by, key=idempotency_key)
         if known is None:
             raise
-        return _same(known, wanted)
+        return known, False
     record_state(session, job.id, JobState.QUEUED, now)
-    audit.record(
-        session, by=by, action="job.create", target=f"job {job.id}", snapshot=snapshot.id, base_model=base_model
-    )
+    audit.record(session, by=by, action="job.create", target=f"job {job.id}", **audited)
+    return job, True
+
+
+def by_key(session: Session, *, kind: JobKind, by: User | None, key: str | None) -> Job | None:
+    """The job that this person's key made before. Raises Conflict if it is of another kind."""
+    if key is None or by is None:
+        return None
+    job = session.scalars(loaded().where(Job.created_by_id == by.id, Job.idempotency_key == key)).first()
+    if job is not None and job.kind is not kind:
+        raise key_used(job)
     return job
 
 
-def train_on_current(
-    session: Session,
-    *,
-    project: Project,
-    by: User | None,
-    base_model: str,
-    config: dict[str, Any],
-    storage: Storage,
-    idempotency_key: str | None = None,
-    rule: Any = None,
-    note: str = "",
-    now: datetime | None = None,
-) -> Job:
-    """Freeze what was judged so far and queue a run on it. A double click with one key makes one job."""
-    if known := _by_key(session, by, idempotency_key):
-        return known
-    validate_config(config)  # before a snapshot is made that nobody wanted
-    _checked_model(base_model)
-    snapshot = snapshots.freeze(session, project=project, by=by, storage=storage, rule=rule, now=now)
-    return create(
-        session,
-        snapshot=snapshot,
-        base_model=base_model,
-        config=config,
-        by=by,
-        idempotency_key=idempotency_key,
-        note=note,
-        now=now,
+def key_used(job: Job) -> Conflict:
+    """The fact that a key stands for another request already."""
+    return Conflict(
+        f"This Idempotency-Key already made job {job.id}, from another request.", "Use a new key.", job_id=job.id
     )
 
 
 def get(session: Session, job_id: int) -> Job:
-    """The job with its project, snapshot and starter. Raises NotFound."""
+    """The job with its project and starter. Raises NotFound."""
     job = session.scalars(loaded().where(Job.id == job_id)).first() if 0 < job_id < 2**31 else None
     if job is None:
         raise NotFound(f"There is no job {job_id}.", "Look at the list of runs.")
@@ -119,30 +88,20 @@ def listing(
     session: Session,
     *,
     project: Project | None = None,
-    snapshot: Snapshot | None = None,
+    kind: JobKind | None = None,
     state: JobState | None = None,
     page: int = 1,
     size: int = 50,
 ) -> paging.Page[Job]:
-    """Jobs, newest first, each with its project, snapshot and starter."""
+    """Jobs of one kind or of every kind, newest first, each with its project and starter."""
     query = loaded().order_by(Job.id.desc())
     if project is not None:
         query = query.where(Job.project_id == project.id)
-    if snapshot is not None:
-        query = query.where(Job.snapshot_id == snapshot.id)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
     if state is not None:
         query = query.where(Job.state == state)
     return paging.fetch(session, query, page=page, size=size)
-
-
-def train_pairs(snapshot: Snapshot) -> int:
-    """Pairs in the snapshot's training file."""
-    return sum(int(file["pairs"]) for file in snapshot.files if file["name"] == "train.jsonl")
-
-
-def place_in_queue(session: Session, *, job: Job) -> int:
-    """How many queued jobs go before this one."""
-    return session.scalar(select(func.count()).where(Job.state == JobState.QUEUED, Job.id < job.id)) or 0
 
 
 def cancel(session: Session, *, job: Job, by: User | None, now: datetime | None = None) -> Job:
@@ -159,7 +118,7 @@ def cancel(session: Session, *, job: Job, by: User | None, now: datetime | None 
             break
         asked = update(Job).where(Job.id == job.id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None))
         if changed(session, asked.values(cancel_requested_at=now)):
-            text = f"{name} cancelled the run; it saves its state first."
+            text = f"{name} cancelled the {NOUNS[job.kind]}; it saves its state first."
             events.append(session, job=job, type="log", data={"message": text}, now=now)
             audit.record(session, by=by, action="job.cancel", target=f"job {job.id}")
             break
@@ -173,7 +132,7 @@ def cancel(session: Session, *, job: Job, by: User | None, now: datetime | None 
 
 
 def retry(session: Session, *, job: Job, by: User | None, now: datetime | None = None) -> Job:
-    """Queue a failed or cancelled job again; it goes on from its last training state, if there is one.
+    """Queue a failed or cancelled job again; it goes on from what its last attempt kept, if anything.
 
     Raises Conflict if it is queued, running or has succeeded.
     """
@@ -186,7 +145,7 @@ def retry(session: Session, *, job: Job, by: User | None, now: datetime | None =
         "finished_at": None,
         "worker": "",
         "eta_seconds": None,
-        "stage": "",
+        "phase": "",
     }
     if not any(
         move(session, job.id, JobState.QUEUED, source=state, **fresh) for state in (JobState.FAILED, JobState.CANCELLED)
@@ -226,30 +185,5 @@ def record_state(session: Session, job_id: int, state: JobState, now: datetime |
 
 
 def loaded() -> Select[Job]:
-    """Jobs with what pages show of them: project, snapshot, who started it."""
-    return select(Job).options(joinedload(Job.project), joinedload(Job.snapshot), joinedload(Job.created_by))
-
-
-def _checked_model(name: str) -> str:
-    name = name.strip()
-    if not base_models.NAME.fullmatch(name):
-        raise Invalid(
-            f"“{name[:80]}” is no name of a base model.",
-            "`prefloop models list` shows those that are here.",
-            field="base_model",
-        )
-    return name
-
-
-def _by_key(session: Session, by: User | None, key: str | None) -> Job | None:
-    if key is None or by is None:
-        return None
-    return session.scalars(loaded().where(Job.created_by_id == by.id, Job.idempotency_key == key)).first()
-
-
-def _same(job: Job, wanted: tuple[int, str, dict[str, Any], str]) -> Job:
-    if (job.snapshot_id, job.base_model, job.config, job.note) != wanted:
-        raise Conflict(
-            f"This Idempotency-Key already made job {job.id}, from another request.", "Use a new key.", job_id=job.id
-        )
-    return job
+    """Jobs with what pages show of them: project and who started it."""
+    return select(Job).options(joinedload(Job.project), joinedload(Job.created_by))

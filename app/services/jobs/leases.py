@@ -4,7 +4,7 @@ Whoever holds the lease's token may write; everybody else gets LeaseLost.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app import events
 from app.errors import Conflict
-from app.models import Job, JobState
+from app.models import Job, JobKind, JobState
 from app.models.base import now as utc_now
 from app.services.jobs import jobs
 
@@ -36,16 +36,17 @@ class Lost:
     state: JobState
 
 
-def waiting(session: Session) -> int:
-    """How many jobs are queued."""
-    return session.scalar(select(func.count()).where(Job.state == JobState.QUEUED)) or 0
-
-
-def claim(session: Session, *, worker: str, lease_seconds: float, now: datetime | None = None) -> Job | None:
-    """Take the oldest queued job for this worker, or None. Two workers never get the same one."""
+def claim(
+    session: Session, *, worker: str, kinds: Collection[JobKind], lease_seconds: float, now: datetime | None = None
+) -> Job | None:
+    """Take the oldest queued job of these kinds for this worker, or None. Two workers never get the same one."""
     now = now or utc_now()
     oldest = (
-        select(Job.id).where(Job.state == JobState.QUEUED).order_by(Job.id).limit(1).with_for_update(skip_locked=True)
+        select(Job.id)
+        .where(Job.state == JobState.QUEUED, Job.kind.in_(kinds))
+        .order_by(Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
     )
     while (job_id := session.scalar(oldest)) is not None:
         token = secrets.token_hex(16)
@@ -59,7 +60,7 @@ def claim(session: Session, *, worker: str, lease_seconds: float, now: datetime 
             attempts=Job.attempts + 1,
             lease_until=now + timedelta(seconds=lease_seconds),
             started_at=func.coalesce(Job.started_at, now),
-            stage="starting",
+            phase="starting",
         )
         if taken:
             job = session.scalars(jobs.loaded().where(Job.id == job_id).execution_options(populate_existing=True)).one()
@@ -105,39 +106,26 @@ def progress(
     output_bytes: int,
     now: datetime | None = None,
 ) -> None:
-    """Keep what the engine printed, up to byte `output_bytes` of its output, and what it says of stage and metrics."""
+    """Keep what the program printed, up to byte `output_bytes` of its output, and what it says of its progress.
+
+    Its `state` events name the phase that it is in as `stage`. Raises LeaseLost.
+    """
     job = hold(session, job_id=job_id, token=token)
     job.output_bytes = output_bytes
-    metrics = dict(job.metrics)
     for kind, step, data in printed:
-        job.stage = str(data.get("stage") or job.stage)[:32]
+        job.phase = str(data.get("stage") or job.phase)[:32]
         job.total_steps = data.get("total_steps") or job.total_steps
         if "eta_seconds" in data:
             job.eta_seconds = data["eta_seconds"]
         if kind == "step" and step is not None:
             job.step = step
-        if kind in ("step", "eval", "done"):
-            numbers = {
-                key: value
-                for key, value in data.items()
-                if isinstance(value, int | float | str) and key not in ("time", "stage")
-            }
-            if kind == "eval" and "before" not in metrics:
-                metrics["before"] = numbers
-            metrics["after" if kind == "eval" else kind] = numbers
-    job.metrics = metrics
     session.flush()
     if printed:
         events.append_all(session, job=job_id, events=printed, now=now)
 
 
-def succeed(
-    session: Session, *, job_id: int, token: str, numbers: dict[str, Any] | None = None, now: datetime | None = None
-) -> None:
-    """End the job well; `numbers` join what the engine said when it was done. Raises LeaseLost."""
-    job = hold(session, job_id=job_id, token=token)
-    job.metrics = job.metrics | {"done": job.metrics.get("done", {}) | (numbers or {})}
-    session.flush()
+def succeed(session: Session, *, job_id: int, token: str, now: datetime | None = None) -> None:
+    """End the job well. Raises LeaseLost."""
     _finish(session, job_id, token, JobState.SUCCEEDED, now, error="", error_code="")
 
 
@@ -179,7 +167,7 @@ def give_back(session: Session, *, job_id: int, token: str, reason: str, now: da
         lease_until=None,
         attempts=Job.attempts - 1,
         worker="",
-        stage="",
+        phase="",
         eta_seconds=None,
     ):
         raise LeaseLost(f"Job {job_id} was taken from this worker.")
@@ -187,36 +175,35 @@ def give_back(session: Session, *, job_id: int, token: str, reason: str, now: da
 
 
 def sweep(session: Session, *, attempts: int, now: datetime | None = None) -> list[Lost]:
-    """Take running jobs from workers that fell silent: back to the queue, or failed after so many attempts."""
+    """Take running jobs from workers that fell silent: back to the queue, or failed after so many attempts.
+
+    It reads no column whose values this version may not know: a job of a newer version's kind is freed like any other.
+    """
     now = now or utc_now()
     lost = []
     silent = (
-        select(Job)
+        select(Job.id, Job.worker, Job.attempts, Job.lease_token, Job.cancel_requested_at)
         .where(Job.state == JobState.RUNNING, Job.lease_until < now)
         .order_by(Job.id)
         .with_for_update(skip_locked=True)
     )
-    for job in session.scalars(silent).all():
+    for job_id, worker, started, token, cancel_requested_at in session.execute(silent).all():
         more: dict[str, Any]
         free = {"lease_token": None, "lease_until": None, "eta_seconds": None}
-        if job.cancel_requested_at is not None:
-            to, more, why = (
-                JobState.CANCELLED,
-                {"finished_at": now},
-                "It was cancelled, and its worker no longer answers.",
-            )
-        elif job.attempts >= attempts:
-            why = (
-                f"Its worker fell silent {job.attempts} times, last {job.worker}. Look at that machine, then try again."
-            )
+        if cancel_requested_at is not None:
+            why = "It was cancelled, and its worker no longer answers."
+            to, more = JobState.CANCELLED, {"finished_at": now}
+        elif started >= attempts:
+            why = f"Its worker fell silent {started} times, last {worker}. Look at that machine, then try again."
             to, more = JobState.FAILED, {"finished_at": now, "error": why, "error_code": "worker_lost"}
         else:
-            to, more, why = JobState.QUEUED, {"worker": "", "stage": ""}, f"The worker {job.worker} no longer answers."
-        if jobs.move(session, job.id, to, source=JobState.RUNNING, token=job.lease_token, **free, **more):
+            why = f"The worker {worker} no longer answers."
+            to, more = JobState.QUEUED, {"worker": "", "phase": ""}
+        if jobs.move(session, job_id, to, source=JobState.RUNNING, token=token, **free, **more):
             if to is JobState.FAILED:
-                events.append(session, job=job.id, type="error", data={"code": "worker_lost", "message": why}, now=now)
-            jobs.record_state(session, job.id, to, now, reason=why)
-            lost.append(Lost(job.id, to))
+                events.append(session, job=job_id, type="error", data={"code": "worker_lost", "message": why}, now=now)
+            jobs.record_state(session, job_id, to, now, reason=why)
+            lost.append(Lost(job_id, to))
     return lost
 
 

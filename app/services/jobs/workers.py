@@ -1,25 +1,34 @@
-"""Workers: who is there, on what, and whether it still lives."""
+"""Workers: who is there, on what, which kinds of jobs they can do, and whether they still live."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import String, delete, select, type_coerce, update
 from sqlalchemy.orm import Session
 
-from app.models import Job, JobState, Worker
+from app.models import Job, JobKind, JobState, Worker
 from app.models.base import now as utc_now
 
 FORGOTTEN_AFTER = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
+class RunningJob:
+    """The job that a worker has in hand; `kind` is text, since another version may know more kinds."""
+
+    id: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """A worker, whether it was heard within the lease time, and the job that it runs."""
+    """A worker, whether it was heard within the lease time, and the job that it does."""
 
     worker: Worker
     alive: bool
-    job: Job | None
+    job: RunningJob | None
 
 
 def register(
@@ -28,6 +37,8 @@ def register(
     name: str,
     device: str,
     memory_bytes: int | None,
+    version: str,
+    kinds: Iterable[JobKind],
     versions: dict[str, Any],
     now: datetime | None = None,
 ) -> Worker:
@@ -38,16 +49,16 @@ def register(
     if worker is None:
         worker = Worker(name=name)
         session.add(worker)
-    worker.device, worker.memory_bytes, worker.versions = device[:120], memory_bytes, versions
-    worker.job_id, worker.started_at, worker.heartbeat_at = None, now, now
+    worker.device, worker.memory_bytes = device[:120], memory_bytes
+    worker.version, worker.kinds, worker.versions = version, sorted(kind.value for kind in kinds), versions
+    worker.started_at, worker.heartbeat_at = now, now
     session.flush()
     return worker
 
 
-def heartbeat(session: Session, *, name: str, job_id: int | None = None, now: datetime | None = None) -> bool:
+def heartbeat(session: Session, *, name: str, now: datetime | None = None) -> bool:
     """A sign of life. False if nobody knows this worker: it should register again."""
-    now = now or utc_now()
-    beat = update(Worker).where(Worker.name == name).values(heartbeat_at=now, job_id=job_id).returning(Worker.id)
+    beat = update(Worker).where(Worker.name == name).values(heartbeat_at=now or utc_now()).returning(Worker.id)
     return session.execute(beat).first() is not None
 
 
@@ -59,15 +70,19 @@ def leave(session: Session, *, name: str) -> None:
 def listing(session: Session, *, silent_after: float, now: datetime | None = None) -> list[Status]:
     """Every known worker by name. One that was silent for `silent_after` seconds counts as dead."""
     oldest = (now or utc_now()) - timedelta(seconds=silent_after)
-    rows = session.execute(
-        select(Worker, Job)
-        .outerjoin(Job, (Job.id == Worker.job_id) & (Job.state == JobState.RUNNING) & (Job.worker == Worker.name))
-        .order_by(Worker.name)
-    )
-    return [Status(worker, worker.heartbeat_at > oldest, job) for worker, job in rows]
+    running = select(Job.worker, Job.id, type_coerce(Job.kind, String)).where(Job.state == JobState.RUNNING)
+    # A worker that was started again under its name may be listed with two jobs for a while: the newer one is its own.
+    jobs = {worker: RunningJob(job_id, kind) for worker, job_id, kind in session.execute(running.order_by(Job.id))}
+    rows = session.scalars(select(Worker).order_by(Worker.name))
+    return [Status(worker, worker.heartbeat_at > oldest, jobs.get(worker.name)) for worker in rows]
 
 
-def alive(session: Session, *, silent_after: float, now: datetime | None = None) -> int:
-    """How many workers were heard within `silent_after` seconds."""
+def alive(session: Session, *, silent_after: float, now: datetime | None = None) -> list[Worker]:
+    """The workers that were heard within `silent_after` seconds, by name."""
     oldest = (now or utc_now()) - timedelta(seconds=silent_after)
-    return session.scalar(select(func.count()).where(Worker.heartbeat_at > oldest)) or 0
+    return list(session.scalars(select(Worker).where(Worker.heartbeat_at > oldest).order_by(Worker.name)))
+
+
+def able(living: Iterable[Worker], kind: JobKind) -> list[Worker]:
+    """Those of these workers that can do jobs of a kind."""
+    return [worker for worker in living if kind.value in worker.kinds]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from app import events, paging
 from app.errors import Invalid, NotFound
-from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project
+from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project, TrainingRun
 from app.models.base import now as utc_now
 from app.storage import Storage, Stored
 
@@ -60,22 +60,23 @@ def upload(storage: Storage, folder: Path, *, prefix: str) -> list[Upload]:
     return [Upload(name, storage.put_file(f"{prefix}/{name}", folder / name)) for name in names]
 
 
-def discard(storage: Storage, uploads: Sequence[Upload]) -> None:
-    """Remove files that were stored for a checkpoint that never came to be."""
-    for one in uploads:
-        storage.delete(one.stored.key)
-
-
-def provenance(session: Session, *, job: Job, facts: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a checkpoint comes from, as it was. `job` has project, snapshot and starter loaded.
-
-    facts: the engine's own record (prefloop.json). base: what the worker knows of the base model.
-    """
-    snapshot, project = job.snapshot, job.project
+def guideline_version(session: Session, *, run: TrainingRun) -> int:
+    """The newest guidelines that somebody judged by before the run's snapshot was frozen."""
+    snapshot, project = run.snapshot, run.job.project
     judged = select(func.max(Judgment.guideline_version)).where(
         Judgment.project_id == project.id, Judgment.submitted_at <= snapshot.created_at
     )
-    guideline_version = session.scalar(judged) or project.guideline_version
+    return session.scalar(judged) or project.guideline_version
+
+
+def provenance(
+    *, run: TrainingRun, guideline_version: int, facts: Mapping[str, Any], base: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Where a checkpoint comes from, as it was. `run` has its job, project, snapshot and starter loaded.
+
+    facts: the engine's own record (prefloop.json). base: what the worker knows of the base model.
+    """
+    job, snapshot, project = run.job, run.snapshot, run.job.project
     return {
         "project": {"slug": project.slug, "name": project.name, "guideline_version": guideline_version},
         "snapshot": {
@@ -85,7 +86,7 @@ def provenance(session: Session, *, job: Job, facts: Mapping[str, Any], base: Ma
             "rule": snapshot.rule,
             "counts": snapshot.counts,
         },
-        "base_model": {"name": job.base_model, "weights_sha256": facts.get("base_sha256"), **base},
+        "base_model": {"name": run.base_model, "weights_sha256": facts.get("base_sha256"), **base},
         "job": {
             "id": job.id,
             "worker": job.worker,
@@ -93,8 +94,8 @@ def provenance(session: Session, *, job: Job, facts: Mapping[str, Any], base: Ma
             "created_at": job.created_at.isoformat(),
             "started_at": job.started_at.isoformat() if job.started_at else None,
         },
-        "config": facts.get("config") or job.config,
-        "seed": facts.get("seed", job.config.get("seed")),
+        "config": facts.get("config") or run.config,
+        "seed": facts.get("seed", run.config.get("seed")),
         "loss": facts.get("loss"),
         "versions": facts.get("versions", {}),
         "device": facts.get("device"),
@@ -105,7 +106,7 @@ def provenance(session: Session, *, job: Job, facts: Mapping[str, Any], base: Ma
 def publish(
     session: Session,
     *,
-    job: Job,
+    run: TrainingRun,
     uploads: Sequence[Upload],
     facts: Mapping[str, Any],
     provenance: Mapping[str, Any],
@@ -115,10 +116,9 @@ def publish(
     """The rows of a checkpoint whose files are stored, and its event, in the transaction that ends the job."""
     metrics = facts.get("metrics") or {}
     checkpoint = Checkpoint(
-        project_id=job.project_id,
-        job_id=job.id,
+        job_id=run.job_id,
         name=name,
-        step=int(facts.get("step") or job.step),
+        step=int(facts.get("step") or run.job.step),
         provenance=dict(provenance),
         metrics={"before": metrics.get("before") or {}, "after": metrics.get("after") or {}},
         created_at=now or utc_now(),
@@ -137,13 +137,13 @@ def publish(
         )
     size = sum(one.stored.size for one in uploads)
     told = {"checkpoint_id": checkpoint.id, "name": name, "files": len(uploads), "size": size}
-    events.append(session, job=job.id, type="checkpoint", step=checkpoint.step, data=told, now=now)
+    events.append(session, job=run.job_id, type="checkpoint", step=checkpoint.step, data=told, now=now)
     session.flush()
     return checkpoint
 
 
 def get(session: Session, checkpoint_id: int) -> Checkpoint:
-    """The checkpoint with its files, its job, snapshot, project and starter. Raises NotFound."""
+    """The checkpoint with its files, its run, job, snapshot, project and starter. Raises NotFound."""
     checkpoint = (
         session.scalars(_loaded().where(Checkpoint.id == checkpoint_id)).first() if 0 < checkpoint_id < 2**31 else None
     )
@@ -152,17 +152,18 @@ def get(session: Session, checkpoint_id: int) -> Checkpoint:
     return checkpoint
 
 
-def of_job(session: Session, *, job: Job) -> list[Checkpoint]:
-    return list(session.scalars(_loaded().where(Checkpoint.job_id == job.id).order_by(Checkpoint.id)))
+def of_run(session: Session, *, run: TrainingRun) -> list[Checkpoint]:
+    """A run's checkpoints, oldest first."""
+    return list(session.scalars(_loaded().where(Checkpoint.job_id == run.job_id).order_by(Checkpoint.id)))
 
 
 def listing(
     session: Session, *, project: Project | None = None, page: int = 1, size: int = 50
 ) -> paging.Page[Checkpoint]:
-    """Checkpoints, newest first, each with its files, job and starter."""
-    query = _loaded().order_by(Checkpoint.id.desc())
+    """Checkpoints, newest first, each with its files, run, job and starter."""
+    query = _loaded().join(Job, Job.id == Checkpoint.job_id).order_by(Checkpoint.id.desc())
     if project is not None:
-        query = query.where(Checkpoint.project_id == project.id)
+        query = query.where(Job.project_id == project.id)
     return paging.fetch(session, query, page=page, size=size)
 
 
@@ -182,7 +183,7 @@ def size(checkpoint: Checkpoint) -> int:
 
 def folder_name(checkpoint: Checkpoint) -> str:
     """The name of its folder and archive on the machine of whoever downloads it."""
-    return f"{checkpoint.job.project.slug}-checkpoint-{checkpoint.id}"
+    return f"{checkpoint.run.job.project.slug}-checkpoint-{checkpoint.id}"
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -201,10 +202,11 @@ def _not_whole() -> Invalid:
 
 
 def _loaded() -> Any:
-    job = joinedload(Checkpoint.job)
+    run = joinedload(Checkpoint.run)
+    job = run.joinedload(TrainingRun.job)
     return select(Checkpoint).options(
         selectinload(Checkpoint.files),
+        run.joinedload(TrainingRun.snapshot),
         job.joinedload(Job.project),
-        job.joinedload(Job.snapshot),
         job.joinedload(Job.created_by),
     )

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 
-from app.models import Job, JobState, Snapshot
+from app.models import Job, JobState, TrainingRun
+from app.services.training import runs
 
 RUNS_LOOKED_AT = 5
 
@@ -30,24 +30,24 @@ def estimate(session: Session, *, base_model: str, config: dict[str, Any], pairs
     """
     work = pairs_seen(config, pairs)
     finished = (
-        select(Job)
-        .options(joinedload(Job.snapshot))
-        .where(Job.state == JobState.SUCCEEDED, Job.base_model == base_model)
-        .order_by(Job.id.desc())
+        runs.loaded()
+        .join(TrainingRun.job)
+        .where(Job.state == JobState.SUCCEEDED, TrainingRun.base_model == base_model)
+        .order_by(TrainingRun.job_id.desc())
         .limit(4 * RUNS_LOOKED_AT)
     )
-    like = [job for job in session.scalars(finished) if _kind(job.config) == _kind(config)][:RUNS_LOOKED_AT]
+    like = [run for run in session.scalars(finished) if _sort(run.config) == _sort(config)][:RUNS_LOOKED_AT]
     rates = [
         seconds / done
-        for job in like
-        if (seconds := _seconds(job)) and (done := pairs_seen(job.config, _pairs(job.snapshot)))
+        for run in like
+        if (seconds := _seconds(run.job)) and (done := pairs_seen(run.config, runs.train_pairs(run.snapshot)))
     ]
-    peaks = [int(peak) for job in like if (peak := job.metrics.get("done", {}).get("peak_memory_bytes"))]
+    peaks = [int(peak) for run in like if (peak := run.metrics.get("done", {}).get("peak_memory_bytes"))]
     return Estimate(
         pairs=work,
         seconds=median(rates) * work if rates else None,
         memory_bytes=max(peaks) if peaks else None,
-        worker=like[0].worker if like else "",
+        worker=like[0].job.worker if like else "",
         runs=len(like),
     )
 
@@ -60,10 +60,6 @@ def pairs_seen(config: dict[str, Any], pairs: int) -> int:
     return round(pairs * float(config.get("num_train_epochs", 1.0)))
 
 
-def _pairs(snapshot: Snapshot) -> int:
-    return sum(int(file["pairs"]) for file in snapshot.files if file["name"] == "train.jsonl")
-
-
 def _seconds(job: Job) -> float | None:
     """Wall time of a run that went through in one attempt: one that was resumed waited as well."""
     if job.attempts != 1 or job.started_at is None or job.finished_at is None:
@@ -71,7 +67,7 @@ def _seconds(job: Job) -> float | None:
     return (job.finished_at - job.started_at).total_seconds()
 
 
-def _kind(config: dict[str, Any]) -> tuple[Any, ...]:
+def _sort(config: dict[str, Any]) -> tuple[Any, ...]:
     lora = int(config.get("lora_r", 16)) > 0
     return (
         lora,

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.models import Job, JobEvent
+from app.models import Job, JobEvent, TrainingRun
 from app.services.training.run_settings import LOSSES
 
 CHARTED = (
@@ -33,10 +33,10 @@ class Sample:
     answers: dict[str, str] = field(default_factory=dict)
 
 
-def beta(job: Job) -> float:
+def beta(run: TrainingRun) -> float:
     """The β of the run's loss: rewards divided by it are log-ratios, in nats."""
-    given = job.config.get("beta")
-    loss = job.config.get("loss_type", "sigmoid")
+    given = run.config.get("beta")
+    loss = run.config.get("loss_type", "sigmoid")
     return float(given or (LOSSES[loss].default_beta if isinstance(loss, str) and loss in LOSSES else 0.1))
 
 
@@ -60,18 +60,18 @@ def point(event: JobEvent, *, beta: float) -> dict[str, Any] | None:
     return {"id": event.id, "kind": event.type, "step": event.step, **rounded}
 
 
-def points(job: Job, events: Iterable[JobEvent]) -> list[dict[str, Any]]:
+def points(run: TrainingRun, events: Iterable[JobEvent]) -> list[dict[str, Any]]:
     """The chart points among these events, in their order."""
-    factor = beta(job)
+    factor = beta(run)
     return [found for event in events if (found := point(event, beta=factor))]
 
 
-def chart_points(session: Session, *, job: Job) -> list[dict[str, Any]]:
+def chart_points(session: Session, *, run: TrainingRun) -> list[dict[str, Any]]:
     """Every point of the run so far. A step that a resumed run took again counts once, as it went the last time."""
     rows = session.scalars(
-        select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type.in_(("step", "eval"))).order_by(JobEvent.id)
+        select(JobEvent).where(JobEvent.job_id == run.job_id, JobEvent.type.in_(("step", "eval"))).order_by(JobEvent.id)
     )
-    newest = {(found["kind"], found["step"]): found for found in points(job, rows)}
+    newest = {(found["kind"], found["step"]): found for found in points(run, rows)}
     found = sorted(newest.values(), key=lambda one: (one["step"], one["kind"]))
     stride = -(-len(found) // MOST_POINTS)
     if stride <= 1:
@@ -124,18 +124,18 @@ def kept_on_cancel(session: Session, *, job: Job) -> str:
 
 
 def recent_points(
-    session: Session, *, job: Job, steps: int = 12, evals: int = 24
+    session: Session, *, run: TrainingRun, steps: int = 12, evals: int = 24
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(eval points, step points), each newest first."""
     found = []
     for kind, limit in (("eval", evals), ("step", steps)):
         newest = (
             select(JobEvent)
-            .where(JobEvent.job_id == job.id, JobEvent.type == kind)
+            .where(JobEvent.job_id == run.job_id, JobEvent.type == kind)
             .order_by(JobEvent.id.desc())
             .limit(limit)
         )
-        found.append(points(job, session.scalars(newest)))
+        found.append(points(run, session.scalars(newest)))
     return found[0], found[1]
 
 

@@ -28,7 +28,7 @@ def snippet(checkpoint: Checkpoint, *, folder: str, settings: Settings) -> str:
 
 def _base(checkpoint: Checkpoint, settings: Settings) -> tuple[str, str]:
     """(the arguments of from_pretrained, what they name)."""
-    name = checkpoint.job.base_model
+    name = checkpoint.run.base_model
     try:
         model = base_models.get(settings, name)
     except NotFound:

@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import write_session
-from app.models import Checkpoint, Job, Project, User
+from app.models import Checkpoint, Project, TrainingRun, User
 from app.services.collecting import projects
-from app.services.jobs import jobs
+from app.services.training import runs
 from app.storage import get_storage
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker, prepare_model
@@ -47,9 +47,9 @@ def project(factory: Factory) -> Project:
 
 def trained(
     engine: Engine, settings: Settings, project: Project, engineer: User, files: dict[str, bytes] | None = None
-) -> tuple[Job, Checkpoint]:
+) -> tuple[TrainingRun, Checkpoint]:
     with write_session(engine) as session:
-        jobs.train_on_current(
+        run = runs.train_on_current(
             session,
             project=projects.get(session, project.slug),
             by=session.merge(engineer),
@@ -58,8 +58,8 @@ def trained(
             storage=get_storage(settings),
         )
     worker = PretendWorker(engine, settings)
-    job = worker.claim()
-    return job, worker.publish(files)
+    worker.claim()
+    return run, worker.publish(files)
 
 
 def words(page: str) -> str:
@@ -70,12 +70,12 @@ def test_the_page_tells_the_whole_chain(
     browser: TestClient, engine: Engine, settings: Settings, project: Project, engineer: User
 ) -> None:
     prepare_model(settings)
-    job, checkpoint = trained(engine, settings, project, engineer)
+    run, checkpoint = trained(engine, settings, project, engineer)
     page = browser.get(f"/checkpoints/{checkpoint.id}").text
     shown = words(page)
-    assert f"From snapshot 1 (SHA-256 {job.snapshot.sha256[:8]}…" in shown
-    assert f"by run {job.id} on tiny, started by {engineer.display_name}" in shown
-    assert job.snapshot.sha256 in page and "b7" * 32 in page
+    assert f"From snapshot 1 (SHA-256 {run.snapshot.sha256[:8]}…" in shown
+    assert f"by run {run.job_id} on tiny, started by {engineer.display_name}" in shown
+    assert run.snapshot.sha256 in page and "b7" * 32 in page
     assert "Weights dequantised from a 4-bit (Q4_1) file." in shown
     assert "torch 2.13.0" in shown and "Seed 42" in shown
     assert "the chosen answer wins in" in shown

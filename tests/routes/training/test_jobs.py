@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import Job, JobState, Project, Role, Snapshot, User
+from app.models import Job, JobState, Project, Role, Snapshot, TrainingRun, User
 from app.routes.training import run_stream
 from app.services.jobs import jobs
-from app.services.training import history, run_settings
+from app.services.training import history, run_settings, runs
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker, evaluation, prepare_model
 
@@ -79,13 +79,18 @@ def test_one_click_freezes_a_snapshot_and_queues_a_job(browser: TestClient, proj
         **{"config.beta": "0.3", "config.use_soft_labels": "false", "preset": "few", "note": "first try"},
     )
     with read_session(engine) as session:
-        job = jobs.get(session, job_id)
-        assert (job.state, job.base_model, job.note, job.snapshot.number) == (JobState.QUEUED, "tiny", "first try", 1)
+        run = runs.get(session, job_id)
+        assert (run.job.state, run.base_model, run.note, run.snapshot.number) == (
+            JobState.QUEUED,
+            "tiny",
+            "first try",
+            1,
+        )
         assert (
-            job.config["beta"],
-            job.config["use_soft_labels"],
-            job.config["num_train_epochs"],
-            job.config["batch_size"],
+            run.config["beta"],
+            run.config["use_soft_labels"],
+            run.config["num_train_epochs"],
+            run.config["batch_size"],
         ) == (0.3, False, 3.0, 8)
 
 
@@ -155,7 +160,7 @@ def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(
     assert 'name="config.beta" type="number" value="0.3"' in again
     assert 'value="tensorboard,wandb"' in again
     with read_session(engine) as session:
-        snapshot_id = jobs.get(session, first).snapshot_id
+        snapshot_id = runs.get(session, first).snapshot_id
     page = browser.get(f"/projects/{project.slug}/train?snapshot={snapshot_id}").text
     assert "Train on this snapshot" in page
     reply = browser.post(
@@ -163,7 +168,7 @@ def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(
     )
     assert reply.status_code == 303
     with read_session(engine) as session:
-        assert {job.snapshot_id for job in session.scalars(select(Job))} == {snapshot_id}
+        assert {run.snapshot_id for run in session.scalars(select(TrainingRun))} == {snapshot_id}
 
 
 def test_a_queued_run_without_a_worker_says_how_to_start_one(
@@ -345,7 +350,7 @@ def test_a_step_that_a_resumed_run_took_again_counts_once(
     worker.steps(1, 9, 20)
     worker.say(("step", 8, {"loss": 0.125}), ("step", 9, {"loss": 0.0625}))
     with read_session(engine) as session:
-        points = history.chart_points(session, job=jobs.get(session, job_id))
+        points = history.chart_points(session, run=runs.get(session, job_id))
     assert [point["step"] for point in points] == list(range(1, 10))
     assert [point["loss"] for point in points[-2:]] == [0.125, 0.0625]
 
@@ -364,7 +369,7 @@ def test_points_carry_log_ratios_and_no_accuracy_before_anything_is_learned(
         ),
     )
     with read_session(engine) as session:
-        before, first = history.chart_points(session, job=jobs.get(session, job_id))
+        before, first = history.chart_points(session, run=runs.get(session, job_id))
     assert "rewards/accuracies" not in before and before["loss"] == pytest.approx(0.693147)
     assert (first["log_ratios/chosen"], first["log_ratios/rejected"], first["rewards/accuracies"]) == (0.5, -2.0, 1.0)
 

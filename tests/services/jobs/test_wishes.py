@@ -7,8 +7,9 @@ from sqlalchemy import Engine, select
 
 from app.config import Settings
 from app.db import get_engine, read_session, write_session
-from app.models import Job, JobEvent
+from app.models import Job, JobEvent, JobKind
 from app.services.jobs import jobs, leases
+from app.services.training import runs
 from tests.factory import Factory
 from tests.services_for_tests import free_port
 
@@ -29,9 +30,9 @@ def job(engine: Engine, factory: Factory) -> Job:
 def queue(engine: Engine, factory: Factory) -> Job:
     snapshot, user = factory.snapshot(factory.judged(4)), factory.engineer()
     with write_session(engine) as session:
-        return jobs.create(
+        return runs.create(
             session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user)
-        )
+        ).job
 
 
 def test_retry_rings(engine: Engine, settings: Settings, job: Job) -> None:
@@ -46,7 +47,7 @@ def test_retry_rings(engine: Engine, settings: Settings, job: Job) -> None:
 
 def test_job_that_its_worker_gives_back_rings_for_another(engine: Engine, settings: Settings, job: Job) -> None:
     with write_session(engine) as session:
-        claimed = leases.claim(session, worker="leaving", lease_seconds=60)
+        claimed = leases.claim(session, worker="leaving", kinds=list(JobKind), lease_seconds=60)
     with write_session(engine) as session:
         leases.give_back(session, job_id=job.id, token=claimed.lease_token, reason="It is shutting down.")
     assert len(rings(settings)) == 1
@@ -54,7 +55,7 @@ def test_job_that_its_worker_gives_back_rings_for_another(engine: Engine, settin
 
 def test_job_of_a_silent_worker_rings_for_another(engine: Engine, settings: Settings, job: Job) -> None:
     with write_session(engine) as session:
-        leases.claim(session, worker="gone", lease_seconds=-1)
+        leases.claim(session, worker="gone", kinds=list(JobKind), lease_seconds=-1)
     with write_session(engine) as session:
         leases.sweep(session, attempts=3)
     assert len(rings(settings)) == 1
@@ -63,7 +64,7 @@ def test_job_of_a_silent_worker_rings_for_another(engine: Engine, settings: Sett
 def test_nothing_rings_for_a_job_that_never_came_to_be(engine: Engine, settings: Settings, factory: Factory) -> None:
     snapshot = factory.snapshot(factory.judged(4))
     with write_session(engine) as session:
-        jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=None)
+        runs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=None)
         session.rollback()
     assert rings(settings) == []
 

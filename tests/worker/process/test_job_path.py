@@ -1,6 +1,7 @@
 """The job path with real processes: a worker, its training process, a broker, a database."""
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,12 +15,12 @@ from app.db import get_engine, read_session, write_session
 from app.models import JobState, Snapshot, User
 from app.services.jobs import jobs
 from app.services.jobs import workers as worker_list
-from app.services.training import checkpoints
+from app.services.training import checkpoints, runs
 from app.storage import Storage
 from tests.conftest import ROOT
 from tests.factory import Factory
 from tests.services_for_tests import free_port, redis_server
-from tests.worker.running import ENDLESS, Watcher, Workers, is_alive, queue_job, training_pid
+from tests.worker.running import ENDLESS, Watcher, Workers, is_alive, queue_job, saved_steps, training_pid
 
 pytestmark = pytest.mark.timeout(240)
 BOTH_SIZES = [("sqlite", "files"), ("postgresql", "redis")]
@@ -75,18 +76,18 @@ def test_job_runs_to_a_checkpoint_that_peft_loads(
 ) -> None:
     workers.start()
     with write_session(engine) as session:
-        job = jobs.create(
+        job = runs.create(
             session,
             snapshot=session.merge(snapshot),
             base_model="tiny",
             config={"max_steps": 3, "batch_size": 4, "lora_r": 2, "eval_steps": 2},
             by=session.merge(engineer),
-        )
+        ).job
     job = watcher.until_over(job.id)
     assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
     assert watcher.states(job.id) == ["queued", "running", "succeeded"]
     assert [row.step for row in watcher.events(job.id, "step")] == [1, 2, 3]
-    assert job.metrics["before"]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert watcher.run(job.id).metrics["before"]["eval_loss"] == pytest.approx(0.6931, abs=1e-3)
     with read_session(engine) as session:
         (checkpoint,) = checkpoints.listing(session).items
     chain = checkpoint.provenance
@@ -145,7 +146,10 @@ def test_killed_training_process_ends_as_failed_with_its_reason(
     assert failed.error_code in ("killed", "out_of_memory")
     error = watcher.events(job.id, "error")[-1].data
     assert "memory" in error["message"]
-    assert "step 5 is kept" in error["kept"] or "step" in error["kept"]
+    kept = re.fullmatch(r"The training state of step (\d+) is kept; Retry goes on from it\.", error["kept"])
+    assert kept is not None, error["kept"]
+    assert saved_steps(settings, job.id) == [int(kept[1])]
+    assert failed.step - 5 <= int(kept[1]) <= failed.step, "a state is saved every 5 steps"
     assert worker.poll() is None, "the worker went with it"
 
 
@@ -182,8 +186,7 @@ def test_stopped_worker_saves_the_state_and_gives_the_job_back(
     assert (given_back.state, given_back.attempts) == (JobState.QUEUED, 0)
     assert "is kept" in watcher.events(job.id, "state")[-1].data["reason"]
     assert not is_alive(child)
-    states = [path.name for path in (settings.data_dir / "work" / f"job-{job.id}" / "out" / "state").iterdir()]
-    assert any(int(name.removeprefix("step-")) >= step for name in states if name.startswith("step-"))
+    assert max(saved_steps(settings, job.id)) >= step
 
 
 @embedded
@@ -282,9 +285,9 @@ def test_unknown_base_model_ends_as_failed_and_names_what_is_there(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:
     with write_session(engine) as session:
-        job = jobs.create(
+        job = runs.create(
             session, snapshot=session.merge(snapshot), base_model="absent", config={}, by=session.merge(engineer)
-        )
+        ).job
     workers.start()
     failed = watcher.until_over(job.id)
     assert (failed.state, failed.error_code) == (JobState.FAILED, "not_found")

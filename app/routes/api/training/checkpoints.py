@@ -50,7 +50,7 @@ class CheckpointOut(BaseModel):
     @classmethod
     def of(cls, row: Checkpoint) -> "CheckpointOut":
         return cls(
-            id=row.id, project=row.job.project.slug, job_id=row.job_id, name=row.name, stage=row.stage, step=row.step,
+            id=row.id, project=row.run.job.project.slug, job_id=row.job_id, name=row.name, stage=row.stage, step=row.step,
             metrics=row.metrics, provenance=row.provenance, size=checkpoints.size(row), created_at=row.created_at,
             files=[FileOut(name=file.name, size=file.size, sha256=file.sha256) for file in row.files],
         )  # fmt: skip

@@ -1,17 +1,21 @@
-"""Training jobs over the API: start, watch, cancel, try again."""
+"""Jobs over the API: start a run, watch a job of any kind, cancel it, try it again."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, StreamingResponse
 
 from app import events
-from app.models import Job, JobState
+from app.config import Settings
+from app.models import Job, JobKind, JobState, TrainingRun
 from app.services.collecting import projects
 from app.services.datasets import snapshots
-from app.services.jobs import jobs, workers
+from app.services.jobs import jobs, waiting, workers
+from app.services.training import runs
 from app.web.deps import ApiEngineerDep, SessionDep, SettingsDep, StorageDep
 from app.web.problems import problems
 
@@ -36,22 +40,17 @@ class NewJob(BaseModel):
 
 
 class JobOut(BaseModel):
-    """A training run as it stands."""
+    """A job of any kind as it stands. `waiting`: what a queued one waits for, empty otherwise."""
 
     id: int
+    kind: JobKind
     project: str
-    snapshot_id: int
-    snapshot_number: int
-    snapshot_sha256: str
-    base_model: str
-    config: dict[str, Any]
-    note: str
     state: JobState
     stage: str
+    waiting: str
     step: int
     total_steps: int | None
     eta_seconds: float | None
-    metrics: dict[str, Any]
     error: str
     error_code: str
     attempts: int
@@ -62,21 +61,59 @@ class JobOut(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
 
-    @classmethod
-    def of(cls, job: Job) -> "JobOut":
-        own = (name for name in cls.model_fields if hasattr(Job, name) and name != "project")
-        return cls(
-            **{name: getattr(job, name) for name in own},
-            project=job.project.slug,
-            snapshot_number=job.snapshot.number,
-            snapshot_sha256=job.snapshot.sha256,
-            cancel_requested=job.cancel_requested_at is not None,
-            started_by=job.created_by.username if job.created_by else None,
-        )
+
+class RunOut(JobOut):
+    """A training run as it stands: a job of kind `training`."""
+
+    snapshot_id: int
+    snapshot_number: int
+    snapshot_sha256: str
+    base_model: str
+    config: dict[str, Any]
+    note: str
+    metrics: dict[str, Any]
+
+
+AnyJobOut = RunOut | JobOut
+
+
+def jobs_out(session: Session, rows: Sequence[Job], settings: Settings) -> list[AnyJobOut]:
+    """Jobs with their project and starter loaded, each with what its kind adds."""
+    queue = waiting.of(session, jobs=rows, silent_after=settings.worker_lease_seconds)
+    trained = runs.of_jobs(session, job_ids=[job.id for job in rows if job.kind is JobKind.TRAINING])
+    shown: list[AnyJobOut] = []
+    for job in rows:
+        common = _common(job, queue[job.id].text if job.id in queue else "")
+        shown.append(RunOut(**common, **_of_run(trained[job.id])) if job.id in trained else JobOut(**common))
+    return shown
+
+
+def _common(job: Job, waits_for: str) -> dict[str, Any]:
+    same = (name for name in JobOut.model_fields if hasattr(Job, name) and name != "project")
+    return {name: getattr(job, name) for name in same} | {
+        "project": job.project.slug,
+        "stage": job.phase,
+        "waiting": waits_for,
+        "cancel_requested": job.cancel_requested_at is not None,
+        "started_by": job.created_by.username if job.created_by else None,
+    }
+
+
+def _of_run(run: TrainingRun) -> dict[str, Any]:
+    names = ("snapshot_id", "base_model", "config", "note", "metrics")
+    return {name: getattr(run, name) for name in names} | {
+        "snapshot_number": run.snapshot.number,
+        "snapshot_sha256": run.snapshot.sha256,
+    }
+
+
+def job_out(session: Session, job_id: int, settings: Settings) -> AnyJobOut:
+    """One job as it stands now. Raises NotFound."""
+    return jobs_out(session, [jobs.get(session, job_id)], settings)[0]
 
 
 class JobsOut(BaseModel):
-    items: list[JobOut]
+    items: list[AnyJobOut]
     page: int
     pages: int
     total: int
@@ -100,10 +137,14 @@ class EventsOut(BaseModel):
 
 
 class WorkerOut(BaseModel):
+    """A worker. `kinds`: the kinds of jobs that it can do; `version`: Prefloop's."""
+
     name: str
     alive: bool
     device: str
     memory_bytes: int | None
+    version: str
+    kinds: list[str]
     versions: dict[str, Any]
     job_id: int | None
     started_at: datetime
@@ -117,6 +158,8 @@ class WorkerOut(BaseModel):
             alive=status.alive,
             device=row.device,
             memory_bytes=row.memory_bytes,
+            version=row.version,
+            kinds=row.kinds,
             versions=row.versions,
             job_id=status.job.id if status.job else None,
             started_at=row.started_at,
@@ -132,58 +175,60 @@ def create(
     settings: SettingsDep,
     storage: StorageDep,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
-) -> JobOut:
+) -> AnyJobOut:
     """Queue a training run. With an `Idempotency-Key`, a repeated request answers with the same job."""
     if body.snapshot_id is not None:
         snapshot = snapshots.get(session, body.snapshot_id)
-        job = jobs.create(
+        run = runs.create(
             session, snapshot=snapshot, base_model=body.base_model or snapshot.project.default_base_model,
             config=body.config, by=user, idempotency_key=idempotency_key, note=body.note,
         )  # fmt: skip
     else:
         project = projects.get(session, body.project or "")
-        job = jobs.train_on_current(
+        run = runs.train_on_current(
             session, project=project, by=user, base_model=body.base_model or project.default_base_model,
             config=body.config, storage=storage, idempotency_key=idempotency_key, note=body.note,
         )  # fmt: skip
-    return JobOut.of(jobs.get(session, job.id))
+    return job_out(session, run.job_id, settings)
 
 
 @router.get("/jobs", responses=problems(404))
 def listing(
     session: SessionDep,
     _: ApiEngineerDep,
+    settings: SettingsDep,
     project: Annotated[str | None, Query(max_length=64)] = None,
+    kind: Annotated[JobKind | Literal["all"], Query(description="`all`: every kind.")] = JobKind.TRAINING,
     state: JobState | None = None,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobsOut:
-    """Jobs, newest first."""
+    """Jobs of one kind, newest first: training runs unless another kind is asked for."""
     of = projects.get(session, project) if project is not None else None
-    found = jobs.listing(session, project=of, state=state, page=page, size=size)
-    return JobsOut(
-        items=[JobOut.of(job) for job in found.items], page=found.number, pages=found.pages, total=found.total
-    )
+    wanted = None if kind == "all" else JobKind(kind)
+    shown = jobs.listing(session, project=of, kind=wanted, state=state, page=page, size=size)
+    items = jobs_out(session, shown.items, settings)
+    return JobsOut(items=items, page=shown.number, pages=shown.pages, total=shown.total)
 
 
 @router.get("/jobs/{job_id}", responses=problems(404))
-def show(job_id: JobId, session: SessionDep, _: ApiEngineerDep) -> JobOut:
+def show(job_id: JobId, session: SessionDep, _: ApiEngineerDep, settings: SettingsDep) -> AnyJobOut:
     """One job."""
-    return JobOut.of(jobs.get(session, job_id))
+    return job_out(session, job_id, settings)
 
 
 @router.post("/jobs/{job_id}/cancel", responses=problems(404, 409))
-def cancel(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: SettingsDep) -> JobOut:
-    """Cancel a queued job at once, or ask the worker of a running one to stop; it saves its training state first."""
+def cancel(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: SettingsDep) -> AnyJobOut:
+    """Cancel a queued job at once, or ask the worker of a running one to stop; it saves what it needs to go on first."""
     job = jobs.cancel(session, job=jobs.get(session, job_id), by=user)
-    return JobOut.of(jobs.get(session, job.id))
+    return job_out(session, job.id, settings)
 
 
 @router.post("/jobs/{job_id}/retry", responses=problems(404, 409))
-def retry(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: SettingsDep) -> JobOut:
-    """Queue a failed or cancelled job again; it goes on from its last training state."""
+def retry(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: SettingsDep) -> AnyJobOut:
+    """Queue a failed or cancelled job again; it goes on from what its last attempt kept."""
     job = jobs.retry(session, job=jobs.get(session, job_id), by=user)
-    return JobOut.of(jobs.get(session, job.id))
+    return job_out(session, job.id, settings)
 
 
 @router.get(
@@ -229,6 +274,5 @@ def stream_of(chunks: Any) -> StreamingResponse:
 
 @router.get("/workers")
 def list_workers(_: ApiEngineerDep, session: SessionDep, settings: SettingsDep) -> list[WorkerOut]:
-    """Every worker that was heard lately, alive or not, and the job that it runs."""
-    found = workers.listing(session, silent_after=settings.worker_lease_seconds)
-    return [WorkerOut.of(one) for one in found]
+    """Every worker that was heard lately, alive or not, and the job that it does."""
+    return [WorkerOut.of(one) for one in workers.listing(session, silent_after=settings.worker_lease_seconds)]

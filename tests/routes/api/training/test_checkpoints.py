@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 
 from app.db import write_session
 from app.errors import Invalid
-from app.models import User
-from app.services.jobs import jobs, leases
-from app.services.training import checkpoints
+from app.models import JobKind, User
+from app.services.jobs import leases
+from app.services.training import checkpoints, runs
 from app.storage import Storage
 from tests.factory import Factory
 
@@ -55,11 +55,12 @@ def checkpoint_id(engine: Engine, factory: Factory, storage: Storage, tmp_path: 
     (out / "link.json").symlink_to("/etc/passwd")
     snapshot, user = factory.snapshot(factory.judged(4)), factory.engineer()
     with write_session(engine) as session:
-        jobs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user))
-        job = leases.claim(session, worker="w", lease_seconds=60)
+        runs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user))
+        job = leases.claim(session, worker="w", kinds=list(JobKind), lease_seconds=60)
         uploads = checkpoints.upload(storage, out, prefix="checkpoints/job-1/t")
-        chain = checkpoints.provenance(session, job=job, facts=FACTS, base={"origin": "a folder"})
-        row = checkpoints.publish(session, job=job, uploads=uploads, facts=FACTS, provenance=chain)
+        run = runs.get(session, job.id)
+        chain = checkpoints.provenance(run=run, guideline_version=1, facts=FACTS, base={"origin": "a folder"})
+        row = checkpoints.publish(session, run=run, uploads=uploads, facts=FACTS, provenance=chain)
         leases.succeed(session, job_id=job.id, token=job.lease_token)
         return row.id
 

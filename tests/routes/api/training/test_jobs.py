@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import write_session
-from app.models import Snapshot, User
+from app.models import JobKind, Snapshot, User
 from app.services.jobs import leases, workers
 from tests.factory import Factory
 
@@ -35,7 +35,7 @@ def create(client: TestClient, headers: dict[str, str], snapshot: Snapshot, key:
 
 def run_to_success(engine: Engine) -> None:
     with write_session(engine) as session:
-        job = leases.claim(session, worker="w", lease_seconds=60)
+        job = leases.claim(session, worker="w", kinds=list(JobKind), lease_seconds=60)
         steps = [("step", step, {"loss": 1 / step}) for step in range(1, 4)]
         leases.progress(session, job_id=job.id, token=job.lease_token, printed=steps, output_bytes=9)
         leases.succeed(session, job_id=job.id, token=job.lease_token)
@@ -124,10 +124,17 @@ def test_workers_are_listed_with_whether_they_live(
 ) -> None:
     with write_session(engine) as session:
         workers.register(
-            session, name="cpu-1", device="CPU, 2 cores", memory_bytes=8 * 2**30, versions={"torch": "2.13.0"}
+            session,
+            name="cpu-1",
+            device="CPU, 2 cores",
+            memory_bytes=8 * 2**30,
+            version="0.1.0",
+            kinds=[JobKind.TRAINING],
+            versions={"torch": "2.13.0"},
         )
     (worker,) = client.get("/api/v1/workers", headers=engineer).json()
     assert (worker["name"], worker["alive"], worker["job_id"]) == ("cpu-1", True, None)
+    assert (worker["version"], worker["kinds"]) == ("0.1.0", ["training"])
 
 
 @pytest.mark.parametrize("path", ["jobs", "jobs/1", "jobs/1/events", "checkpoints", "checkpoints/1", "workers"])

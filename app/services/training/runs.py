@@ -1,0 +1,193 @@
+"""Training runs: queue one, find it again, and keep the numbers that its engine prints."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, joinedload
+
+from app import paging
+from app.errors import Invalid, NotFound, SnapshotEmpty
+from app.models import Job, JobKind, JobState, Project, Snapshot, TrainingRun, User
+from app.services.datasets import snapshots
+from app.services.jobs import jobs
+from app.services.jobs.leases import Printed
+from app.services.training import base_models, run_settings
+from app.storage import Storage
+
+
+def create(
+    session: Session,
+    *,
+    snapshot: Snapshot,
+    base_model: str,
+    config: dict[str, Any],
+    by: User | None,
+    idempotency_key: str | None = None,
+    note: str = "",
+    now: datetime | None = None,
+) -> TrainingRun:
+    """Queue a training run. The same key from the same person returns the run that it made before.
+
+    Raises Invalid (model, setting), SnapshotEmpty, Conflict (the key was used for something else).
+    """
+    checked = run_settings.validate(config)
+    base_model = _checked_model(base_model)
+    wanted = (snapshot.id, base_model, checked, note[:255])
+    if known := jobs.by_key(session, kind=JobKind.TRAINING, by=by, key=idempotency_key):
+        return _same(get(session, known.id), wanted)
+    if not train_pairs(snapshot):
+        raise SnapshotEmpty(
+            f"Snapshot {snapshot.number} has no pairs to train on.", "Collect more judgments and freeze again."
+        )
+    job, is_new = jobs.queue(
+        session,
+        kind=JobKind.TRAINING,
+        project_id=snapshot.project_id,
+        by=by,
+        idempotency_key=idempotency_key,
+        now=now,
+        snapshot=snapshot.id,
+        base_model=base_model,
+    )
+    if is_new:
+        session.add(
+            TrainingRun(
+                job_id=job.id,
+                snapshot_id=snapshot.id,
+                base_model=base_model,
+                config=checked,
+                note=note[:255],
+                metrics={},
+            )
+        )
+        session.flush()
+    return _same(get(session, job.id), wanted)
+
+
+def train_on_current(
+    session: Session,
+    *,
+    project: Project,
+    by: User | None,
+    base_model: str,
+    config: dict[str, Any],
+    storage: Storage,
+    idempotency_key: str | None = None,
+    rule: Any = None,
+    note: str = "",
+    now: datetime | None = None,
+) -> TrainingRun:
+    """Freeze what was judged so far and queue a run on it. A double click with one key makes one run."""
+    if known := jobs.by_key(session, kind=JobKind.TRAINING, by=by, key=idempotency_key):
+        return get(session, known.id)
+    run_settings.validate(config)  # before a snapshot is made that nobody wanted
+    _checked_model(base_model)
+    snapshot = snapshots.freeze(session, project=project, by=by, storage=storage, rule=rule, now=now)
+    return create(
+        session,
+        snapshot=snapshot,
+        base_model=base_model,
+        config=config,
+        by=by,
+        idempotency_key=idempotency_key,
+        note=note,
+        now=now,
+    )
+
+
+def get(session: Session, job_id: int) -> TrainingRun:
+    """The run with its job, snapshot, project and starter. Raises NotFound, also for a job of another kind."""
+    run = session.scalars(loaded().where(TrainingRun.job_id == job_id)).first() if 0 < job_id < 2**31 else None
+    if run is None:
+        raise NotFound(f"There is no run {job_id}.", "Look at the list of runs.")
+    return run
+
+
+def listing(
+    session: Session,
+    *,
+    project: Project | None = None,
+    snapshot: Snapshot | None = None,
+    state: JobState | None = None,
+    page: int = 1,
+    size: int = 50,
+) -> paging.Page[TrainingRun]:
+    """Runs, newest first, each with its job, snapshot, project and starter."""
+    query = loaded().join(TrainingRun.job).order_by(TrainingRun.job_id.desc())
+    if project is not None:
+        query = query.where(Job.project_id == project.id)
+    if snapshot is not None:
+        query = query.where(TrainingRun.snapshot_id == snapshot.id)
+    if state is not None:
+        query = query.where(Job.state == state)
+    return paging.fetch(session, query, page=page, size=size)
+
+
+def of_jobs(session: Session, *, job_ids: Sequence[int]) -> dict[int, TrainingRun]:
+    """The runs among these jobs, by the job's id."""
+    return {run.job_id: run for run in session.scalars(loaded().where(TrainingRun.job_id.in_(job_ids)))}
+
+
+def train_pairs(snapshot: Snapshot) -> int:
+    """Pairs in the snapshot's training file."""
+    return sum(int(file["pairs"]) for file in snapshot.files if file["name"] == "train.jsonl")
+
+
+def record(session: Session, *, job_id: int, printed: Sequence[Printed]) -> None:
+    """Keep the newest numbers of each sort that the engine printed, in the transaction that stores its events.
+
+    The first evaluation is the one before training.
+    """
+    numbers = [(kind, _numbers(data)) for kind, _, data in printed if kind in ("step", "eval", "done")]
+    if not numbers:
+        return
+    run = session.scalars(select(TrainingRun).where(TrainingRun.job_id == job_id).with_for_update()).one()
+    metrics = dict(run.metrics)
+    for kind, values in numbers:
+        if kind == "eval":
+            metrics.setdefault("before", values)
+        metrics["after" if kind == "eval" else kind] = values
+    run.metrics = metrics
+    session.flush()
+
+
+def record_end(session: Session, *, job_id: int, numbers: dict[str, Any]) -> None:
+    """Add what the worker measured of a finished run to what the engine said when it was done."""
+    run = session.scalars(select(TrainingRun).where(TrainingRun.job_id == job_id).with_for_update()).one()
+    run.metrics = run.metrics | {"done": run.metrics.get("done", {}) | numbers}
+    session.flush()
+
+
+def loaded() -> Select[TrainingRun]:
+    """Runs with what pages show of them: job, snapshot, project and who started it."""
+    job = joinedload(TrainingRun.job)
+    return select(TrainingRun).options(
+        job.joinedload(Job.project), job.joinedload(Job.created_by), joinedload(TrainingRun.snapshot)
+    )
+
+
+def _numbers(data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in data.items()
+        if isinstance(value, int | float | str) and key not in ("time", "stage")
+    }
+
+
+def _checked_model(name: str) -> str:
+    name = name.strip()
+    if not base_models.NAME.fullmatch(name):
+        raise Invalid(
+            f"“{name[:80]}” can't be the name of a base model.",
+            "`prefloop models list` shows those that are here.",
+            field="base_model",
+        )
+    return name
+
+
+def _same(run: TrainingRun, wanted: tuple[int, str, dict[str, Any], str]) -> TrainingRun:
+    if (run.snapshot_id, run.base_model, run.config, run.note) != wanted:
+        raise jobs.key_used(run.job)
+    return run

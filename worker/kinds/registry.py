@@ -1,0 +1,15 @@
+"""The kinds of jobs that this version of the worker can do."""
+
+from collections.abc import Mapping
+
+from app.config import Settings
+from app.models import Job, JobKind
+from worker.kinds.kind import Kind
+from worker.kinds.training import Training
+
+KINDS: Mapping[JobKind, type[Kind]] = {kind.kind: kind for kind in (Training,)}
+
+
+def make(job: Job, settings: Settings) -> Kind:
+    """The kind that does this claimed job."""
+    return KINDS[job.kind](job, settings)
