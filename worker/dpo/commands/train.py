@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     from worker.dpo.ground.config import load_config
-    from worker.dpo.ground.events import EventWriter
+    from worker.dpo.ground.events import Event, EventWriter
     from worker.dpo.ground.stopping import Stop
     from worker.dpo.run.loop import train
     from worker.dpo.run.setup import RunRequest
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             facts = train(request, events, stop, Accelerator(cpu=config.device == "cpu", kwargs_handlers=[ddp]))
         except Exception as problem:
             code, reason, message = explain(problem)
-            events.emit("error", reason=reason, message=message, exit_code=code)
+            events.emit(Event.ERROR, reason=reason, message=message, exit_code=code)
             return code
-        events.emit("done", **facts)
+        events.emit(Event.DONE, **facts)
     return DONE

@@ -5,11 +5,23 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, TextIO
 
 from worker.dpo.ground.terminal import Terminal
 
-EVENTS = frozenset({"state", "step", "eval", "sample", "log", "checkpoint", "done", "error"})
+
+class Event(StrEnum):
+    """The kinds of events, as they stand in `event` on the wire."""
+
+    STATE = "state"
+    STEP = "step"
+    EVAL = "eval"
+    SAMPLE = "sample"
+    LOG = "log"
+    CHECKPOINT = "checkpoint"
+    DONE = "done"
+    ERROR = "error"
 
 
 class EventWriter:
@@ -34,10 +46,10 @@ class EventWriter:
         use_rich = self._stream.isatty() if rich is None else rich
         self._terminal = Terminal(self._stream) if use_rich and enabled else None
 
-    def emit(self, event: str, step: int | None = None, **fields: Any) -> None:
-        """Write one event. Raises ValueError for an event that the contract doesn't name."""
-        if event not in EVENTS:
-            raise ValueError(f"Unknown event {event!r}: use one of {', '.join(sorted(EVENTS))}.")
+    def emit(self, event: Event, step: int | None = None, **fields: Any) -> None:
+        """Write one event, of step `step` where it belongs to one. Raises ValueError for one that the contract doesn't name."""
+        if event not in list(Event):
+            raise ValueError(f"Unknown event {event!r}: use one of {', '.join(sorted(Event))}.")
         if not self._enabled:
             return
         if self._terminal is not None:

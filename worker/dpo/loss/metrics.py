@@ -19,7 +19,7 @@ def wilson_interval(successes: float, count: int, z: float = 1.959964) -> tuple[
 
 
 def totals(losses: PairLosses, logps: Tensor) -> dict[str, float]:
-    """Sums over pairs under TRL's names, and `pairs`. `logps/…` are sums over a completion's tokens, in nats."""
+    """Sums over pairs under TRL's names, and `pairs`. `logps/…` and `log_ratios/…`, in nats, are sums over a completion."""
     margins = losses.rewards_chosen - losses.rewards_rejected
     columns = {
         "loss": losses.loss.detach(),
@@ -30,6 +30,8 @@ def totals(losses: PairLosses, logps: Tensor) -> dict[str, float]:
         "logps/chosen": logps[0].detach(),
         "logps/rejected": logps[1].detach(),
     } | {f"loss/{name}": value for name, value in losses.components.items()}
+    if losses.log_ratios_chosen is not None and losses.log_ratios_rejected is not None:
+        columns |= {"log_ratios/chosen": losses.log_ratios_chosen, "log_ratios/rejected": losses.log_ratios_rejected}
     return {name: column.double().sum().item() for name, column in columns.items()} | {"pairs": float(len(margins))}
 
 

@@ -42,11 +42,16 @@ class RewardMean:
 
 @dataclass(frozen=True, slots=True)
 class PairLosses:
-    """Per pair, shape (pairs,): the loss times the pair's weight, and the detached implicit rewards in nats."""
+    """Per pair, shape (pairs,): the loss times the pair's weight, and detached, in nats, what is reported beside it.
+
+    Implicit rewards, and log-ratios log π(y|x) - log π_ref(y|x), which are None where there is no reference.
+    """
 
     loss: Tensor
     rewards_chosen: Tensor
     rewards_rejected: Tensor
+    log_ratios_chosen: Tensor | None = None
+    log_ratios_rejected: Tensor | None = None
     components: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -106,10 +111,13 @@ def pair_losses(
     values = {name: _expected(LOSS_TYPES[name], win, lose, options, p) for name, _ in terms}
     total = sum((weight_ * values[name] for name, weight_ in terms), start=torch.zeros_like(logps_chosen))
     rewards = [loss.beta * (c.log_ratio if loss.uses_reference else c.mean_logp).detach() for c in (win, lose)]
+    log_ratios = [None if c.ref_logp is None else c.log_ratio.detach() for c in (win, lose)]
     return PairLosses(
         loss=total if weight is None else total * weight.to(total.dtype),
         rewards_chosen=rewards[0],
         rewards_rejected=rewards[1],
+        log_ratios_chosen=log_ratios[0],
+        log_ratios_rejected=log_ratios[1],
         components={name: value.detach() for name, value in values.items()} if len(terms) > 1 else {},
     )
 

@@ -1,7 +1,8 @@
 """The check at the start: shared rows and our own head against the model as transformers runs it.
 
-A few pairs of the run's own data are scored both ways, log-probabilities and gradients. Where they differ by more
-than rounding, or the model rules sharing out, the run goes on with plain rows and says so.
+A few pairs of the run's own data are scored both ways, log-probabilities and gradients. A model that rules sharing out
+gets plain rows, which is a note in the log. Numbers that differ by more than rounding, or layers of ours that fail, are
+our mistake: the run goes on without them, and warns that it is slow.
 """
 
 import math
@@ -25,10 +26,23 @@ PROMPT, ANSWER = 48, 24
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
+class Disagreement(ValueError):
+    """Numbers that differ from those of the model's own forward by more than rounding."""
+
+
 def choose_scorer(
-    policy: nn.Module, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
+    policy: nn.Module,
+    pairs: Sequence[TokenPair],
+    config: TrainConfig,
+    *,
+    log: Callable[[str], None],
+    warn: Callable[[str], None] | None = None,
 ) -> PairScorer:
-    """The fastest scorer that agrees with plain rows on this model and data."""
+    """The fastest scorer that agrees with plain rows on this model and data.
+
+    log: told what was chosen, and why a model can't share prefixes. warn: told of failures of our own, which make the
+    run slower than the model allows; `log` where it is None.
+    """
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
     tolerance = TOLERANCE[autocast or getattr(torch, config.dtype)]
 
@@ -37,37 +51,50 @@ def choose_scorer(
         return PairScorer(policy, shared=shared, own_head=own_head, chunk_bytes=chunk, autocast=autocast)
 
     oracle = scorer(shared=False, own_head=False)
+    candidates = [(True, True), (True, False), (False, False)]
+    try:
+        if config.share_prefix == "off":
+            raise NotShareable("share_prefix is off")
+        require_shareable(oracle.causal_lm)
+    except NotShareable as reason:
+        log(f"Prefix-shared rows can't be used: {reason}.")
+        candidates = [(False, False)]
     sample = _sample(pairs)
     expected = _score(oracle, sample)
-    for shared, fast in ((True, True), (True, False), (False, False)):
+    refused: list[tuple[str, Exception]] = []
+    chosen = oracle
+    for shared, fused in candidates:
         candidate = scorer(shared=shared, own_head=True)
         try:
-            if shared and config.share_prefix == "off":
-                raise NotShareable("share_prefix is off")
-            if shared:
-                require_shareable(candidate.causal_lm)
-            if fast:
+            if fused:
                 layers.install(policy)
             compare(expected, _score(candidate, sample), tolerance)
-        except (NotShareable, RuntimeError, TypeError) as reason:
+        except (NotShareable, Disagreement, RuntimeError, TypeError) as reason:
             if is_out_of_memory(reason):
                 raise
             layers.remove(policy)
-            log(f"{_name(shared, fast)} can't be used: {reason}.")
-            continue
-        log(f"{_name(shared, fast)}: checked against the model's own forward.")
-        return candidate
-    return oracle
+            refused.append((f"{'Prefix-shared' if shared else 'Plain'} rows{' with fused layers' * fused}", reason))
+        else:
+            chosen = candidate
+            break
+    for name, why in refused:
+        if isinstance(why, NotShareable) and not chosen.shared:
+            log(f"{name} can't be used: {why}.")
+        else:
+            (warn or log)(f"{name} can't be used, so this run is slower than it could be: {why}.")
+    if chosen is not oracle:
+        log(f"{_name(chosen)}: checked against the model's own forward.")
+    return chosen
 
 
-def _name(shared: bool, fast: bool) -> str:
-    rows = "Prefix-shared rows" if shared else "Plain rows"
-    return rows + (" with fused layers" if fast else "")
+def _name(scorer: PairScorer) -> str:
+    rows = "Prefix-shared rows" if scorer.shared else "Plain rows"
+    return rows + (" with fused layers" if scorer.fused_layers else "")
 
 
-def compare(expected: tuple[Tensor, list[Tensor]], found: tuple[Tensor, list[Tensor]], tolerance: float) -> None:
-    """Raise NotShareable when log-probabilities or gradients differ by more than `tolerance` of their norm."""
-    for what, left, right in (("log-probabilities", [expected[0]], [found[0]]), ("gradients", expected[1], found[1])):
+def compare(expected: tuple[Tensor, list[Tensor]], actual: tuple[Tensor, list[Tensor]], tolerance: float) -> None:
+    """Raise Disagreement when log-probabilities or gradients differ by more than `tolerance` of their norm."""
+    for what, left, right in (("log-probabilities", [expected[0]], [actual[0]]), ("gradients", expected[1], actual[1])):
         # One weight at a time: copies of all gradients together would be the most that a full fine-tuning ever holds.
         apart = sum(
             (one.double() - other.double()).square().sum().item() for one, other in zip(left, right, strict=True)
@@ -75,7 +102,7 @@ def compare(expected: tuple[Tensor, list[Tensor]], found: tuple[Tensor, list[Ten
         size = sum(one.double().square().sum().item() for one in left)
         difference = math.sqrt(apart / max(size, 1e-60))
         if not difference <= tolerance:
-            raise NotShareable(
+            raise Disagreement(
                 f"its {what} would differ from plain rows by {difference:.1e} (rounding explains {tolerance:.0e})"
             )
 

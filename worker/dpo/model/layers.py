@@ -33,6 +33,10 @@ def reading(places: Tensor | None) -> Iterator[None]:
         _READ.reset(token)
 
 
+class _Cheaper(partial):
+    """A forward of ours, to be told from those that other libraries put on a module."""
+
+
 def install(model: nn.Module) -> None:
     """Give the model's layers their cheaper forward; `remove` takes it back."""
     inside_lora = {
@@ -43,13 +47,19 @@ def install(model: nn.Module) -> None:
         if forward is not None:
             module.forward = forward
     for module in _after_the_last_mixing(model):
-        module.forward = partial(_read_forward, module.forward)
+        module.forward = _Cheaper(_read_forward, module.forward)
+
+
+def installed(model: nn.Module) -> frozenset[str]:
+    """The kinds of modules that have the cheaper forward: `linear`, `norm`, `mlp`, and `last` for the last layer's end."""
+    forwards = [module.__dict__.get("forward") for module in model.modules()]
+    return frozenset(_KINDS[forward.func] for forward in forwards if isinstance(forward, _Cheaper))
 
 
 def remove(model: nn.Module) -> None:
     """Undo `install`."""
     for module in model.modules():
-        if isinstance(module.__dict__.get("forward"), partial):
+        if isinstance(module.__dict__.get("forward"), _Cheaper):
             del module.__dict__["forward"]
 
 
@@ -72,22 +82,22 @@ def _read_forward(inner: Callable, x: Tensor) -> Tensor:
     places = _READ.get()
     if places is None or not places.numel():
         return inner(x)
-    found = inner(x.flatten(0, 1).index_select(0, places)[None])[0]
-    whole = found.new_zeros(x.shape[0] * x.shape[1], found.shape[-1])
-    return whole.index_copy(0, places, found).view(*x.shape[:2], -1)
+    read = inner(x.flatten(0, 1).index_select(0, places)[None])[0]
+    whole = read.new_zeros(x.shape[0] * x.shape[1], read.shape[-1])
+    return whole.index_copy(0, places, read).view(*x.shape[:2], -1)
 
 
-def _forward_for(module: nn.Module, inside_lora: set[int]) -> Callable | None:
+def _forward_for(module: nn.Module, inside_lora: set[int]) -> _Cheaper | None:
     if isinstance(module, LoraLinear):
-        return partial(_lora_forward, module) if _is_plain_lora(module) else None
+        return _Cheaper(_lora_forward, module) if _is_plain_lora(module) else None
     if type(module) is nn.Linear and id(module) not in inside_lora:
-        return partial(_linear_forward, module)
+        return _Cheaper(_linear_forward, module)
     if type(module).__name__.endswith("RMSNorm") and (offset := _norm_offset(module)) is not None:
-        return partial(_norm_forward, module, _epsilon(module), offset)
+        return _Cheaper(_norm_forward, module, _epsilon(module), offset)
     if _is_gated_silu(module):
         down = module.down_proj
         known = _is_plain_lora(down) if isinstance(down, LoraLinear) else type(down) is nn.Linear
-        return partial(_mlp_forward if known else _half_mlp_forward, module)
+        return _Cheaper(_mlp_forward if known else _half_mlp_forward, module)
     return None
 
 
@@ -174,3 +184,13 @@ def _mlp_forward(module: Any, x: Tensor) -> Tensor:
 
 def _half_mlp_forward(module: Any, x: Tensor) -> Tensor:
     return module.down_proj(fused.GatedSiLU.apply(module.gate_proj(x), module.up_proj(x)))
+
+
+_KINDS = {
+    _lora_forward: "linear",
+    _linear_forward: "linear",
+    _norm_forward: "norm",
+    _mlp_forward: "mlp",
+    _half_mlp_forward: "mlp",
+    _read_forward: "last",
+}

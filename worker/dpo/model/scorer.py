@@ -63,6 +63,11 @@ class PairScorer(nn.Module):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def fused_layers(self) -> bool:
+        """Whether the decoder's layers run in their fused form (`layers.install`)."""
+        return bool(layers.installed(self.causal_lm.base_model))
+
     def rows(self, pairs: Sequence[TokenPair]) -> Rows:
         """The tensors of `pairs` in this scorer's layout, on its device."""
         if self.shared:

@@ -3,6 +3,7 @@
 from safetensors.torch import load_file, save_file
 
 from worker.dpo.ground.disk import sync, write_error
+from worker.dpo.ground.events import Event
 from worker.dpo.loss import metrics
 from worker.dpo.loss.pair_losses import losses_of
 from worker.dpo.model.scoring import score_pairs
@@ -26,7 +27,7 @@ def evaluate(run: Run) -> None:
     if setup.evaluation is None:
         return
     total = setup.plan.total_steps
-    setup.events.emit("state", progress.step, stage="evaluating", total_steps=total)
+    setup.events.emit(Event.STATE, progress.step, stage="evaluating", total_steps=total)
     was_training = setup.policy.training
     setup.policy.eval()
     pairs = setup.evaluation.pairs
@@ -45,9 +46,9 @@ def evaluate(run: Run) -> None:
         run.metrics_before = figures
     run.metrics_after = figures
     run.trackers.log(figures, progress.step)
-    setup.events.emit("eval", progress.step, **figures)
+    setup.events.emit(Event.EVAL, progress.step, **figures)
     _keep_best(run, figures)
-    setup.events.emit("state", progress.step, stage="training", total_steps=total)
+    setup.events.emit(Event.STATE, progress.step, stage="training", total_steps=total)
 
 
 def out_of_patience(run: Run) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import peft
 
 from worker.dpo.ground.disk import file_sha256, write_error
+from worker.dpo.ground.events import Event
 from worker.dpo.ground.memory import peak_memory
 from worker.dpo.publish.folder import publish
 from worker.dpo.run import state
@@ -38,13 +39,15 @@ def finish(run: Run) -> dict[str, Any]:
             )
         except OSError as problem:
             raise write_error(problem, out=out, step=run.progress.step) from problem
-        setup.events.emit("checkpoint", facts["step"], kind="best" if best else "last", path=str(out), files=files)
+        setup.events.emit(Event.CHECKPOINT, facts["step"], kind="best" if best else "last", path=str(out), files=files)
     run.accelerator.wait_for_everyone()
     last = {name: value for name, value in run.metrics.items() if name != "epoch"}
     return {
         "path": str(out),
         "total_steps": setup.plan.total_steps,
         "seconds": round(run.seconds, 3),
+        "shared_prefix": setup.scorer.shared,
+        "fused_layers": setup.scorer.fused_layers,
         **last,
         **run.metrics_after,
     }
@@ -68,6 +71,7 @@ def _facts(run: Run, *, published_step: int) -> dict[str, Any]:
         "step": published_step,
         "total_steps": setup.plan.total_steps,
         "shared_prefix": setup.scorer.shared,
+        "fused_layers": setup.scorer.fused_layers,
         "processes": run.accelerator.num_processes,
         "device": str(setup.scorer.device),
         "peak_memory_bytes": peak_memory(setup.scorer.device),

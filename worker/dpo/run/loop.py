@@ -6,7 +6,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from worker.dpo.ground.errors import Terminated
-from worker.dpo.ground.events import EventWriter
+from worker.dpo.ground.events import Event, EventWriter
 from worker.dpo.ground.memory import give_back_freed_memory
 from worker.dpo.ground.stopping import Stop
 from worker.dpo.run import evaluation, resume
@@ -31,7 +31,7 @@ def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Acc
         if run.progress.step == 0:
             evaluation.evaluate(run)
             emit_samples(run, phase="before")
-        events.emit("state", run.progress.step, stage="training", total_steps=total)
+        events.emit(Event.STATE, run.progress.step, stage="training", total_steps=total)
         while run.progress.step < total and not evaluation.out_of_patience(run):
             _report(run, within_memory(run, optimizer_step))
             if evaluation.is_due(run):
@@ -40,7 +40,7 @@ def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Acc
             run.check_stop()
         resume.save(run)
         emit_samples(run, phase="after")
-        events.emit("state", run.progress.step, stage="exporting", total_steps=total)
+        events.emit(Event.STATE, run.progress.step, stage="exporting", total_steps=total)
         facts = finish(run)
         succeeded = True
         return facts
@@ -61,7 +61,7 @@ def _report(run: Run, metrics: dict[str, float]) -> None:
     run.trackers.log(run.metrics, step)
     elapsed = time.monotonic() - run.started
     run.setup.events.emit(
-        "step",
+        Event.STEP,
         step,
         **run.metrics,
         total_steps=total,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.cache import cache_folder, code_hash
+from worker.dpo.ground.events import Event
 from worker.dpo.ground.processes import first_ones
 from worker.dpo.ground.stopping import Stop
 from worker.dpo.model.loading import adapter_is_new, as_reference, weights_hash
@@ -105,15 +106,15 @@ def references(setup: RunSetup) -> References:
     kept = first_ones(setup.accelerator, [cache.read(pairs) for pairs in splits])
     missing = sum(len(unknown) for _, unknown in kept)
     known = sum(map(len, splits)) - missing
-    setup.events.emit("state", stage="reference", missing=missing, cached=known)
-    setup.events.emit("log", message=f"Reference: {known} pairs from the cache, {missing} to compute.")
+    setup.events.emit(Event.STATE, stage="reference", missing=missing, cached=known)
+    setup.events.emit(Event.LOG, message=f"Reference: {known} pairs from the cache, {missing} to compute.")
     with as_reference(setup.policy, adapter_off=adapter_is_new(setup.policy, setup.config)):
         for pairs, (values, unknown) in zip(splits, kept, strict=True):
             if unknown:
                 _fill(setup, cache, pairs, values, unknown)
     if cache.problem is not None:
         setup.events.emit(
-            "log", level="warning", message=f"Reference log-probabilities couldn't be kept: {cache.problem}"
+            Event.LOG, level="warning", message=f"Reference log-probabilities couldn't be kept: {cache.problem}"
         )
     return References(kept[0][0], kept[1][0] if setup.evaluation else None)
 
@@ -122,7 +123,7 @@ def _fill(
     setup: RunSetup, cache: ReferenceCache, pairs: Sequence[TokenPair], values: Tensor, unknown: list[int]
 ) -> None:
     def report(done: int) -> None:
-        setup.events.emit("state", stage="reference", done=done, missing=len(unknown))
+        setup.events.emit(Event.STATE, stage="reference", done=done, missing=len(unknown))
 
     fill(
         setup.scorer,

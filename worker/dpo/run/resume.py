@@ -4,6 +4,7 @@ import shutil
 import time
 
 from worker.dpo.ground.disk import write_error
+from worker.dpo.ground.events import Event
 from worker.dpo.ground.processes import first_ones
 from worker.dpo.run import state
 from worker.dpo.run.optimizer import full, restore_weights
@@ -38,7 +39,7 @@ def _restore(run: Run, saved: state.TrainingState) -> None:
     run.reward_mean.load_state_dict(run.progress.reward_mean)
     run.metrics_before, run.metrics_after, run.metrics = numbers["before"], numbers["after"], numbers["last"]
     run.saved_step = run.started_step = run.progress.step
-    run.setup.events.emit("log", run.progress.step, message=f"Resumed after step {run.progress.step}.")
+    run.setup.events.emit(Event.LOG, run.progress.step, message=f"Resumed after step {run.progress.step}.")
 
 
 def save_if_due(run: Run) -> None:
@@ -78,5 +79,5 @@ def _write(run: Run) -> None:
             )
         except OSError as problem:
             raise write_error(problem, out=out, step=progress.step) from problem
-        run.setup.events.emit("checkpoint", progress.step, kind="state", path=str(folder))
+        run.setup.events.emit(Event.CHECKPOINT, progress.step, kind="state", path=str(folder))
     run.accelerator.wait_for_everyone()

@@ -4,6 +4,7 @@ from functools import partial
 
 from worker.dpo.data import reading
 from worker.dpo.data.pairs import Prompt
+from worker.dpo.ground.events import Event
 from worker.dpo.model.generation import generate
 from worker.dpo.run.run import Run
 from worker.dpo.run.setup import RunSetup
@@ -37,7 +38,7 @@ def emit_samples(run: Run, *, phase: str) -> None:
         )
         for prompt, answer in zip(prompts, answers, strict=True):
             setup.events.emit(
-                "sample",
+                Event.SAMPLE,
                 run.progress.step,
                 phase=phase,
                 decoding=decoding,

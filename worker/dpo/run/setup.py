@@ -18,7 +18,7 @@ from worker.dpo.data.pairs import Dataset
 from worker.dpo.ground.cache import cache_folder
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.errors import BadData
-from worker.dpo.ground.events import EventWriter
+from worker.dpo.ground.events import Event, EventWriter
 from worker.dpo.ground.memory import keep_freed_memory
 from worker.dpo.ground.processes import everyones
 from worker.dpo.ground.stopping import Stop
@@ -108,7 +108,7 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         gamma=config.gamma,
         sft_weight=config.sft_weight,
     )
-    events.emit("state", stage="loading")
+    events.emit(Event.STATE, stage="loading")
     tokenizer = loading.load_tokenizer(request.model)
     device = str(accelerator.device) if accelerator.num_processes > 1 else loading.choose_device(config.device)
     if (config.mixed_precision == "fp16" or config.dtype == "float16") and not device.startswith("cuda"):
@@ -119,11 +119,24 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
     stop.check()
     weights = loading.weights_hash(base)
     policy = loading.prepare_policy(base, config)
-    scorer = choose_scorer(policy, train.pairs, config, log=lambda text: events.emit("log", message=text))
+    scorer = choose_scorer(
+        policy,
+        train.pairs,
+        config,
+        log=lambda text: events.emit(Event.LOG, message=text),
+        warn=lambda text: events.emit(Event.LOG, level="warning", message=text, fused_layers=False),
+    )
     stop.check()
-    memory = plan_memory(scorer, train.pairs, config, log=lambda text: events.emit("log", message=text))
+    memory = plan_memory(scorer, train.pairs, config, log=lambda text: events.emit(Event.LOG, message=text))
     memory = least_room(everyones(accelerator, memory))
-    events.emit("log", message=str(memory), peak_bytes=memory.peak, token_budget=memory.token_budget)
+    events.emit(
+        Event.LOG,
+        message=str(memory),
+        peak_bytes=memory.peak,
+        token_budget=memory.token_budget,
+        shared_prefix=scorer.shared,
+        fused_layers=scorer.fused_layers,
+    )
     return RunSetup(
         request=request,
         events=events,
@@ -181,7 +194,7 @@ def _report(split: str, path: Path, dataset: Dataset, max_length: int, events: E
         raise BadData(f"{path} has no pair that fits in {max_length} tokens. Raise max_length.")
     counts = Counter(problem.reason for problem in dataset.problems)
     events.emit(
-        "log",
+        Event.LOG,
         message=f"{split}: {len(dataset.pairs)} pairs of up to {max_length} tokens, template: {dataset.template}.",
         split=split,
         pairs=len(dataset.pairs),
@@ -191,10 +204,12 @@ def _report(split: str, path: Path, dataset: Dataset, max_length: int, events: E
     for problem in dataset.problems[:20]:
         what = "left out" if problem.dropped else "changed"
         events.emit(
-            "log",
+            Event.LOG,
             message=f"{split} line {problem.line} {what}: {problem.message}",
             level="warning",
             reason=problem.reason,
         )
     if len(dataset.problems) > 20:
-        events.emit("log", message=f"{split}: {len(dataset.problems) - 20} more lines with remarks.", level="warning")
+        events.emit(
+            Event.LOG, message=f"{split}: {len(dataset.problems) - 20} more lines with remarks.", level="warning"
+        )

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from worker.dpo.ground.errors import OutOfMemory
+from worker.dpo.ground.events import Event
 from worker.dpo.ground.memory import is_out_of_memory
 from worker.dpo.ground.processes import any_of
 from worker.dpo.run.run import Run
@@ -44,7 +45,7 @@ def _halve_budget(run: Run) -> None:
     budget = run.progress.token_budget
     run.progress.token_budget = budget // 2
     run.setup.events.emit(
-        "log",
+        Event.LOG,
         run.progress.step,
         level="warning",
         message=f"Memory ran out: {budget // 2} tokens in a forward instead of {budget}.",

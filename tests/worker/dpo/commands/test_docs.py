@@ -7,7 +7,7 @@ import pytest
 from worker.dpo.commands.cli import main
 from worker.dpo.ground.config import settings_table
 from worker.dpo.ground.errors import EXIT_CODES
-from worker.dpo.ground.events import EVENTS
+from worker.dpo.ground.events import Event
 
 TEXT = (Path(__file__).parents[4] / "docs" / "engine.md").read_text(encoding="utf-8")
 
@@ -23,7 +23,7 @@ def test_every_exit_code_is_in_the_table(code):
     assert f"| {code} | {EXIT_CODES[code]} |" in TEXT
 
 
-@pytest.mark.parametrize("event", sorted(EVENTS))
+@pytest.mark.parametrize("event", sorted(Event))
 def test_every_event_is_in_the_table(event):
     assert f"| `{event}` | " in TEXT
 

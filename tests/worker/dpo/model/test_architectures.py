@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.worker.dpo.pairs_for_tests import begin_alike, one_by_one, random_pairs
 from worker.dpo.ground.config import from_mapping
+from worker.dpo.model import layers
 from worker.dpo.model.agreement import choose_scorer
 from worker.dpo.model.loading import prepare_policy, remove_dropout
 
@@ -58,6 +59,15 @@ SHARED = {
     },
     "olmo2": {},
     "starcoder2": {"sliding_window": 5},
+}
+# What of each architecture runs in its fused form: all that is of a kind that has one. `last` is the last layer's end.
+LLAMA_LIKE = {"linear", "norm", "mlp", "last"}
+FUSED = {
+    **dict.fromkeys(["llama", "llama3-rope", "qwen2", "qwen3", "mistral", "granite", "olmo2"], LLAMA_LIKE),
+    **{key: {"linear", "norm", "last"} for key in ["gemma2", "gemma3_text", "phi3"]},
+    "cohere": {"linear", "mlp", "last"},
+    **{key: {"linear", "last"} for key in ["gpt_neox", "starcoder2"]},
+    "gpt2": {"last"},
 }
 PLAIN = {
     "mamba": {"state_size": 4, "conv_kernel": 3, "expand": 2, "time_step_rank": 4},
@@ -116,16 +126,19 @@ def test_log_probabilities_and_gradients_are_those_of_plain_unshared_rows(name, 
     expected = logps_and_gradients(policy, one_by_one(policy, pairs))
 
     said: list[str] = []
-    scorer = choose_scorer(
-        policy, pairs, from_mapping({"dtype": "float64", "lora_r": 2 if lora else 0}), log=said.append
-    )
-    found = logps_and_gradients(policy, scorer(scorer.rows(pairs)))
+    warned: list[str] = []
+    config = from_mapping({"dtype": "float64", "lora_r": 2 if lora else 0})
+    scorer = choose_scorer(policy, pairs, config, log=said.append, warn=warned.append)
+    actual = logps_and_gradients(policy, scorer(scorer.rows(pairs)))
 
     assert scorer.shared == (name in SHARED), said
     assert scorer.own_head, said
+    assert layers.installed(scorer.causal_lm.base_model) == FUSED.get(name, set()), said
+    assert scorer.fused_layers == (name in FUSED)
+    assert warned == []
     # Not closer: transformers computes most norms and all rotary angles in float32, whatever the model's type.
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=0)
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-6 * expected[1].abs().max().item())
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-4, atol=1e-6 * expected[1].abs().max().item())
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -167,6 +167,26 @@ def test_weights_and_soft_labels_of_the_file_change_the_loss(tmp_path, engine):
     assert ignored == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("loss", ["sigmoid", "[[sigmoid_norm, 1.0]]", "ipo", "[[sigmoid, 0.5], [hinge, 0.5]]"])
+def test_log_ratios_are_printed_as_they_are_whatever_scales_the_rewards(loss, tmp_path, engine):
+    files = run_folder(tmp_path)
+    code, events = engine(*train_arguments(files, tmp_path / "out", f"loss_type={loss}", "max_steps=3", evaluate=True))
+    assert code == 0
+    beta = json.loads((tmp_path / "out" / "prefloop.json").read_text())["beta"]
+    _, scores = engine("score", "--model", files["model"], "--adapter", tmp_path / "out", "--data", files["eval"])
+    last = events_of(events, "eval")[-1]
+    for side in ("chosen", "rejected"):
+        ratios = [score[f"logps_{side}"] - score[f"ref_logps_{side}"] for score in scores]
+        assert last[f"eval_log_ratios/{side}"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-3, abs=1e-4)
+        for event in events_of(events, "step"):
+            assert beta * event[f"log_ratios/{side}"] == pytest.approx(event[f"rewards/{side}"], rel=1e-5, abs=1e-7)
+
+
+def test_losses_without_a_reference_print_no_log_ratios(tmp_path, engine):
+    _, events = engine(*train_arguments(run_folder(tmp_path), tmp_path / "out", "loss_type=simpo", "max_steps=1"))
+    assert not [name for event in events for name in event if "log_ratios" in name]
+
+
 def test_early_stopping_publishes_the_best_weights(tmp_path, engine):
     files = run_folder(tmp_path)
     flipped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in toy_pairs(4)]
