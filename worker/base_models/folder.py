@@ -1,6 +1,6 @@
 """What a folder must hold to be a base model, read without loading a weight or running any of its code.
 
-Refused: pickled weights, code that comes with a model, quantised weights, adapters, anything but a causal
+We refuse pickled weights, code that comes with a model, quantised weights, adapters, and anything but a causal
 language model that the installed transformers knows by itself.
 """
 
@@ -80,7 +80,7 @@ def is_wanted(name: str) -> bool:
 
 
 def refuse_by_names(names: set[str], where: str) -> None:
-    """Stops what file names alone give away, so that nothing large is copied or downloaded for nothing."""
+    """Refuses what file names alone give away, before anything large is copied or downloaded."""
     if "config.json" not in names:
         if "adapter_config.json" in names:
             raise Refused(
@@ -128,7 +128,7 @@ def tidy_config(folder: Path) -> dict[str, Any]:
         own_code = (
             "needs code that comes with it, which is never run"
             if "auto_map" in config
-            else "is no causal language model that the installed transformers knows"
+            else "isn't a causal language model that the installed transformers knows"
         )
         raise Refused(
             f"A model of type {kind or 'unknown'!r} {own_code}.", "Choose a model that transformers supports by itself."
@@ -161,7 +161,7 @@ def read_weights(folder: Path) -> Weights:
     for name in names:
         path = folder / name
         if not path.exists():
-            raise Refused(f"{name} is named in model.safetensors.index.json but missing.", "Fetch the model again.")
+            raise Refused(f"{name} is missing, though model.safetensors.index.json names it.", "Fetch the model again.")
         try:
             for size, dtype in _tensors(path):
                 parameters += size
@@ -188,7 +188,7 @@ def _weight_names(folder: Path) -> set[str]:
     names = set(index.get("weight_map", {}).values())
     if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
         raise Refused(
-            "model.safetensors.index.json names files that are no safetensors beside it.", "Fetch the file again."
+            "model.safetensors.index.json names files that aren't safetensors beside it.", "Fetch the file again."
         )
     return names
 

@@ -170,9 +170,9 @@ def test_a_hub_model_is_fetched_at_one_commit_and_only_what_is_needed(hub: Hub, 
     assert not (model.path / ".cache").exists()
 
 
-def test_a_download_that_broke_off_goes_on(hub: Hub, settings: Settings) -> None:
+def test_a_download_that_broke_off_is_resumed(hub: Hub, settings: Settings) -> None:
     hub.refuse = True
-    with pytest.raises(Unavailable, match="goes on where it stopped"):
+    with pytest.raises(Unavailable, match="resumes where it stopped"):
         base_models.add(settings, "tiny", "team/tiny")
     assert base_models.list_models(settings) == [] and "config.json" in hub.served
     hub.refuse, hub.served = False, []
