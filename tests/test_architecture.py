@@ -36,7 +36,7 @@ PLANTED: dict[Rule, tuple[tuple[str, str], tuple[str, str]]] = {
         ("worker/kinds/registry.py", "from worker.kinds import export, training\n"),
     ),
     rules.commits_only_in_db: (
-        ("app/services/jobs/jobs.py", "def create(session):\n    session.commit()\n"),
+        ("app/services/jobs/jobs.py", "def create(session):\n    run_in_threadpool(session.commit)\n"),
         ("app/db.py", "def close(session):\n    session.commit()\n"),
     ),
     rules.alias_events_only_in_aliases: (

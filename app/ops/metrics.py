@@ -48,9 +48,8 @@ class Metrics:
         if not route.endswith(("/stream", "/events")):
             self.seconds.labels(method, route).observe(seconds)
 
-    def stream_opened(self) -> bool:
+    def stream_opened(self) -> None:
         self.streams.inc()
-        return True
 
     def stream_closed(self) -> None:
         self.streams.dec()

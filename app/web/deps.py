@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -18,6 +17,8 @@ from app.models import ApiToken, Role, User, UserSession
 from app.security import cookie_name
 from app.services.accounts import sessions, tokens
 from app.storage import Storage, get_storage
+from app.web import request_state
+from app.web.request_state import Viewer
 
 log = logging.getLogger(__name__)
 
@@ -25,20 +26,6 @@ _bearer = HTTPBearer(auto_error=False, description="An API token from the accoun
 EVERYBODY = frozenset(Role)
 ENGINEERS = frozenset({Role.ENGINEER, Role.ADMIN})
 ADMINS = frozenset({Role.ADMIN})
-
-
-@dataclass(frozen=True)
-class Viewer:
-    """Who is signed in, for pages and logs: unlike the row it can still be read after a rollback."""
-
-    id: int
-    username: str
-    display_name: str
-    role: Role
-
-    @classmethod
-    def of(cls, user: User) -> "Viewer":
-        return cls(user.id, user.username, user.display_name, user.role)
 
 
 def _settings(request: Request) -> Settings:
@@ -78,10 +65,10 @@ def _session(request: Request, engine: EngineDep) -> Iterator[Session]:
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
 
-def _note_use(request: Request, engine: EngineDep, settings: SettingsDep) -> Iterator[None]:
+def _note_use(request: Request, engine: EngineDep) -> Iterator[None]:
     """After the reply: writes down that the session or token was used, if that is due (once a minute)."""
     yield
-    due: Callable[[Session], None] | None = getattr(request.state, "note_use", None)
+    due = request_state.of(request).note_use
     if due is None:
         return
     try:
@@ -91,59 +78,60 @@ def _note_use(request: Request, engine: EngineDep, settings: SettingsDep) -> Ite
         log.warning("couldn't note the use of a session", exc_info=True)
 
 
+UseNoted = Annotated[None, Depends(_note_use)]
+BearerDep = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
 def signed_in_user(request: Request, session: Session, settings: Settings) -> User | None:
-    """The user of the request's session cookie, if it is a living one; also put into `request.state`."""
+    """The user of the request's session cookie, if that session lives; the request's state then knows them too."""
     token = request.cookies.get(cookie_name(settings))
-    found = sessions.find(session, token=token, settings=settings) if token else None
-    if found is None:
+    row = sessions.find(session, token=token, settings=settings) if token else None
+    if row is None or token is None:
         return None
-    request.state.user = viewer = Viewer.of(found.user)
-    request.state.session_id = found.id
-    request.state.still_in = lambda later: _is_still(sessions.find(later, token=token or "", settings=settings), viewer)
-    if sessions.is_stale(found):
-        request.state.note_use = lambda later: sessions.touch(later, session_id=found.id, settings=settings)
-    return found.user
+    state = request_state.of(request)
+    state.viewer = viewer = Viewer.of(row.user)
+    state.session_id = row.id
+    state.still_in = lambda later: _is_still(sessions.find(later, token=token, settings=settings), viewer)
+    if sessions.is_stale(row):
+        state.note_use = lambda later: sessions.touch(later, session_id=row.id, settings=settings)
+    return row.user
 
 
-def _is_still(found: UserSession | ApiToken | None, viewer: Viewer) -> bool:
+def _token_user(
+    request: Request, session: Session, settings: Settings, bearer: HTTPAuthorizationCredentials | None
+) -> User:
+    row = tokens.find(session, token=bearer.credentials, settings=settings) if bearer else None
+    if row is None or bearer is None:
+        raise SignInNeeded(
+            "The API needs a valid token." if bearer is None else "This token is unknown, revoked or expired.",
+            "Send `Authorization: Bearer plf_…`; make one on the account page or with `prefloop token create`.",
+        )
+    state = request_state.of(request)
+    state.viewer = viewer = Viewer.of(row.user)
+    state.still_in = lambda later: _is_still(tokens.find(later, token=bearer.credentials, settings=settings), viewer)
+    if tokens.is_stale(row):
+        state.note_use = lambda later: tokens.touch(later, token_id=row.id)
+    return row.user
+
+
+def _is_still(row: UserSession | ApiToken | None, viewer: Viewer) -> bool:
     """Whether the session or token still lives with the same role: asked again while a long answer is sent."""
-    return found is not None and found.user.role == viewer.role
+    return row is not None and row.user.role == viewer.role
 
 
-def _maybe_user(
-    request: Request, session: SessionDep, settings: SettingsDep, _: Annotated[None, Depends(_note_use)]
-) -> User | None:
+def _maybe_user(request: Request, session: SessionDep, settings: SettingsDep, _: UseNoted) -> User | None:
     return signed_in_user(request, session, settings)
 
 
 MaybeUserDep = Annotated[User | None, Depends(_maybe_user)]
 
 
-def _api_user(
-    request: Request,
-    session: SessionDep,
-    settings: SettingsDep,
-    _: Annotated[None, Depends(_note_use)],
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> User:
-    found = tokens.find(session, token=bearer.credentials, settings=settings) if bearer else None
-    if found is None:
-        raise SignInNeeded(
-            "The API needs a valid token." if bearer is None else "This token is unknown, revoked or expired.",
-            "Send `Authorization: Bearer plf_…`; make one on the account page or with `prefloop token create`.",
-        )
-    request.state.user = viewer = Viewer.of(found.user)
-    token = bearer.credentials if bearer else ""
-    request.state.still_in = lambda later: _is_still(tokens.find(later, token=token, settings=settings), viewer)
-    if tokens.is_stale(found):
-        request.state.note_use = lambda later: tokens.touch(later, token_id=found.id)
-    return found.user
+def _api_user(request: Request, session: SessionDep, settings: SettingsDep, _: UseNoted, bearer: BearerDep) -> User:
+    return _token_user(request, session, settings, bearer)
 
 
 def _page_guard(roles: frozenset[Role]) -> Callable[..., User]:
     def user_with_role(user: MaybeUserDep) -> User:
-        if user is None:
-            raise SignInNeeded("Please sign in.")
         return _allowed(user, roles)
 
     return user_with_role
@@ -156,7 +144,9 @@ def _api_guard(roles: frozenset[Role]) -> Callable[..., User]:
     return api_user_with_role
 
 
-def _allowed(user: User, roles: frozenset[Role]) -> User:
+def _allowed(user: User | None, roles: frozenset[Role]) -> User:
+    if user is None:
+        raise SignInNeeded("Please sign in.")
     if user.role not in roles:
         needed = "admins" if roles == ADMINS else "engineers and admins"
         raise NotAllowed(
@@ -165,9 +155,34 @@ def _allowed(user: User, roles: frozenset[Role]) -> User:
     return user
 
 
+def _uploader(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> Viewer:
+    """Looked up in a session that is over before the body is read: an upload may take minutes, and SQLite has one
+    writer at a time."""
+    with read_session(engine) as session:
+        return Viewer.of(_allowed(signed_in_user(request, session, settings), ENGINEERS))
+
+
+def _api_uploader(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted, bearer: BearerDep) -> Viewer:
+    with read_session(engine) as session:
+        return Viewer.of(_allowed(_token_user(request, session, settings, bearer), ENGINEERS))
+
+
 UserDep = Annotated[User, Depends(_page_guard(EVERYBODY))]
 EngineerDep = Annotated[User, Depends(_page_guard(ENGINEERS))]
 AdminDep = Annotated[User, Depends(_page_guard(ADMINS))]
+UploaderDep = Annotated[Viewer, Depends(_uploader)]
 ApiUserDep = Annotated[User, Depends(_api_guard(EVERYBODY))]
 ApiEngineerDep = Annotated[User, Depends(_api_guard(ENGINEERS))]
 ApiAdminDep = Annotated[User, Depends(_api_guard(ADMINS))]
+ApiUploaderDep = Annotated[Viewer, Depends(_api_uploader)]
+
+
+def _browser_session(request: Request, _: UserDep) -> int:
+    session_id = request_state.of(request).session_id
+    if session_id is None:  # a page's user always comes with one
+        raise SignInNeeded("Please sign in.")
+    return session_id
+
+
+# The id of the sign-in session that this browser uses.
+BrowserSessionDep = Annotated[int, Depends(_browser_session)]

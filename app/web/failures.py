@@ -17,6 +17,7 @@ from starlette.routing import Route
 from app.db import read_session
 from app.errors import Conflict, Invalid, PrefloopError, SignInNeeded, Unavailable
 from app.security import local_path
+from app.web import request_state
 from app.web.deps import signed_in_user
 from app.web.problems import MEDIA_TYPE, FieldProblem, Problem
 from app.web.templating import is_fragment, render
@@ -138,7 +139,7 @@ def _methods_of(request: Request) -> list[str]:
 
 
 def request_id(request: Request) -> str:
-    return getattr(request.state, "request_id", "")
+    return request_state.of(request).request_id
 
 
 def _fields(error: RequestValidationError) -> list[FieldProblem]:
@@ -201,7 +202,7 @@ def _page(request: Request, fact: PrefloopError, headers: dict[str, str]) -> HTM
 
 def _look_up_viewer(request: Request) -> None:
     """So that the bar stays on the page of an error that came before anybody asked who is signed in."""
-    if getattr(request.state, "user", None) is not None:
+    if request_state.of(request).viewer is not None:
         return
     try:
         with read_session(request.app.state.engine) as session:

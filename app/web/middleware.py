@@ -17,6 +17,7 @@ from app.db import read_session
 from app.errors import CrossSite, PrefloopError, TooLarge
 from app.ops.metrics import Metrics
 from app.security import SAFE_METHODS, is_cross_site, is_loopback, response_headers
+from app.web import request_state
 from app.web.failures import respond
 
 log = structlog.get_logger("app.requests")
@@ -53,18 +54,19 @@ class Frame:
             return
         began = looked = time.perf_counter()
         status = 0
-        state = scope.setdefault("state", {})
-        state["request_id"] = number = _request_id(Headers(scope=scope))
-        state["user"] = None
+        is_stream = False
+        state = request_state.of_scope(scope)
+        state.request_id = _request_id(Headers(scope=scope))
 
         async def framed(message: Message) -> None:
-            nonlocal status, looked
+            nonlocal status, looked, is_stream
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._complete(MutableHeaders(scope=message), number)
+                self._complete(MutableHeaders(scope=message), state.request_id)
                 if _is_stream(message):
-                    state["stream"] = self.metrics.stream_opened()
-            elif "stream" in state and time.perf_counter() - looked > self.look_again_seconds:
+                    is_stream = True
+                    self.metrics.stream_opened()
+            elif is_stream and time.perf_counter() - looked > self.look_again_seconds:
                 looked = time.perf_counter()
                 if not await run_in_threadpool(self._may_go_on, scope):
                     await send({"type": "http.response.body", "body": b""})
@@ -82,17 +84,17 @@ class Frame:
             response = await run_in_threadpool(respond, request, error)
             await response(scope, receive, framed)
         finally:
-            if "stream" in state:
+            if is_stream:
                 self.metrics.stream_closed()
             self._note(scope, status, time.perf_counter() - began)
 
     def _may_go_on(self, scope: Scope) -> bool:
         """Whether whoever opened a stream is still signed in: signing out or a lost role ends it too."""
-        still_in = scope["state"].get("still_in")
+        still_in = request_state.of_scope(scope).still_in
         if still_in is None:
             return True
         with read_session(scope["app"].state.engine) as session:
-            return bool(still_in(session))
+            return still_in(session)
 
     def _complete(self, headers: MutableHeaders, number: str) -> None:
         for name, value in self.headers.items():
@@ -105,7 +107,7 @@ class Frame:
         self.metrics.answered(scope["method"], route, status, seconds)
         if scope["path"].startswith(QUIET) and status < 500:
             return
-        user = scope["state"].get("user")
+        state = request_state.of_scope(scope)
         # Never the query, nor a path that holds a link's token.
         log.info(
             "request",
@@ -113,8 +115,8 @@ class Frame:
             path=_loggable(scope["path"]),
             status=status,
             ms=round(1000 * seconds, 1),
-            user=user.username if user else None,
-            request_id=scope["state"]["request_id"],
+            user=state.viewer.username if state.viewer else None,
+            request_id=state.request_id,
             address=scope["client"][0] if scope.get("client") else None,
         )
 

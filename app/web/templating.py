@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_blocks
 
 from app.paths import STATIC, TEMPLATES
+from app.web import request_state
 from app.web.markup import excerpt, markdown
 
 FLASH_COOKIE = "prefloop_flash"
@@ -56,7 +57,7 @@ def render(
     """The page as HTML, or only its `block` (one or several) for htmx. `context`'s fields, `request`, `user` and
     `section` are the template's names."""
     names: dict[str, Any] = {field.name: getattr(context, field.name) for field in fields(context)}
-    names |= {"request": request, "user": getattr(request.state, "user", None), "section": section_of(request.url.path)}
+    names |= {"request": request, "user": request_state.of(request).viewer, "section": section_of(request.url.path)}
     if block:
         return HTMLResponse(
             render_blocks(environment(), template, [block] if isinstance(block, str) else list(block), **names), status

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.errors import Invalid, PrefloopError
 from app.models import ApiToken, User, UserSession
 from app.services.accounts import logins, sessions, tokens, users
-from app.web.deps import RowId, SessionDep, SettingsDep, UserDep
+from app.web.deps import BrowserSessionDep, RowId, SessionDep, SettingsDep, UserDep
 from app.web.templating import redirect, render
 
 router = APIRouter(prefix="/account")
@@ -46,10 +46,11 @@ class TokenForm(BaseModel):
 
 @dataclass(frozen=True)
 class AccountPage:
-    """`new_token`: shown this once. `password_problem`, `token_problem`: why the form's work wasn't done."""
+    """`here`: the session of the browser that asks. `new_token` is shown this once. `password_problem` and
+    `token_problem` say why a form did nothing."""
 
     account: User
-    session_id: int
+    here: int
     browsers: list[tuple[UserSession, str]]
     tokens: Sequence[ApiToken]
     new_token: str = ""
@@ -58,24 +59,26 @@ class AccountPage:
 
 
 @router.get("")
-def show(request: Request, session: SessionDep, user: UserDep) -> Response:
-    return _page(request, session, user)
+def show(request: Request, session: SessionDep, user: UserDep, here: BrowserSessionDep) -> Response:
+    return _page(request, session, user, here)
 
 
 @router.post("/password")
 def change_password(
-    request: Request, form: Annotated[PasswordForm, Form()], session: SessionDep, user: UserDep, settings: SettingsDep
+    request: Request,
+    form: Annotated[PasswordForm, Form()],
+    session: SessionDep,
+    user: UserDep,
+    here: BrowserSessionDep,
+    settings: SettingsDep,
 ) -> Response:
     if user.password_hash and not logins.confirm(session, user=user, password=form.current, settings=settings):
-        return _page(
-            request, session, user, password_problem=Invalid("The current password is wrong.", "Nothing was changed.")
-        )
+        wrong = Invalid("The current password is wrong.", "Nothing was changed.")
+        return _page(request, session, user, here, password_problem=wrong)
     try:
-        users.set_password(
-            session, user=user, password=form.password, by=user, keep_session_id=request.state.session_id
-        )
+        users.set_password(session, user=user, password=form.password, by=user, keep_session_id=here)
     except Invalid as problem:
-        return _page(request, session, user, password_problem=problem)
+        return _page(request, session, user, here, password_problem=problem)
     return redirect("/account", "Password changed. Other browsers were signed out.", "good")
 
 
@@ -86,20 +89,27 @@ def end_session(session_id: RowId, session: SessionDep, user: UserDep) -> Respon
 
 
 @router.post("/sessions/revoke-others")
-def end_other_sessions(request: Request, session: SessionDep, user: UserDep) -> Response:
-    ended = sessions.revoke_all(session, user=user, except_id=request.state.session_id)
+def end_other_sessions(session: SessionDep, user: UserDep, here: BrowserSessionDep) -> Response:
+    ended = sessions.revoke_all(session, user=user, except_id=here)
     return redirect("/account", f"Signed out elsewhere: {ended}.")
 
 
 @router.post("/tokens")
 def make_token(
-    request: Request, form: Annotated[TokenForm, Form()], session: SessionDep, user: UserDep, settings: SettingsDep
+    request: Request,
+    form: Annotated[TokenForm, Form()],
+    session: SessionDep,
+    user: UserDep,
+    here: BrowserSessionDep,
+    settings: SettingsDep,
 ) -> Response:
     try:
         _, secret = tokens.create(session, user=user, name=form.name, days=form.days, settings=settings)
     except Invalid as problem:
-        return _page(request, session, user, token_problem=problem)
-    return _page(request, session, user, new_token=secret)  # not after a redirect: nothing may keep the token for it
+        return _page(request, session, user, here, token_problem=problem)
+    return _page(
+        request, session, user, here, new_token=secret
+    )  # not after a redirect: nothing may keep the token for it
 
 
 @router.post("/tokens/{token_id}/revoke")
@@ -119,6 +129,7 @@ def _page(
     request: Request,
     session: Session,
     user: User,
+    here: int,
     *,
     new_token: str = "",
     password_problem: PrefloopError | None = None,
@@ -127,7 +138,7 @@ def _page(
     browsers = [(row, browser_name(row.user_agent)) for row in sessions.listing(session, user=user)]
     page = AccountPage(
         user,
-        request.state.session_id,
+        here,
         browsers,
         tokens.listing(session, user=user),
         new_token,

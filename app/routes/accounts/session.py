@@ -13,6 +13,7 @@ from app.db import write_session
 from app.errors import Conflict, Invalid, PrefloopError, TooMany, WrongCredentials
 from app.models import LinkKind, User
 from app.services.accounts import audit, links, logins, sessions, users
+from app.web import request_state
 from app.web.deps import EngineDep, MaybeUserDep, SessionDep, SettingsDep, client_address
 from app.web.templating import redirect, render
 
@@ -92,8 +93,9 @@ def sign_in(
 
 @router.post("/sign-out")
 def sign_out(request: Request, session: SessionDep, settings: SettingsDep, user: MaybeUserDep) -> Response:
-    if user:
-        sessions.revoke(session, session_id=request.state.session_id, user=user)
+    session_id = request_state.of(request).session_id
+    if user and session_id:
+        sessions.revoke(session, session_id=session_id, user=user)
     response = redirect("/sign-in", "You are signed out.")
     response.delete_cookie(
         security.cookie_name(settings), path="/", secure=settings.secure_cookies, httponly=True, samesite="lax"

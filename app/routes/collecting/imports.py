@@ -19,7 +19,7 @@ from app.db import read_session
 from app.models import Import, ImportState, Project
 from app.services.collecting import projects
 from app.services.collecting.imports import load as imports
-from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep
+from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep, UploaderDep
 from app.web.templating import is_fragment, redirect, render
 
 router = APIRouter()
@@ -55,13 +55,9 @@ def ask(slug: str, request: Request, session: SessionDep, user: EngineerDep, set
 
 
 @router.post("/projects/{slug}/import")
-async def upload(
-    slug: str, request: Request, session: SessionDep, user: EngineerDep, engine: EngineDep, settings: SettingsDep
-) -> Response:
+async def upload(slug: str, request: Request, user: UploaderDep, engine: EngineDep, settings: SettingsDep) -> Response:
     """Answers as soon as the first lines are read; the import's own page follows the rest."""
-    project = await run_in_threadpool(projects.get, session, slug)
-    # Before the body is read: SQLite has one writer at a time, and an upload may take minutes.
-    await run_in_threadpool(session.commit)
+    project = await run_in_threadpool(_project, engine, slug)
     async with request.form(max_files=1, max_fields=1) as form:
         sent = form.get("file")
         if not isinstance(sent, UploadFile) or not sent.filename or not sent.size:
@@ -70,6 +66,11 @@ async def upload(
         first = _start(engine, project.id, user.id, stream, sent.filename, settings)
     import_id = await run_in_threadpool(first.result)
     return redirect(f"/imports/{import_id}")
+
+
+def _project(engine: Engine, slug: str) -> Project:
+    with read_session(engine) as session:
+        return projects.get(session, slug)
 
 
 def _ask_again(request: Request, engine: Engine, project: Project, settings: Settings) -> Response:

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
+from app.db import read_session
 from app.errors import Invalid
 from app.models import ImportState
 from app.routes.api.collecting.projects import Slug
 from app.services.collecting import projects
 from app.services.collecting.imports import load
-from app.web.deps import ApiEngineerDep, EngineDep, RowId, SessionDep, SettingsDep
+from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, RowId, SessionDep, SettingsDep
 from app.web.problems import problems
 
 router = APIRouter(tags=["imports"])
@@ -92,8 +93,7 @@ class Body(io.RawIOBase):
 def import_pairs(
     slug: Slug,
     request: Request,
-    session: SessionDep,
-    user: ApiEngineerDep,
+    user: ApiUploaderDep,
     engine: EngineDep,
     settings: SettingsDep,
     filename: str = Query("", max_length=255),
@@ -106,12 +106,12 @@ def import_pairs(
     """
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise Invalid("The body is a form.", "Send the file itself as the body: curl --data-binary @FILE.")
-    project_id, user_id = projects.get(session, slug).id, user.id
-    session.commit()  # the import commits by batches in sessions of its own; SQLite has one writer at a time
+    with read_session(engine) as session:
+        project_id = projects.get(session, slug).id
     row = load.load(
         engine,
         project_id=project_id,
-        user_id=user_id,
+        user_id=user.id,
         stream=cast(BinaryIO, Body(request)),
         filename=filename,
         settings=settings,

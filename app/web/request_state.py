@@ -1,0 +1,48 @@
+"""What is known of one request while it is answered: its number, who asks, and what is due after the reply."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+from sqlalchemy.orm import Session
+from starlette.types import Scope
+
+from app.models import Role, User
+
+KEY = "prefloop"
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Who is signed in, for pages and logs: unlike the row it can still be read after a rollback."""
+
+    id: int
+    username: str
+    display_name: str
+    role: Role
+
+    @classmethod
+    def of(cls, user: User) -> "Viewer":
+        return cls(user.id, user.username, user.display_name, user.role)
+
+
+@dataclass
+class RequestState:
+    """`session_id`: the sign-in session of the browser, None for a token. `still_in` asks again, while a long answer is
+    sent, whether its reader may go on; `note_use` writes down that the session or token was used, where that is due."""
+
+    request_id: str = ""
+    viewer: Viewer | None = None
+    session_id: int | None = None
+    still_in: Callable[[Session], bool] | None = None
+    note_use: Callable[[Session], None] | None = None
+
+
+def of_scope(scope: Scope) -> RequestState:
+    """The one of this ASGI scope, made where nobody asked before."""
+    state: RequestState = scope.setdefault("state", {}).setdefault(KEY, RequestState())
+    return state
+
+
+def of(request: Request) -> RequestState:
+    return of_scope(request.scope)
