@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
-from app.commands import data, people, server, training
+from app.commands import checkpoints, imports, jobs, models, people, projects, runs, server, snapshots, tokens
 from app.errors import PrefloopError
 
 cli = typer.Typer(
@@ -18,9 +18,20 @@ cli = typer.Typer(
     help="Prefloop: collect preferences, train with DPO, download the checkpoint.",
 )
 server.register(cli)
-people.register(cli)
-data.register(cli)
-training.register(cli)
+cli.command("audit")(people.read_audit)
+cli.command("import")(imports.import_file)
+cli.command("export")(snapshots.export)
+cli.command("train")(runs.train)
+for name, group in {
+    "user": people.user,
+    "token": tokens.token,
+    "project": projects.project,
+    "snapshot": snapshots.snapshot,
+    "jobs": jobs.jobs,
+    "checkpoints": checkpoints.checkpoints,
+    "models": models.models,
+}.items():
+    cli.add_typer(group, name=name)
 
 
 def main() -> None:

@@ -1,0 +1,51 @@
+"""prefloop train"""
+
+from typing import Annotated
+
+import typer
+
+from app.commands.context import acting_user, console, pairs_of
+from app.commands.jobs import watch_job
+from app.commands.options import ActAs
+from app.config import get_settings
+from app.db import write_session
+from app.errors import Invalid
+from app.services.collecting import projects
+from app.services.datasets import snapshots
+from app.services.training import runs as run_service
+from app.storage import get_storage
+
+
+def train(
+    slug: str,
+    model: Annotated[str | None, typer.Option(help="Base model. Default: the project's.")] = None,
+    snapshot: Annotated[int | None, typer.Option(help="Snapshot id. Default: freeze the current dataset.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Configuration as key=value; may be repeated.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    as_user: ActAs = None,
+) -> None:
+    """Train on the project's current dataset (or on a snapshot)."""
+    config = pairs_of(settings or [])
+    with write_session() as session:
+        by, project = acting_user(session, as_user), projects.get(session, slug)
+        base = model or project.default_base_model
+        if not base:
+            raise Invalid(
+                f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
+            )
+        if snapshot is None:
+            run = run_service.train_on_current(
+                session, project=project, by=by, base_model=base, config=config, storage=get_storage(get_settings())
+            )
+        else:
+            run = run_service.create(
+                session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by
+            )
+    number = run.job_id
+    console.print(
+        f"Queued run {number}. Follow it: prefloop jobs watch {number}, or {get_settings().base_url}/jobs/{number}"
+    )
+    if watch:
+        watch_job(number)
