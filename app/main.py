@@ -17,7 +17,7 @@ from app.ops.metrics import Metrics
 from app.paths import STATIC
 from app.routes import api
 from app.routes.accounts import account, people, session
-from app.routes.collecting import compare, history, home, imports, projects
+from app.routes.collecting import compare, guidelines, history, home, imports, projects
 from app.routes.datasets import data, snapshots
 from app.routes.ops import audit, health, workers
 from app.routes.training import checkpoints, jobs, new_run
@@ -33,6 +33,7 @@ PAGES: tuple[Any, ...] = (
     audit,
     home,
     projects,
+    guidelines,
     compare,
     history,
     data,

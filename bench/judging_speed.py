@@ -21,8 +21,8 @@ from sqlalchemy.orm import Session
 from app.db import make_engine, read_session, write_session
 from app.models import Base, Choice, Comparison, Judgment, Project, Slot, SlotState, User
 from app.services.accounts import users
-from app.services.collecting import comparisons, judgments, projects
-from app.services.collecting.comparisons import NewPair
+from app.services.collecting import desk, judgments, listing, pairs, projects, slots
+from app.services.collecting.pairs import NewPair
 from app.services.datasets import snapshots
 from app.storage import Storage
 
@@ -39,7 +39,7 @@ def timed(name: str, action: Callable[[], object], times: int = 50) -> None:
 
 def fill(session: Session, project: Project, count: int) -> None:
     for start in range(0, count, 1000):
-        comparisons.add_many(
+        pairs.add_many(
             session,
             project=project,
             pairs=[
@@ -70,19 +70,19 @@ def judge_half(session: Session, project: Project, user: User) -> None:
     )
 
 
-def desk(engine: Engine, project: Project, user: User) -> None:
-    def lease_and_judge() -> None:
+def at_the_desk(engine: Engine, project: Project, user: User) -> None:
+    def show_and_judge() -> None:
         with write_session(engine) as session:
-            lease = comparisons.lease_next(session, project=project, user=user)
-            assert lease
+            pair = desk.show_next(session, project=project, user=user)
+            assert pair
         with write_session(engine) as session:
-            judgments.record(session, token=lease.token, user=user, choice="left")
+            judgments.record(session, token=pair.token, user=user, choice="left")
 
     def progress() -> None:
         with read_session(engine) as session:
-            judgments.progress(session, project=project, user=user)
+            listing.progress(session, project=project, user=user)
 
-    timed("lease a pair and judge it", lease_and_judge)
+    timed("show a pair and judge it", show_and_judge)
     timed("progress", progress, 10)
 
 
@@ -95,27 +95,27 @@ def measure(engine: Engine, count: int, folder: str) -> None:
         project = projects.create(session, slug="bench", name="Bench", by=ann, judgments_per_comparison=2)
         fill(session, project, count)
     print(f"{engine.dialect.name}: {count:,} comparisons, all open")
-    desk(engine, project, ann)
+    at_the_desk(engine, project, ann)
     with write_session(engine) as session:
-        session.execute(update(Slot).values(comparisons.OPENED), execution_options={"synchronize_session": False})
+        session.execute(update(Slot).values(slots.OPENED), execution_options={"synchronize_session": False})
         session.execute(delete(Judgment))
         judge_half(session, project, ann)
         if engine.dialect.name == "postgresql":
             session.connection().exec_driver_sql("ANALYZE")
     print("half of them judged by the same person")
-    desk(engine, project, ann)
+    at_the_desk(engine, project, ann)
     print("the same, for somebody else")
-    desk(engine, project, bo)
+    at_the_desk(engine, project, bo)
     with write_session(engine) as session:
         # What is left of the first round is done: all that is open is the second judgment of what Ann has judged.
         session.execute(
             update(Slot)
             .where(Slot.project_id == project.id, Slot.ordinal == 1, Slot.state != SlotState.DONE)
-            .values(state=SlotState.DONE, holder_id=cy.id, lease_token=None),
+            .values(state=SlotState.DONE, holder_id=cy.id, **slots.NO_LEASE),
             execution_options={"synchronize_session": False},
         )
     print("only second judgments are open, half of them of pairs that the person has judged")
-    desk(engine, project, ann)
+    at_the_desk(engine, project, ann)
     for name, action in (("preview of a snapshot", snapshots.preview), ("freezing it", snapshots.freeze)):
 
         def run(action: Callable[..., object] = action) -> None:

@@ -6,7 +6,8 @@ from app.config import Settings
 from app.db import write_session
 from app.models import Comparison, Judgment, Project, Role, Snapshot, User
 from app.services.accounts import users
-from app.services.collecting import comparisons, judgments, projects
+from app.services.collecting import desk, judgments, pairs, projects
+from app.services.collecting.desk import ShownPair
 from app.services.datasets import snapshots
 
 
@@ -51,7 +52,7 @@ class Factory:
     ) -> Comparison:
         number = self._next()
         with write_session(self.engine) as session:
-            row, added = comparisons.add(
+            row, added = pairs.add(
                 session,
                 project=session.merge(project),
                 prompt=[{"role": "user", "content": prompt or f"Question {number}?"}],
@@ -68,10 +69,23 @@ class Factory:
         """Takes the user's next pair and judges it; None when nothing waits."""
         with write_session(self.engine) as session:
             project, user = session.merge(project), session.merge(user)
-            lease = comparisons.lease_next(session, project=project, user=user)
-            if lease is None:
+            pair = desk.show_next(session, project=project, user=user)
+            if pair is None:
                 return None
-            return judgments.record(session, token=lease.token, user=user, choice=choice, **more)
+            return judgments.record(session, token=pair.token, user=user, choice=choice, **more)
+
+    def shown(self, project: Project, user: User, **more: object) -> ShownPair | None:
+        """The user's next pair, on the desk."""
+        with write_session(self.engine) as session:
+            return desk.show_next(session, project=session.merge(project), user=session.merge(user), **more)
+
+    def record(self, token: str, user: User, choice: str = "left", **more: object) -> Judgment:
+        with write_session(self.engine) as session:
+            return judgments.record(session, token=token, user=session.merge(user), choice=choice, **more)
+
+    def undo(self, project: Project, user: User) -> ShownPair | None:
+        with write_session(self.engine) as session:
+            return desk.undo(session, project=session.merge(project), user=session.merge(user))
 
     def judged(self, count: int = 8, **rules: object) -> Project:
         """A project with `count` comparisons, each judged once by one evaluator."""

@@ -68,7 +68,7 @@ def import_file(
             f"{row.lines:,} lines: {row.added:,} added ({row.judged:,} already judged), {row.duplicates:,} duplicates, "
             f"{row.rejected:,} rejected."
         )
-        show(row.rejections[:20], as_json=False, empty="")
+        show([dict(rejection) for rejection in row.rejections[:20]], as_json=False, empty="")
         if row.rejected > 20:
             console.print(f"… and {row.rejected - 20:,} more; --json lists up to a thousand.")
     if row.state == ImportState.FAILED:

@@ -8,6 +8,7 @@ import typer
 from app.commands.context import acting_user, console, pairs_of, show
 from app.commands.options import ActAs, AsJson
 from app.db import read_session, write_session
+from app.services.collecting import guidelines as guideline_texts
 from app.services.collecting import projects
 
 project = typer.Typer(no_args_is_help=True, help="Projects.")
@@ -77,7 +78,7 @@ def change_guidelines(
 ) -> None:
     """Store a new version of a project's guidelines."""
     with write_session() as session:
-        row = projects.set_guidelines(
+        row = guideline_texts.write(
             session, project=projects.get(session, slug), text=file.read_text(), by=acting_user(session, as_user)
         )
     console.print(f"Guidelines of {slug} are at version {row.version}.")

@@ -8,11 +8,12 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict
-from app.models import Comparison, Guideline, Project, Prompt, Role, Showing, Side, Slot, SlotState, User
+from app.models import Comparison, Guideline, Project, Prompt, Role, Showing, Side, User
 from app.models.base import now as utc_now
 from app.paths import DEMO_CONTENT
 from app.services.accounts import audit, users
-from app.services.collecting import comparisons, judgments, projects
+from app.services.collecting import desk, judgments, projects, slots
+from app.services.collecting import pairs as pair_store
 from app.services.collecting.imports.forms import parse
 from app.services.collecting.judgments import SideChoice
 from app.services.training import base_models
@@ -33,7 +34,7 @@ def seed(session: Session, *, now: datetime | None = None) -> bool:
     now = now or utc_now()
     project = _project(session)
     pairs = [parse(line).pair for line in (DEMO_CONTENT / "pairs.jsonl").read_bytes().splitlines()]
-    stored = comparisons.add_many(session, project=project, pairs=pairs)
+    stored = pair_store.add_many(session, project=project, pairs=pairs)
     ids = {str(pair.external_id): at.comparison_id for pair, at in zip(pairs, stored, strict=True)}
     said = [json.loads(line) for line in (DEMO_CONTENT / "judgments.jsonl").read_text(encoding="utf-8").splitlines()]
     evaluators = {name: _evaluator(session, name, now - AGE) for name in sorted({line["evaluator"] for line in said})}
@@ -78,10 +79,11 @@ def _judge(
     """One judgment, as if made `hours_ago` with the pair shown `seconds` before."""
     at = now - timedelta(hours=line["hours_ago"])
     first_side = Side.LEFT if line["left"] == "first" else Side.RIGHT
-    _ensure_free_slot(session, project, comparison_id)
-    # A showing of its own, not a lease: which pair, which side and when are given here, not drawn.
+    # The demo's second opinions go beyond the one judgment that its project wants of each comparison.
+    slots.want_one_more(session, comparison=session.get_one(Comparison, comparison_id))
+    # A showing without a lease: which pair, which side and when are given here, not drawn.
     showing = Showing(
-        token=comparisons.new_token(),
+        token=desk.new_token(),
         comparison_id=comparison_id,
         user_id=user.id,
         first_side=first_side,
@@ -99,13 +101,6 @@ def _judge(
         rationale=line["rationale"],
         now=at,
     )
-
-
-def _ensure_free_slot(session: Session, project: Project, comparison_id: int) -> None:
-    """The demo's second opinions go beyond the one judgment that its project wants of each comparison."""
-    states = session.scalars(select(Slot.state).where(Slot.comparison_id == comparison_id)).all()
-    if SlotState.OPEN not in states:
-        session.add(Slot(project_id=project.id, comparison_id=comparison_id, ordinal=len(states) + 1))
 
 
 def _clicked(choice: str, first_side: Side) -> SideChoice:

@@ -15,7 +15,7 @@ from app.models.comparison import (
     SourceKind,
     Split,
 )
-from app.models.importing import Import, ImportState
+from app.models.importing import Import, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
 from app.models.project import Guideline, Project
@@ -48,6 +48,7 @@ __all__ = [
     "LoginAttempt",
     "Project",
     "Prompt",
+    "Rejection",
     "Response",
     "Role",
     "Showing",

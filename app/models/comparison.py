@@ -100,30 +100,40 @@ class Side(StrEnum):
 
 
 class Slot(Base):
-    """One wanted judgment of one comparison. `project_id` and `rank` (minus the priority: the smallest is next)
-    repeat the comparison's, so that the next slot is one index lookup. Unique (comparison, holder): nobody gets
-    two slots of one comparison. `lease_token` names the Showing that the holder answers."""
+    """One wanted judgment of one comparison. services.collecting.slots is its only writer.
+
+    `project_id` and `priority` repeat the comparison's, so that the next slot is one index lookup. Unique (comparison,
+    holder): nobody gets two slots of one comparison. `lease_token` names the Showing that the holder answers.
+    """
 
     __tablename__ = "slots"
     __table_args__ = (
         UniqueConstraint("comparison_id", "ordinal"),
         UniqueConstraint("comparison_id", "holder_id"),
-        Index("ix_slots_next", "project_id", "state", "rank", "ordinal", "comparison_id"),
-        CheckConstraint("state = 'open' OR holder_id IS NOT NULL", name="held"),
+        CheckConstraint(
+            "state <> 'open' OR (holder_id IS NULL AND lease_token IS NULL AND leased_until IS NULL)", name="open"
+        ),
+        CheckConstraint(
+            "state <> 'leased' OR (holder_id IS NOT NULL AND lease_token IS NOT NULL AND leased_until IS NOT NULL)",
+            name="leased",
+        ),
+        CheckConstraint(
+            "state <> 'done' OR (holder_id IS NOT NULL AND lease_token IS NULL AND leased_until IS NULL)", name="done"
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
     ordinal: Mapped[int]
-    rank: Mapped[int] = mapped_column(default=0)
+    priority: Mapped[int] = mapped_column(default=0)
     state: Mapped[SlotState] = mapped_column(string_enum(SlotState, "state"), default=SlotState.OPEN)
     holder_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
     lease_token: Mapped[str | None] = mapped_column(String(64), unique=True)
-    leased_at: Mapped[datetime | None]
     leased_until: Mapped[datetime | None]
 
-    comparison: Mapped[Comparison] = relationship(lazy="raise")
+
+Index("ix_slots_next", Slot.project_id, Slot.state, Slot.priority.desc(), Slot.ordinal, Slot.comparison_id)
 
 
 class Showing(Base):

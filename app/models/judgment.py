@@ -19,13 +19,18 @@ class JudgmentSource(StrEnum):
 
 
 class Judgment(Base):
-    """One person's verdict on one comparison; a person has at most one that is not superseded. `lease_token` makes
-    submitting idempotent; `late` marks one that came after its lease had passed to somebody else; `superseded` is set
-    by the transaction that adds the newer row."""
+    """What one person decided about one comparison; a person has at most one that isn't superseded.
+
+    `slot_id` is the slot that it filled: a skip fills none, and neither does a `late` one, which came after its lease had
+    passed to somebody else. `lease_token` names the showing that it answers and makes submitting idempotent; an imported
+    judgment has none. The transaction that adds a newer row sets `superseded`.
+    """
 
     __tablename__ = "judgments"
     __table_args__ = (
         CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="strength"),
+        CheckConstraint("NOT late OR slot_id IS NULL", name="late"),
+        CheckConstraint("choice <> 'skip' OR slot_id IS NULL", name="skip"),
         Index("ix_judgments_comparison_user", "comparison_id", "user_id"),
         Index(
             "uq_judgments_current",

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from app.db import get_engine, read_session, write_session
 from app.models import Judgment, Project, Role, User, UserSession
 from app.models.base import now
-from app.services.collecting import projects
+from app.services.collecting import guidelines
 from tests.browser.keys import close_guidelines, gone, press_for_next, token
 from tests.live import LiveServer
 
@@ -271,7 +271,7 @@ def test_help_and_guidelines_open_and_close_by_keys(
     expect(page.locator("#help")).to_be_hidden()
     assert len(judgments(live_server)) == 1, "a key judged behind the open help"
     with write_session(get_engine(live_server.settings)) as session:
-        projects.set_guidelines(session, project=session.merge(project), text="New rules.", by=session.merge(user))
+        guidelines.write(session, project=session.merge(project), text="New rules.", by=session.merge(user))
     page.keyboard.press("2")
     expect(page.locator("#guidelines")).to_contain_text("New rules.")
 

@@ -27,7 +27,7 @@ from app.models import (
     User,
 )
 from app.paths import DEMO_CONTENT
-from app.services.collecting import comparisons, judgments, projects
+from app.services.collecting import desk, guidelines, judgments, listing, projects
 from app.services.datasets import snapshots
 from app.services.training import base_models
 from tests.factory import Factory
@@ -56,7 +56,7 @@ def counts(session: Session) -> dict[str, int]:
 
 def test_the_project_comes_with_guidelines_a_model_and_its_comparisons(session: Session, seeded: Project) -> None:
     assert seeded.is_demo and seeded.default_base_model == base_models.DEMO_MODEL
-    assert "**Tie**" in projects.guideline(session, project=seeded).text
+    assert "**Tie**" in guidelines.get(session, project=seeded).text
     assert session.scalar(select(func.count()).select_from(Comparison)) == len(PAIRS) >= 56
 
 
@@ -114,7 +114,7 @@ def test_36_comparisons_are_judged_and_the_rest_wait_for_the_newcomer(
     session: Session, seeded: Project, admin: User
 ) -> None:
     newcomer = session.get(User, admin.id)
-    progress = judgments.progress(session, project=seeded, user=newcomer, now=NOW)
+    progress = listing.progress(session, project=seeded, user=newcomer, now=NOW)
     assert progress.waiting_for_me == len(PAIRS) - 36 >= 20
     assert progress.today == 0
     slots = Counter(session.scalars(select(Slot.state)))
@@ -122,7 +122,7 @@ def test_36_comparisons_are_judged_and_the_rest_wait_for_the_newcomer(
 
 
 def test_the_newcomer_first_gets_a_pair_that_nobody_judged(session: Session, seeded: Project, admin: User) -> None:
-    lease = comparisons.lease_next(session, project=seeded, user=session.get(User, admin.id), now=NOW)
+    lease = desk.show_next(session, project=seeded, user=session.get(User, admin.id), now=NOW)
     assert "quota exceeded" in lease.prompt[-1]["content"]
     judgments.record(session, token=lease.token, user=session.get(User, admin.id), choice="left", now=NOW)
 

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from app.db import write_session
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Guideline, Judgment, Project, User
-from app.services.collecting import comparisons, judgments, projects
-from app.services.collecting.comparisons import Lease
-from app.services.collecting.judgments import Progress
+from app.services.collecting import desk, guidelines, judgments, listing, projects
+from app.services.collecting.desk import ShownPair
+from app.services.collecting.listing import Progress
 from app.web.deps import EngineDep, SessionDep, UserDep
 from app.web.templating import is_fragment, redirect, render
 
@@ -29,7 +29,7 @@ SAID = {
 STRENGTHS = {1: "Slightly", 2: "Clearly", 3: "Far"}
 
 
-class Verdict(BaseModel):
+class JudgmentForm(BaseModel):
     """The desk's form. `seen_guidelines`: the version that is open beside the pair."""
 
     token: str = ""
@@ -52,10 +52,10 @@ class Draft:
 
 @dataclass(frozen=True)
 class DeskPage:
-    """`lease` is None where nothing waits. `said` is spoken to screen readers, `notice` shown above the pair."""
+    """`pair` is None where nothing waits. `said` is spoken to screen readers, `notice` shown above the pair."""
 
     project: Project
-    lease: Lease | None
+    pair: ShownPair | None
     progress: Progress
     guideline: Guideline | None
     draft: Draft
@@ -77,37 +77,37 @@ def show(request: Request, slug: str, user: UserDep, engine: EngineDep, edit: in
 
 @router.post("/projects/{slug}/compare")
 def judge(
-    request: Request, slug: str, session: SessionDep, user: UserDep, verdict: Annotated[Verdict, Form()]
+    request: Request, slug: str, session: SessionDep, user: UserDep, form: Annotated[JudgmentForm, Form()]
 ) -> Response:
     project = projects.get(session, slug)
     try:
         judgment = judgments.record(
             session,
-            token=verdict.token,
+            token=form.token,
             user=user,
-            choice=verdict.choice,  # type: ignore[arg-type]
-            strength=_strength(verdict.strength),
-            rationale=verdict.rationale,
-            flags=verdict.flags,
+            choice=form.choice,  # type: ignore[arg-type]
+            strength=_strength(form.strength),
+            rationale=form.rationale,
+            flags=form.flags,
         )
     except (Invalid, Conflict, NotFound) as refusal:
-        return _refused(request, session, project, user, verdict, refusal)
+        return _refused(request, session, project, user, form, refusal)
     said = f"{SAID[judgments.side_of(judgment)]}, saved."
     notice = (
         "The pair had gone to somebody else by then: your judgment is kept as an extra one." if judgment.late else ""
     )
-    return _next(request, session, project, user, verdict, said=said, notice=notice)
+    return _next(request, session, project, user, form, said=said, notice=notice)
 
 
 @router.post("/projects/{slug}/compare/undo")
 def undo(request: Request, slug: str, session: SessionDep, user: UserDep) -> Response:
     project = projects.get(session, slug)
-    lease = judgments.reopen_last(session, project=project, user=user)
-    if lease is None or lease.previous is None:
-        return _next(request, session, project, user, Verdict(), notice="There is nothing to undo yet.")
+    pair = desk.undo(session, project=project, user=user)
+    if pair is None or pair.previous is None:
+        return _next(request, session, project, user, JudgmentForm(), notice="There is nothing to undo yet.")
     if not is_fragment(request):
-        return redirect(f"/projects/{slug}/compare?edit={lease.previous.id}")
-    return _reply(request, _edit_page(session, project, user, lease, lease.previous), seen=project.guideline_version)
+        return redirect(f"/projects/{slug}/compare?edit={pair.previous.id}")
+    return _reply(request, _edit_page(session, project, user, pair, pair.previous), seen=project.guideline_version)
 
 
 def _desk(
@@ -115,9 +115,9 @@ def _desk(
 ) -> DeskPage:
     return DeskPage(
         project,
-        comparisons.lease_next(session, project=project, user=user),
-        judgments.progress(session, project=project, user=user),
-        projects.guideline(session, project=project),
+        desk.show_next(session, project=project, user=user),
+        listing.progress(session, project=project, user=user),
+        guidelines.get(session, project=project),
         draft or Draft(),
         said,
         notice,
@@ -128,16 +128,16 @@ def _editing(session: Session, project: Project, user: User, judgment_id: int) -
     judgment = judgments.get(session, judgment_id, user=user)
     if judgment.project_id != project.id:
         raise NotFound("There is no such judgment of yours in this project.", "Look at your history.")
-    return _edit_page(session, project, user, judgments.reopen(session, judgment=judgment, user=user), judgment)
+    return _edit_page(session, project, user, desk.reopen(session, judgment=judgment, user=user), judgment)
 
 
-def _edit_page(session: Session, project: Project, user: User, lease: Lease, previous: Judgment) -> DeskPage:
+def _edit_page(session: Session, project: Project, user: User, pair: ShownPair, previous: Judgment) -> DeskPage:
     draft = Draft(judgments.side_of(previous), previous.strength, previous.rationale, list(previous.flags))
     return DeskPage(
         project,
-        lease,
-        judgments.progress(session, project=project, user=user),
-        projects.guideline(session, project=project),
+        pair,
+        listing.progress(session, project=project, user=user),
+        guidelines.get(session, project=project),
         draft,
         said=f"Your judgment was: {SAID[draft.choice]}. Choose again.",
     )
@@ -148,7 +148,7 @@ def _refused(
     session: Session,
     project: Project,
     user: User,
-    verdict: Verdict,
+    form: JudgmentForm,
     refusal: Invalid | Conflict | NotFound,
 ) -> Response:
     """What can't be recorded costs nothing but a line: an unfit form keeps its text, a pair that is settled gives way."""
@@ -157,10 +157,10 @@ def _refused(
     if isinstance(refusal, NotFound):
         notice = "That pair isn't yours any more. Here is another."
     elif isinstance(refusal, Invalid):
-        draft = Draft("", None, verdict.rationale, verdict.flags)
+        draft = Draft("", None, form.rationale, form.flags)
     if not is_fragment(request):
         return redirect(f"/projects/{project.slug}/compare", notice, "bad")
-    return _reply(request, _desk(session, project, user, notice=notice, draft=draft), seen=verdict.seen_guidelines)
+    return _reply(request, _desk(session, project, user, notice=notice, draft=draft), seen=form.seen_guidelines)
 
 
 def _next(
@@ -168,14 +168,14 @@ def _next(
     session: Session,
     project: Project,
     user: User,
-    verdict: Verdict,
+    form: JudgmentForm,
     *,
     said: str = "",
     notice: str = "",
 ) -> Response:
     if not is_fragment(request):
         return redirect(f"/projects/{project.slug}/compare", notice)
-    return _reply(request, _desk(session, project, user, said=said, notice=notice), seen=verdict.seen_guidelines)
+    return _reply(request, _desk(session, project, user, said=said, notice=notice), seen=form.seen_guidelines)
 
 
 def _reply(request: Request, page: DeskPage, *, seen: int) -> Response:

@@ -8,8 +8,8 @@ from fastapi.responses import Response
 from app.models import Project
 from app.paging import Page
 from app.routes.collecting.compare import SAID, STRENGTHS
-from app.services.collecting import judgments, projects
-from app.services.collecting.judgments import Entry, Progress
+from app.services.collecting import judgments, listing, projects
+from app.services.collecting.listing import Entry, Progress
 from app.web.deps import SessionDep, UserDep
 from app.web.templating import render
 
@@ -34,7 +34,7 @@ def show(request: Request, slug: str, session: SessionDep, user: UserDep, page: 
         "collecting/history/show.html",
         HistoryPage(
             project,
-            judgments.history(session, project=project, user=user, page=page, size=25),
-            judgments.progress(session, project=project, user=user),
+            listing.history(session, project=project, user=user, page=page, size=25),
+            listing.progress(session, project=project, user=user),
         ),
     )

@@ -8,8 +8,8 @@ from fastapi.responses import RedirectResponse, Response
 
 from app.models import Role
 from app.security import local_path
-from app.services.collecting import judgments, projects
-from app.services.collecting.judgments import Progress
+from app.services.collecting import listing, projects
+from app.services.collecting.listing import Progress
 from app.services.collecting.projects import Overview
 from app.web.deps import SessionDep, UserDep
 from app.web.templating import THEME_COOKIE, THEMES, redirect, render
@@ -38,7 +38,7 @@ def home(request: Request, session: SessionDep, user: UserDep) -> Response:
     if user.role is Role.EVALUATOR and len(overviews) == 1:
         return redirect(f"/projects/{overviews[0].project.slug}/compare")
     mine = {
-        overview.project.id: judgments.progress(session, project=overview.project, user=user) for overview in overviews
+        overview.project.id: listing.progress(session, project=overview.project, user=user) for overview in overviews
     }
     return render(request, "collecting/home/show.html", ProjectsPage(overviews, mine))
 

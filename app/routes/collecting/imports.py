@@ -126,7 +126,7 @@ def _start(
 def show(import_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
     row = imports.get(session, import_id)
     stalled = imports.is_stalled(row)
-    reasons = Counter(str(rejection["reason"]) for rejection in row.rejections).most_common()
+    reasons = Counter(rejection["reason"] for rejection in row.rejections).most_common()
     page = ImportPage(
         session.get_one(Project, row.project_id),
         row,

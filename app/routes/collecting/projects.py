@@ -1,20 +1,18 @@
-"""Projects: the list, a new one, its settings, and its guidelines with their history."""
+"""Projects: the list, a new one, and its settings."""
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel
 
-from app.errors import Conflict, Invalid, NotFound
-from app.models import Guideline, Project, Role
+from app.errors import Conflict, Invalid
+from app.models import Project, Role
 from app.routes.collecting import home
-from app.services.collecting import judgments, projects
-from app.services.collecting.projects import GuidelineVersion
+from app.services.collecting import listing as listings
+from app.services.collecting import projects
 from app.web.deps import EngineerDep, SessionDep, UserDep
-from app.web.markup import markdown
 from app.web.templating import redirect, render
 
 router = APIRouter()
@@ -88,32 +86,11 @@ class SettingsPage:
     errors: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class DiffLine:
-    """`mark`: + added, - removed, or a space."""
-
-    mark: str
-    text: str
-
-
-@dataclass(frozen=True)
-class GuidelinesPage:
-    """One version to read; `diff` compares it with the one before it. `text` is what the editor holds."""
-
-    project: Project
-    shown: Guideline | None
-    versions: list[GuidelineVersion]
-    diff: list[DiffLine]
-    can_edit: bool
-    text: str
-    error: str = ""
-
-
 @router.get("/projects")
 def listing(request: Request, session: SessionDep, user: UserDep) -> Response:
     overviews = projects.listing(session, user=user)
     mine = {
-        overview.project.id: judgments.progress(session, project=overview.project, user=user) for overview in overviews
+        overview.project.id: listings.progress(session, project=overview.project, user=user) for overview in overviews
     }
     return render(request, "collecting/home/show.html", home.ProjectsPage(overviews, mine))
 
@@ -175,76 +152,6 @@ def update(
     return redirect(f"/projects/{slug}/settings", "Settings saved.", "good")
 
 
-@router.get("/projects/{slug}/guidelines")
-def guidelines(request: Request, slug: str, session: SessionDep, user: UserDep, version: int | None = None) -> Response:
-    project = projects.get(session, slug)
-    shown = projects.guideline(session, project=project, version=version)
-    if version is not None and shown is None:
-        raise NotFound(
-            f"{project.name} has no version {version} of its guidelines.", "Look at the versions that there are."
-        )
-    before = projects.guideline(session, project=project, version=shown.version - 1) if shown else None
-    return render(
-        request,
-        "collecting/projects/guidelines.html",
-        GuidelinesPage(
-            project,
-            shown,
-            projects.guideline_versions(session, project=project),
-            _diff(before, shown),
-            can_edit=user.role is not Role.EVALUATOR,
-            text=shown.text if shown else "",
-        ),
-    )
-
-
-@router.post("/projects/{slug}/guidelines")
-def write_guidelines(
-    request: Request, slug: str, session: SessionDep, user: EngineerDep, text: Annotated[str, Form()] = ""
-) -> Response:
-    project = projects.get(session, slug)
-    text = text.replace("\r\n", "\n")  # as browsers send it
-    try:
-        saved = projects.set_guidelines(session, project=project, text=text, by=user)
-    except Invalid as refusal:
-        project = projects.get(session, slug)
-        return render(
-            request,
-            "collecting/projects/guidelines.html",
-            GuidelinesPage(
-                project,
-                projects.guideline(session, project=project),
-                projects.guideline_versions(session, project=project),
-                [],
-                can_edit=True,
-                text=text,
-                error=str(refusal),
-            ),
-            status=refusal.status,
-        )
-    return redirect(
-        f"/projects/{slug}/guidelines",
-        f"Version {saved.version} is what evaluators see from their next pair on.",
-        "good",
-    )
-
-
-@router.post("/projects/{slug}/guidelines/preview")
-def preview_guidelines(
-    slug: str, session: SessionDep, user: EngineerDep, text: Annotated[str, Form()] = ""
-) -> Response:
-    """The text as evaluators would see it; nothing is kept."""
-    projects.get(session, slug)
-    return HTMLResponse(markdown(text) or '<p class="muted">Nothing written yet.</p>')
-
-
 def _errors(refusal: Invalid | Conflict) -> dict[str, str]:
     name = str(refusal.details.get("field", ""))
     return {{"lease_seconds": "lease_minutes"}.get(name, name): str(refusal)}
-
-
-def _diff(before: Guideline | None, shown: Guideline | None) -> list[DiffLine]:
-    if before is None or shown is None:
-        return []
-    lines = difflib.unified_diff(before.text.splitlines(), shown.text.splitlines(), n=2, lineterm="")
-    return [DiffLine(line[0], line[1:]) for line in lines if not line.startswith(("---", "+++", "@@"))]

@@ -7,8 +7,8 @@ from fastapi.responses import Response
 
 from app.models import Choice, Comparison, Judgment, Project, Snapshot, Split
 from app.paging import Page
-from app.services.collecting import comparisons, judgments, projects
-from app.services.collecting.comparisons import Filters, Row
+from app.services.collecting import listing, projects
+from app.services.collecting.listing import Filters, Row
 from app.services.datasets import snapshots
 from app.services.datasets.rules import LEFT_OUT
 from app.services.datasets.snapshots import Preview
@@ -71,12 +71,11 @@ def show(
         text=text[:200],
         import_id=int(import_id) if import_id.isdecimal() and len(import_id) < 10 else None,
     )
-    found = comparisons.listing(session, project=project, filters=filters, page=page, size=25)
     shown = DataPage(
         project,
         snapshots.preview(session, project=project),
         snapshots.listing(session, project=project),
-        found,
+        listing.comparisons(session, project=project, filters=filters, page=page, size=25),
         filters,
         filters != Filters(),
         STATES,
@@ -90,11 +89,9 @@ def show(
 @router.get("/comparisons/{comparison_id}")
 def comparison(comparison_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
     """One comparison with its sources and every judgment, for those who may see them."""
-    found = comparisons.get(session, comparison_id)
+    row = listing.comparison(session, comparison_id)
     return render(
         request,
         "datasets/data/comparison.html",
-        ComparisonPage(
-            session.get_one(Project, found.project_id), found, judgments.of_comparison(session, found.id), CHOICES
-        ),
+        ComparisonPage(session.get_one(Project, row.project_id), row, listing.judgments_of(session, row.id), CHOICES),
     )

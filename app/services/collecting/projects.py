@@ -2,16 +2,16 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Invalid, NotFound
-from app.models import Comparison, Guideline, Judgment, Project, Slot, SlotState, User
+from app.models import Comparison, Judgment, Project, User
 from app.services.accounts import audit
-from app.services.collecting import comparisons
+from app.services.collecting import guidelines as guideline_texts
+from app.services.collecting import slots, typed_text
 
 SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 RESERVED_SLUGS = frozenset({"new"})
@@ -34,7 +34,7 @@ LIMITS = {
     "eval_percent": (0, 50),
     "daily_goal": (0, 10_000),
 }
-LONGEST = {"name": 120, "description": 4_000, "guidelines": 100_000, "default_base_model": 255}
+LONGEST = {"name": 120, "description": 4_000, "default_base_model": 255}
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,6 @@ class Overview:
     wanted: int
     done: int
     judgments: int
-
-
-@dataclass(frozen=True)
-class GuidelineVersion:
-    """A version of the guidelines without its text; `author` is a display name."""
-
-    version: int
-    author: str
-    created_at: datetime
 
 
 def slug_of(name: str) -> str:
@@ -72,7 +63,8 @@ def create(
             "Use 1 to 64 lower-case letters, digits and hyphens, other than “new”.",
             field="slug",
         )
-    _check_text(name=name, description=description, guidelines=guidelines)
+    _check_text(name=name, description=description)
+    guideline_texts.check(guidelines)
     _check_name(name)
     _check_rules(rules)
     project = Project(slug=slug, name=name.strip(), description=description, created_by_id=by.id, **rules)
@@ -83,7 +75,7 @@ def create(
         raise Conflict(f"A project “{slug}” exists already.", "Choose another address.", field="slug") from error
     audit.record(session, by=by, action="project.create", target=f"project {project.id}", slug=slug)
     if guidelines.strip():
-        set_guidelines(session, project=project, text=guidelines, by=by)
+        guideline_texts.write(session, project=project, text=guidelines, by=by)
     return project
 
 
@@ -96,15 +88,6 @@ def get(session: Session, slug: str) -> Project:
 
 def listing(session: Session, *, user: User) -> list[Overview]:
     """Every project with its counts, the newest first. Everybody who is signed in may judge in every project."""
-    slots = (
-        select(
-            Slot.project_id,
-            func.count().label("wanted"),
-            func.count().filter(Slot.state == SlotState.DONE).label("done"),
-        )
-        .group_by(Slot.project_id)
-        .subquery()
-    )
     pairs = select(Comparison.project_id, func.count().label("n")).group_by(Comparison.project_id).subquery()
     votes = (
         select(Judgment.project_id, func.count().label("n"))
@@ -113,19 +96,17 @@ def listing(session: Session, *, user: User) -> list[Overview]:
         .subquery()
     )
     rows = session.execute(
-        select(
-            Project,
-            func.coalesce(pairs.c.n, 0),
-            func.coalesce(slots.c.wanted, 0),
-            func.coalesce(slots.c.done, 0),
-            func.coalesce(votes.c.n, 0),
-        )
+        select(Project, func.coalesce(pairs.c.n, 0), func.coalesce(votes.c.n, 0))
         .outerjoin(pairs, pairs.c.project_id == Project.id)
-        .outerjoin(slots, slots.c.project_id == Project.id)
         .outerjoin(votes, votes.c.project_id == Project.id)
         .order_by(Project.id.desc())
-    )
-    return [Overview(*row) for row in rows]
+    ).tuples()
+    places = slots.by_project(session)
+    overviews = []
+    for project, comparisons, judgments in rows:
+        of_project = places.get(project.id, slots.Places())
+        overviews.append(Overview(project, comparisons, of_project.wanted, of_project.done, judgments))
+    return overviews
 
 
 def update(
@@ -152,42 +133,9 @@ def update(
         setattr(project, key, value)
     session.flush()
     if "judgments_per_comparison" in changes:
-        comparisons.match_slots(session, project=project)
+        slots.match(session, project=project)
     audit.record(session, by=by, action="project.update", target=f"project {project.id}", before=before, after=changes)
     return project
-
-
-def set_guidelines(session: Session, *, project: Project, text: str, by: User) -> Guideline:
-    """A new version of the guidelines; the same text again keeps the version."""
-    _check_text(guidelines=text)
-    # Locked: two people saving at once get two versions, one after the other.
-    session.refresh(project, with_for_update={"key_share": True})
-    current = guideline(session, project=project)
-    if current is not None and current.text == text:
-        return current
-    fresh = Guideline(project_id=project.id, version=project.guideline_version + 1, text=text, created_by_id=by.id)
-    session.add(fresh)
-    project.guideline_version = fresh.version
-    session.flush()
-    audit.record(session, by=by, action="project.guidelines", target=f"project {project.id}", version=fresh.version)
-    return fresh
-
-
-def guideline(session: Session, *, project: Project, version: int | None = None) -> Guideline | None:
-    """One version of the guidelines, by default the current; None where none was written."""
-    wanted = project.guideline_version if version is None else version
-    return session.scalar(select(Guideline).where(Guideline.project_id == project.id, Guideline.version == wanted))
-
-
-def guideline_versions(session: Session, *, project: Project) -> list[GuidelineVersion]:
-    """All versions, the latest first."""
-    rows = session.execute(
-        select(Guideline.version, User.display_name, Guideline.created_at)
-        .outerjoin(User, User.id == Guideline.created_by_id)
-        .where(Guideline.project_id == project.id)
-        .order_by(Guideline.version.desc())
-    )
-    return [GuidelineVersion(version, author or "", created_at) for version, author, created_at in rows]
 
 
 def _check_name(name: str) -> None:
@@ -197,14 +145,8 @@ def _check_name(name: str) -> None:
 
 def _check_text(**texts: str | None) -> None:
     for field, text in texts.items():
-        if text is None:
-            continue
-        if len(text) > LONGEST[field]:
-            raise Invalid(
-                f"The {field} is {len(text):,} characters long.", f"Keep it to {LONGEST[field]:,}.", field=field
-            )
-        if "\0" in text:
-            raise Invalid(f"The {field} contains a NUL character.", "Remove it.", field=field)
+        if text is not None:
+            typed_text.check(text, what=field, field=field, longest=LONGEST[field])
 
 
 def _check_rules(rules: dict[str, object]) -> None:

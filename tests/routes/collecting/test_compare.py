@@ -10,9 +10,9 @@ from sqlalchemy import Engine, func, select, update
 from starlette.testclient import TestClient
 
 from app.db import read_session, write_session
-from app.models import Judgment, Project, Role, Slot, User
+from app.models import Judgment, Project, Role, Slot, SlotState, User
 from app.models.base import now
-from app.services.collecting import projects
+from app.services.collecting import guidelines, projects
 from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -80,10 +80,10 @@ def test_the_desk_shows_question_answers_guidelines_and_what_is_left(
 def test_earlier_turns_are_folded_and_the_last_is_open(
     desk: TestClient, factory: Factory, project: Project, engine: Engine
 ) -> None:
-    from app.services.collecting import comparisons
+    from app.services.collecting import pairs
 
     with write_session(engine) as session:
-        comparisons.add(
+        pairs.add(
             session,
             project=session.merge(project),
             responses=("a", "b"),
@@ -106,7 +106,7 @@ def test_nothing_on_the_page_tells_which_model_wrote_an_answer(
     desk: TestClient, factory: Factory, project: Project
 ) -> None:
     from app.models import SourceKind
-    from app.services.collecting.comparisons import Source
+    from app.services.collecting.pairs import Source
 
     factory.comparison(
         project,
@@ -226,7 +226,8 @@ def test_a_judgment_after_its_lease_ran_out_is_kept(
     factory.comparison(project)
     token = token_of(desk.get("/projects/tone/compare").text)
     with write_session(engine) as session:
-        session.execute(update(Slot).values(leased_until=now() - timedelta(seconds=1)))
+        ended = update(Slot).where(Slot.state == SlotState.LEASED).values(leased_until=now() - timedelta(seconds=1))
+        session.execute(ended)
     assert factory.judge(project, factory.user(), "left") is not None
     reply = post(desk, token)
     assert reply.status_code == 200 and "had gone to somebody else" in text_of(reply.text)
@@ -285,7 +286,7 @@ def test_guidelines_that_changed_come_with_the_next_pair(
     token = token_of(desk.get("/projects/tone/compare").text)
     admin = factory.admin()
     with write_session(engine) as session:
-        projects.set_guidelines(session, project=session.merge(project), text="Now pick the **kinder** one.", by=admin)
+        guidelines.write(session, project=session.merge(project), text="Now pick the **kinder** one.", by=admin)
     reply = post(desk, token)
     assert "<strong>kinder</strong>" in reply.text and 'data-version="2"' in reply.text
     reply = desk.post(

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from app.db import read_session
 from app.models import Project, Role, User
-from app.services.collecting import projects
+from app.services.collecting import guidelines, projects
 from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -136,9 +136,7 @@ def test_saving_unchanged_guidelines_keeps_the_version(engineer: TestClient, fac
     engineer.post("/projects/tone/guidelines", data={"text": "a\r\nb"})
     engineer.post("/projects/tone/guidelines", data={"text": "a\r\nb"})
     with read_session(engine) as session:
-        assert [
-            item.version for item in projects.guideline_versions(session, project=projects.get(session, "tone"))
-        ] == [2, 1]
+        assert [item.number for item in guidelines.versions(session, project=projects.get(session, "tone"))] == [2, 1]
 
 
 def test_too_long_guidelines_are_refused_and_not_lost(engineer: TestClient, factory: Factory) -> None:

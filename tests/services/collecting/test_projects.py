@@ -1,7 +1,6 @@
-"""Projects: addresses, rules within limits, guidelines in versions, counts."""
+"""Projects: addresses, rules within limits, counts."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -20,14 +19,6 @@ def changed(factory: Factory, project: Project, **changes: object) -> Project:
     with write_session(factory.engine) as session:
         row = session.get_one(Project, project.id)
         return projects.update(session, project=row, by=session.get_one(User, row.created_by_id), **changes)  # type: ignore[arg-type]
-
-
-def write(factory: Factory, project: Project, text: str) -> int:
-    with write_session(factory.engine) as session:
-        row = session.get_one(Project, project.id)
-        return projects.set_guidelines(
-            session, project=row, text=text, by=session.get_one(User, row.created_by_id)
-        ).version
 
 
 def test_a_taken_address_is_a_conflict_and_leaves_the_session_usable(factory: Factory) -> None:
@@ -70,28 +61,6 @@ def test_what_a_project_cannot_be_is_refused(factory: Factory, make: Callable[[]
 @given(st.text(max_size=100))
 def test_every_name_gives_an_address(name: str) -> None:
     assert SLUG.fullmatch(slug_of(name))
-
-
-def test_guidelines_keep_every_version(factory: Factory) -> None:
-    project = factory.project()
-    assert [write(factory, project, text) for text in ("Be kind.", "Be kind.", "Be brief.")] == [2, 2, 3]
-    with read_session(factory.engine) as session:
-        row = session.get_one(Project, project.id)
-        texts = [projects.guideline(session, project=row, version=version) for version in (1, 2, 3, None, 4)]
-    assert [text and text.text for text in texts] == [
-        "Pick the shorter answer.",
-        "Be kind.",
-        "Be brief.",
-        "Be brief.",
-        None,
-    ]
-
-
-def test_people_who_save_guidelines_at_once_each_get_a_version(factory: Factory) -> None:
-    project = factory.project()
-    with ThreadPoolExecutor(6) as pool:
-        versions = list(pool.map(lambda number: write(factory, project, f"Version by person {number}."), range(6)))
-    assert sorted(versions) == [2, 3, 4, 5, 6, 7]
 
 
 def test_a_change_is_written_down_with_what_was_before(factory: Factory) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from app.db import read_session, write_session
 from app.errors import Invalid, NotFound, SnapshotEmpty
 from app.models import AuditEntry, Choice, Project, Snapshot, Split, User
-from app.services.collecting import comparisons, judgments
+from app.services.collecting import desk, judgments, pairs
 from app.services.datasets import snapshots
 from app.services.datasets.report import Collected, Pair, counts, sentence, statistics, warnings
 from app.services.datasets.rules import LEFT_OUT, Rule, Verdict, Vote, decide
@@ -159,7 +159,7 @@ def test_the_chosen_answer_is_the_one_that_was_picked_on_whatever_side(factory: 
         factory.comparison(project, answers=(f"good {number}", f"bad {number}"))
     for _ in range(20):
         with write_session(factory.engine) as session:
-            pair = comparisons.lease_next(session, project=session.merge(project), user=session.merge(user))
+            pair = desk.show_next(session, project=session.merge(project), user=session.merge(user))
             assert pair
             judgments.record(
                 session,
@@ -181,7 +181,7 @@ def test_a_superseded_judgment_counts_for_nothing(factory: Factory, storage: Sto
     judge_all(factory, project, "left", user=user)
     before = lines(storage, freeze(factory, project, storage))
     with write_session(factory.engine) as session:
-        again = judgments.reopen_last(session, project=session.merge(project), user=session.merge(user))
+        again = desk.undo(session, project=session.merge(project), user=session.merge(user))
         assert again
         judgments.record(session, token=again.token, user=session.merge(user), choice="right")
     after = lines(storage, freeze(factory, project, storage))
@@ -283,7 +283,7 @@ def test_trl_trains_on_the_files_as_they_are(factory: Factory, storage: Storage,
     ]
     for number in range(12):
         with write_session(factory.engine) as session:
-            comparisons.add(
+            pairs.add(
                 session,
                 project=session.merge(project),
                 prompt=[*turns, {"role": "user", "content": f"Question {number}?"}],
@@ -455,7 +455,7 @@ def test_the_preview_tells_who_judged_and_how_they_agree(factory: Factory) -> No
     for user in (ann, bo):
         for _ in range(4):
             with write_session(factory.engine) as session:
-                lease = comparisons.lease_next(session, project=session.merge(project), user=session.merge(user))
+                lease = desk.show_next(session, project=session.merge(project), user=session.merge(user))
                 assert lease
                 judgments.record(
                     session,

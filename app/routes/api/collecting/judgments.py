@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from app.models import Judgment as JudgmentRow
 from app.models import JudgmentSource
 from app.routes.api.collecting.projects import Message, Slug
-from app.services.collecting import comparisons, judgments, projects
-from app.services.collecting.comparisons import Lease
+from app.services.collecting import desk, judgments, listing, projects
+from app.services.collecting.desk import ShownPair
 from app.services.collecting.judgments import LONGEST_RATIONALE
 from app.web.deps import ApiUserDep, SessionDep
 from app.web.problems import problems
@@ -58,15 +58,15 @@ class PairOut(BaseModel):
     previous: JudgmentOut | None = Field(description="The judgment that another one with this token replaces.")
 
     @classmethod
-    def of(cls, lease: Lease) -> "PairOut":
+    def of(cls, pair: ShownPair) -> "PairOut":
         return cls(
-            token=lease.token,
-            prompt=[Message(**message) for message in lease.prompt],
-            left=lease.left,
-            right=lease.right,
-            leased_until=lease.leased_until,
-            guideline_version=lease.guideline_version,
-            previous=JudgmentOut.of(lease.previous) if lease.previous else None,
+            token=pair.token,
+            prompt=[Message(**message) for message in pair.prompt],
+            left=pair.left,
+            right=pair.right,
+            leased_until=pair.leased_until,
+            guideline_version=pair.guideline_version,
+            previous=JudgmentOut.of(pair.previous) if pair.previous else None,
         )
 
 
@@ -115,8 +115,8 @@ NOTHING_WAITS: dict[int | str, dict[str, Any]] = {204: {"description": "No pair 
 @router.post("/projects/{slug}/next", response_model=PairOut, responses={**NOTHING_WAITS, **problems(404)})
 def next_pair(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Response:
     """The pair to judge next. Asking again before judging gives the same pair on the same sides."""
-    lease = comparisons.lease_next(session, project=projects.get(session, slug), user=user)
-    return PairOut.of(lease) if lease else Response(status_code=204)
+    pair = desk.show_next(session, project=projects.get(session, slug), user=user)
+    return PairOut.of(pair) if pair else Response(status_code=204)
 
 
 @router.post(
@@ -126,8 +126,8 @@ def next_pair(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Re
 )
 def undo(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Response:
     """Your latest judgment's pair again. A judgment with its token replaces the old one; without one the old one stays."""
-    lease = judgments.reopen_last(session, project=projects.get(session, slug), user=user)
-    return PairOut.of(lease) if lease else Response(status_code=204)
+    pair = desk.undo(session, project=projects.get(session, slug), user=user)
+    return PairOut.of(pair) if pair else Response(status_code=204)
 
 
 @router.post("/judgments", responses=problems(404, 409))
@@ -150,14 +150,14 @@ def judge(body: JudgmentIn, session: SessionDep, user: ApiUserDep) -> JudgmentOu
 @router.post("/release", status_code=204, responses=problems(404))
 def release(body: Release, session: SessionDep, user: ApiUserDep) -> Response:
     """Give a pair back unjudged, so that somebody else gets it at once."""
-    comparisons.release(session, token=body.token, user=user)
+    desk.release(session, token=body.token, user=user)
     return Response(status_code=204)
 
 
 @router.get("/projects/{slug}/progress", responses=problems(404))
 def progress(slug: Slug, session: SessionDep, user: ApiUserDep) -> ProgressOut:
     """How far you and the project are."""
-    return ProgressOut.model_validate(judgments.progress(session, project=projects.get(session, slug), user=user))
+    return ProgressOut.model_validate(listing.progress(session, project=projects.get(session, slug), user=user))
 
 
 @router.get("/projects/{slug}/judgments", responses=problems(404))
@@ -169,7 +169,7 @@ def my_judgments(
     size: int = Query(50, ge=1, le=200),
 ) -> History:
     """Your own judgments, the latest first, with the answers on the sides on which you saw them."""
-    found = judgments.history(session, project=projects.get(session, slug), user=user, page=page, size=size)
+    own = listing.history(session, project=projects.get(session, slug), user=user, page=page, size=size)
     items = [
         HistoryEntry(
             judgment=JudgmentOut.of(entry.judgment),
@@ -177,6 +177,6 @@ def my_judgments(
             left=entry.left,
             right=entry.right,
         )
-        for entry in found.items
+        for entry in own.items
     ]
-    return History(items=items, page=found.number, pages=found.pages, total=found.total)
+    return History(items=items, page=own.number, pages=own.pages, total=own.total)

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from app.models import Choice, SourceKind, Split
-from app.services.collecting import comparisons, projects
-from app.services.collecting.comparisons import Filters, Row
+from app.services.collecting import guidelines, listing, projects
+from app.services.collecting.listing import Filters, Row
 from app.services.collecting.projects import Overview
 from app.web.deps import ApiEngineerDep, ApiUserDep, SessionDep
 from app.web.problems import problems
@@ -82,10 +82,13 @@ class ProjectOverview(ProjectOut):
     judgments: int
 
     @classmethod
-    def of(cls, found: Overview) -> "ProjectOverview":
-        plain = ProjectOut.model_validate(found.project).model_dump()
+    def of(cls, overview: Overview) -> "ProjectOverview":
         return cls(
-            **plain, comparisons=found.comparisons, wanted=found.wanted, done=found.done, judgments=found.judgments
+            **ProjectOut.model_validate(overview.project).model_dump(),
+            comparisons=overview.comparisons,
+            wanted=overview.wanted,
+            done=overview.done,
+            judgments=overview.judgments,
         )
 
 
@@ -155,7 +158,7 @@ class Comparisons(BaseModel):
 @router.get("/projects")
 def list_projects(session: SessionDep, user: ApiUserDep) -> list[ProjectOverview]:
     """Every project with its counts, the newest first."""
-    return [ProjectOverview.of(found) for found in projects.listing(session, user=user)]
+    return [ProjectOverview.of(overview) for overview in projects.listing(session, user=user)]
 
 
 @router.post("/projects", status_code=201, responses=problems(409))
@@ -198,19 +201,17 @@ def read_guidelines(
     slug: Slug, session: SessionDep, user: ApiUserDep, version: int | None = Query(None, ge=0, le=2**31 - 1)
 ) -> GuidelinesOut:
     """The current guidelines, or an earlier version."""
-    found = projects.guideline(session, project=projects.get(session, slug), version=version)
-    return (
-        GuidelinesOut(version=found.version, text=found.text, created_at=found.created_at)
-        if found
-        else GuidelinesOut(version=0, text="", created_at=None)
-    )
+    row = guidelines.get(session, project=projects.get(session, slug), version=version)
+    if row is None:
+        return GuidelinesOut(version=0, text="", created_at=None)
+    return GuidelinesOut(version=row.version, text=row.text, created_at=row.created_at)
 
 
 @router.put("/projects/{slug}/guidelines", responses=problems(404))
 def write_guidelines(slug: Slug, body: GuidelinesIn, session: SessionDep, user: ApiEngineerDep) -> GuidelinesOut:
     """A new version of the guidelines; the same text again keeps the version."""
-    found = projects.set_guidelines(session, project=projects.get(session, slug), text=body.text, by=user)
-    return GuidelinesOut(version=found.version, text=found.text, created_at=found.created_at)
+    row = guidelines.write(session, project=projects.get(session, slug), text=body.text, by=user)
+    return GuidelinesOut(version=row.version, text=row.text, created_at=row.created_at)
 
 
 @router.get("/projects/{slug}/comparisons", responses=problems(404))
@@ -226,7 +227,7 @@ def list_comparisons(
     size: int = Query(50, ge=1, le=200),
 ) -> Comparisons:
     """Comparisons in the order of their arrival, with votes and sources."""
-    found = comparisons.listing(
+    rows = listing.comparisons(
         session,
         project=projects.get(session, slug),
         page=page,
@@ -234,5 +235,5 @@ def list_comparisons(
         filters=Filters(state=state, split=split, source=source, text=text),
     )
     return Comparisons(
-        items=[ComparisonOut.of(row) for row in found.items], page=found.number, pages=found.pages, total=found.total
+        items=[ComparisonOut.of(row) for row in rows.items], page=rows.number, pages=rows.pages, total=rows.total
     )

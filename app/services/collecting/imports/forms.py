@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from app.models import Choice, SourceKind
-from app.services.collecting.comparisons import (
+from app.services.collecting.messages import Message, Unfit, answers_of, messages_of, prompt_of, text_of
+from app.services.collecting.pairs import (
     LONGEST_EXTERNAL_ID,
     LONGEST_SOURCE,
     PRIORITIES,
@@ -16,7 +17,6 @@ from app.services.collecting.comparisons import (
     NewPair,
     Source,
 )
-from app.services.collecting.messages import Message, Unfit, answers_of, messages_of, prompt_of, text_of
 
 # Every reason that a line can be refused for; each rejection also has a message of its own.
 REASONS = {

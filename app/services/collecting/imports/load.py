@@ -1,21 +1,21 @@
 """Imports: a file into a project, batch by batch, so that what was read stays whatever happens next."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, insert, select
 from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import write_session
 from app.errors import NotFound, PrefloopError
-from app.models import Choice, Import, ImportState, Judgment, JudgmentSource, Project, Slot, SlotState, User
+from app.models import Choice, Import, ImportState, Judgment, JudgmentSource, Project, Rejection, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit
-from app.services.collecting import comparisons
+from app.services.collecting import pairs, slots
 from app.services.collecting.imports.forms import Parsed, parse
 from app.services.collecting.imports.lines import StreamBroken, read_lines
 from app.services.collecting.messages import Unfit
@@ -31,16 +31,16 @@ Numbered = tuple[int, Parsed]
 
 @dataclass
 class Outcome:
-    """What became of one batch of lines."""
+    """What became of one batch of lines: each was added, was there already, or was rejected. `judged` of the pairs got
+    a judgment."""
 
-    lines: int = 0
     added: int = 0
     judged: int = 0
     duplicates: int = 0
-    rejections: list[dict[str, Any]] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
 
     def reject(self, number: int, unfit: Unfit) -> None:
-        self.rejections.append({"line": number, "reason": unfit.reason, "message": unfit.message})
+        self.rejections.append(Rejection(line=number, reason=unfit.reason, message=unfit.message))
 
 
 def load(
@@ -111,7 +111,7 @@ def _batches(lines: Iterator[Line]) -> Iterator[tuple[list[Line], str]]:
 
 def _load_batch(engine: Engine, import_id: int, lines: list[Line], settings: Settings) -> Import:
     """One batch, one commit."""
-    outcome = Outcome(lines=len(lines))
+    outcome = Outcome()
     parsed = list(_parse(lines, outcome, settings.max_line_bytes))
     with write_session(engine) as session:
         row = session.get_one(Import, import_id)
@@ -119,7 +119,6 @@ def _load_batch(engine: Engine, import_id: int, lines: list[Line], settings: Set
         if parsed:
             _store(session, row, project, parsed, outcome)
         outcome.rejections.sort(key=lambda rejection: rejection["line"])
-        row.lines += outcome.lines
         row.added += outcome.added
         row.judged += outcome.judged
         row.duplicates += outcome.duplicates
@@ -141,25 +140,15 @@ def _parse(lines: list[Line], outcome: Outcome, max_line: int) -> Iterator[Numbe
 
 def _store(session: Session, row: Import, project: Project, parsed: list[Numbered], outcome: Outcome) -> None:
     user = session.get_one(User, row.user_id)
-    comparisons.one_at_a_time(session, user)
-    stored = comparisons.add_many(session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id)
+    slots.one_at_a_time(session, user)
+    stored = pairs.add_many(session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id)
     judged = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if one.judged}
-    earlier = dict(
-        session.execute(
-            select(Judgment.comparison_id, Judgment.choice).where(
-                Judgment.comparison_id.in_(judged),
-                (Judgment.user_id == row.user_id) | (Judgment.source == JudgmentSource.IMPORT),
-                ~Judgment.superseded,
-            )
-        )
-        .tuples()
-        .all()
-    )
+    earlier = _earlier_choices(session, user, judged)
     fresh: dict[int, Choice] = {}
     for at, (number, one) in zip(stored, parsed, strict=True):
         choice = Choice.SECOND if at.swapped else Choice.FIRST
-        said = earlier.get(at.comparison_id) or fresh.get(at.comparison_id)
-        if one.judged and said is not None and said is not choice:
+        known = earlier.get(at.comparison_id) or fresh.get(at.comparison_id)
+        if one.judged and known is not None and known is not choice:
             outcome.reject(
                 number,
                 Unfit(
@@ -171,45 +160,42 @@ def _store(session: Session, row: Import, project: Project, parsed: list[Numbere
             continue
         outcome.added += at.added
         outcome.duplicates += not at.added
-        if one.judged and said is None:
+        if one.judged and known is None:
             fresh[at.comparison_id] = choice
-    _judge(session, row, project, fresh)
+    _judge(session, user, project, fresh)
     outcome.judged += len(fresh)
 
 
-def _judge(session: Session, row: Import, project: Project, fresh: dict[int, Choice]) -> None:
-    """Records judgments by the importing person, each in a free slot where its comparison has one."""
+def _earlier_choices(session: Session, user: User, comparison_ids: Collection[int]) -> dict[int, Choice]:
+    """What this person, or any import, said of these comparisons before."""
+    rows = session.execute(
+        select(Judgment.comparison_id, Judgment.choice).where(
+            Judgment.comparison_id.in_(comparison_ids),
+            (Judgment.user_id == user.id) | (Judgment.source == JudgmentSource.IMPORT),
+            ~Judgment.superseded,
+        )
+    )
+    return dict(rows.tuples().all())
+
+
+def _judge(session: Session, user: User, project: Project, fresh: dict[int, Choice]) -> None:
+    """Records judgments by the importing person, each in a slot where its comparison has one for them."""
     if not fresh:
         return
-    slots: dict[int, int] = {}
-    for slot_id, comparison_id, holder_id in session.execute(
-        select(Slot.id, Slot.comparison_id, Slot.holder_id)
-        .where(Slot.comparison_id.in_(fresh), (Slot.state == SlotState.OPEN) | (Slot.holder_id == row.user_id))
-        .order_by(Slot.id)
-        .with_for_update()
-    ):
-        if holder_id == row.user_id:
-            slots[comparison_id] = slot_id
-        slots.setdefault(comparison_id, slot_id)
-    if slots:
-        session.execute(
-            update(Slot),
-            [
-                {"id": slot_id, "state": SlotState.DONE, "holder_id": row.user_id, "leased_until": None}
-                for slot_id in slots.values()
-            ],
-        )
+    now = utc_now()
+    filled = slots.settle(session, comparison_ids=fresh, user=user, now=now)
     session.execute(
         insert(Judgment),
         [
             {
                 "project_id": project.id,
                 "comparison_id": comparison_id,
-                "slot_id": slots.get(comparison_id),
-                "user_id": row.user_id,
+                "slot_id": filled.get(comparison_id),
+                "user_id": user.id,
                 "choice": choice,
                 "source": JudgmentSource.IMPORT,
                 "guideline_version": project.guideline_version,
+                "submitted_at": now,
             }
             for comparison_id, choice in fresh.items()
         ],

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.models import Choice, SourceKind
-from app.services.collecting.comparisons import NewPair, Source
 from app.services.collecting.imports.forms import REASONS, Parsed, parse, transcript
 from app.services.collecting.messages import Unfit
+from app.services.collecting.pairs import NewPair, Source
 
 USER = {"role": "user", "content": "Q"}
 REPLY = {"role": "assistant", "content": "R"}

@@ -34,7 +34,7 @@ from app.models import (
 )
 from app.models.base import now
 from app.services.collecting import judgments
-from app.services.collecting.comparisons import lease_next
+from app.services.collecting.desk import show_next
 from app.services.collecting.imports import load as imports
 from app.services.collecting.imports.lines import CHUNK, StreamBroken, read_lines
 from tests.conftest import ROOT
@@ -127,10 +127,10 @@ def test_an_imported_judgment_takes_the_pair_that_its_importer_holds(factory: Fa
     project, user = factory.project(), factory.engineer()
     factory.comparison(project, prompt="Q", answers=("A", "B"))
     with write_session(factory.engine) as session:
-        held = lease_next(session, project=session.merge(project), user=session.merge(user))
+        held = show_next(session, project=session.merge(project), user=session.merge(user))
     assert held and load(factory, project, rows([{"prompt": "Q", "chosen": "A", "rejected": "B"}]), user).judged == 1
     with write_session(factory.engine) as session:
-        assert lease_next(session, project=session.merge(project), user=session.merge(user)) is None
+        assert show_next(session, project=session.merge(project), user=session.merge(user)) is None
         later = judgments.record(session, token=held.token, user=session.merge(user), choice="tie")
     with read_session(factory.engine) as session:
         assert [row.id for row in session.scalars(select(Judgment).where(~Judgment.superseded))] == [later.id]

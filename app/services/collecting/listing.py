@@ -1,0 +1,209 @@
+"""Looking at what was collected: pairs with their votes, a person's judgments, how far a project is. Changes nothing."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Select, exists, func, or_, select
+from sqlalchemy.orm import Session, aliased, joinedload
+
+from app import paging
+from app.errors import NotFound
+from app.models import (
+    Choice,
+    Comparison,
+    Judgment,
+    JudgmentSource,
+    Project,
+    Prompt,
+    Response,
+    Side,
+    Slot,
+    SlotState,
+    Split,
+    User,
+)
+from app.models.base import now as utc_now
+from app.paging import Page
+from app.services.collecting import slots
+from app.services.collecting.judgments import SideChoice, side_of
+from app.services.collecting.messages import Message
+
+LOADED = (joinedload(Comparison.prompt), joinedload(Comparison.first), joinedload(Comparison.second))
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a listing shows: `state` is "", "waiting" (a slot is open or leased) or "judged" (none is)."""
+
+    state: str = ""
+    split: Split | None = None
+    source: str = ""
+    text: str = ""
+    import_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison (prompt and answers loaded) with its current votes by choice and its slots."""
+
+    comparison: Comparison
+    votes: dict[Choice, int]
+    wanted: int
+    done: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A judgment as its maker saw the pair: the answers on the sides on which they were shown."""
+
+    judgment: Judgment
+    prompt: list[Message]
+    left: str
+    right: str
+    choice: SideChoice
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of one person: judgments `today` against the project's daily `goal`, `mine` in all, and pairs that wait for
+    them. Of the project: slots `wanted` and `done`."""
+
+    today: int
+    goal: int
+    mine: int
+    done: int
+    wanted: int
+    waiting_for_me: int
+
+
+def comparison(session: Session, comparison_id: int) -> Comparison:
+    """One comparison with prompt and answers loaded. Raises NotFound."""
+    row = session.scalar(select(Comparison).where(Comparison.id == comparison_id).options(*LOADED))
+    if row is None:
+        raise NotFound(f"There is no comparison {comparison_id}.", "Look at the project's data.")
+    return row
+
+
+def comparisons(
+    session: Session, *, project: Project, filters: Filters = Filters(), page: int = 1, size: int = 50
+) -> Page[Row]:
+    """Comparisons in the order in which they came, for people who may see sources."""
+    numbers: Page[int] = paging.fetch(session, _filtered(project, filters), page=page, size=size)
+    ids = numbers.items
+    loaded = {row.id: row for row in session.scalars(select(Comparison).where(Comparison.id.in_(ids)).options(*LOADED))}
+    votes: dict[int, dict[Choice, int]] = {comparison_id: {} for comparison_id in ids}
+    for comparison_id, choice, count in session.execute(
+        select(Judgment.comparison_id, Judgment.choice, func.count())
+        .where(Judgment.comparison_id.in_(ids), ~Judgment.superseded)
+        .group_by(Judgment.comparison_id, Judgment.choice)
+    ):
+        votes[comparison_id][choice] = count
+    places = slots.by_comparison(session, ids)
+    rows = [
+        Row(loaded[comparison_id], votes[comparison_id], places[comparison_id].wanted, places[comparison_id].done)
+        for comparison_id in ids
+    ]
+    return Page(rows, numbers.number, numbers.size, numbers.total)
+
+
+def judgments_of(session: Session, comparison_id: int) -> list[Judgment]:
+    """All judgments of a comparison with their makers, superseded ones too, the oldest first."""
+    return list(
+        session.scalars(
+            select(Judgment)
+            .where(Judgment.comparison_id == comparison_id)
+            .options(joinedload(Judgment.user))
+            .order_by(Judgment.id)
+        )
+    )
+
+
+def history(session: Session, *, project: Project, user: User, page: int = 1, size: int = 50) -> Page[Entry]:
+    """A person's own current judgments, the latest first."""
+    first, second = aliased(Response), aliased(Response)
+    rows = paging.fetch(
+        session,
+        select(Judgment, Prompt.messages, first.text, second.text)
+        .join(Comparison, Comparison.id == Judgment.comparison_id)
+        .join(Prompt, Prompt.id == Comparison.prompt_id)
+        .join(first, first.id == Comparison.first_response_id)
+        .join(second, second.id == Comparison.second_response_id)
+        .where(Judgment.project_id == project.id, Judgment.user_id == user.id, ~Judgment.superseded)
+        .order_by(Judgment.submitted_at.desc(), Judgment.id.desc()),
+        page=page,
+        size=size,
+    )
+    entries = []
+    for judgment, prompt, one, other in rows.items:
+        left, right = (other, one) if judgment.first_side is Side.RIGHT else (one, other)
+        entries.append(Entry(judgment, prompt, left, right, side_of(judgment)))
+    return Page(entries, rows.number, rows.size, rows.total)
+
+
+def progress(session: Session, *, project: Project, user: User, now: datetime | None = None) -> Progress:
+    """Counts for the desk. A day starts at midnight in `now`'s zone, by default the server's."""
+    now = now or utc_now().astimezone()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    made = (
+        select(func.count())
+        .select_from(Judgment)
+        .where(
+            Judgment.project_id == project.id,
+            Judgment.user_id == user.id,
+            ~Judgment.superseded,
+            Judgment.source != JudgmentSource.IMPORT,
+        )
+    )
+    today = made.where(Judgment.submitted_at >= midnight, Judgment.submitted_at < midnight + timedelta(days=1))
+    places = slots.of_project(session, project)
+    return Progress(
+        today=session.scalar(today) or 0,
+        goal=project.daily_goal,
+        mine=session.scalar(made) or 0,
+        done=places.done,
+        wanted=places.wanted,
+        waiting_for_me=_waiting_for(session, project, user, now),
+    )
+
+
+def _waiting_for(session: Session, project: Project, user: User, now: datetime) -> int:
+    """Comparisons with a slot that this person could get or holds, and that they haven't judged."""
+    free = slots.is_free_for(user, now)
+    waiting = select(func.count(Slot.comparison_id.distinct())).where(Slot.project_id == project.id, free)
+    mine = (
+        select(Judgment.comparison_id)
+        .where(Judgment.project_id == project.id, Judgment.user_id == user.id)
+        .distinct()
+        .subquery()
+    )
+    known = (
+        select(func.count()).select_from(mine).where(exists().where(Slot.comparison_id == mine.c.comparison_id, free))
+    )
+    return (session.scalar(waiting) or 0) - (session.scalar(known) or 0)
+
+
+def _filtered(project: Project, filters: Filters) -> Select[int]:
+    """Ids only: a late page then passes over an index instead of over texts."""
+    first, second = aliased(Response), aliased(Response)
+    query = select(Comparison.id).where(Comparison.project_id == project.id).order_by(Comparison.id)
+    waiting = exists().where(Slot.comparison_id == Comparison.id, Slot.state != SlotState.DONE)
+    if filters.state in ("waiting", "judged"):
+        query = query.where(waiting if filters.state == "waiting" else ~waiting)
+    if filters.import_id is not None:
+        query = query.where(Comparison.import_id == filters.import_id)
+    if filters.split is not None:
+        query = query.join(Prompt, Prompt.id == Comparison.prompt_id).where(Prompt.split == filters.split)
+    if filters.source or filters.text:
+        query = query.join(first, first.id == Comparison.first_response_id).join(
+            second, second.id == Comparison.second_response_id
+        )
+    if filters.source:
+        query = query.where(or_(first.source_name == filters.source, second.source_name == filters.source))
+    if filters.text:
+        query = query.where(
+            or_(
+                first.text.icontains(filters.text, autoescape=True),
+                second.text.icontains(filters.text, autoescape=True),
+            )
+        )
+    return query
