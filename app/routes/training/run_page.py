@@ -51,8 +51,6 @@ class Chart:
     series: tuple[Series, ...]
     unit: str = ""
     minor: bool = False
-    low: float | None = None
-    high: float | None = None
 
 
 def _train_and_eval(key: str) -> tuple[Series, ...]:
@@ -62,7 +60,7 @@ def _train_and_eval(key: str) -> tuple[Series, ...]:
 CHARTS = (
     Chart("loss", "Loss", _train_and_eval("loss")),
     Chart("margin", "Reward margin", _train_and_eval("rewards/margins")),
-    Chart("accuracy", "Reward accuracy", _train_and_eval("rewards/accuracies"), "share of pairs", low=0, high=1),
+    Chart("accuracy", "Reward accuracy", _train_and_eval("rewards/accuracies"), "share of pairs"),
     Chart(
         "log-ratios",
         "Log-ratios to the reference",
