@@ -173,7 +173,7 @@ def check_queue(settings: Settings) -> Finding:
         return Finding(
             "queue",
             "warn",
-            f"No living worker can do the {' and '.join(f'{NOUNS[kind]}s' for kind in unable)} that wait.",
+            f"No running worker can do the {' and '.join(f'{NOUNS[kind]}s' for kind in unable)} that wait.",
             "Start one of this version: prefloop worker",
         )
     queued = sum(job.state == JobState.QUEUED for job in jobs)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 BUSY_SECONDS = 5
 WORDS = {
     400: ("The request could not be read.", "Check what was sent."),
-    404: ("There is nothing at this address.", "Check it, or start from the first page."),
+    404: ("There is nothing at this address.", "Check it, or start from the home page."),
     405: ("This address can't be used that way.", "Open it from the page that links to it."),
 }
 

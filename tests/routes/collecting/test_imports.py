@@ -127,7 +127,7 @@ def test_a_file_that_is_not_text_ends_as_failed_with_a_reason(
 ) -> None:
     address = send(browser, project, gzip.compress(GOOD * 2000)[:60], "broken.gz")
     assert settled(engine, address).state is ImportState.FAILED
-    assert "could not be read to its end" in browser.get(address).text
+    assert "couldn't be read to its end" in browser.get(address).text
 
 
 @pytest.mark.parametrize("files", [{}, {"file": ("empty.jsonl", b"")}])

@@ -64,8 +64,8 @@ def test_a_project_without_judgments_shows_dashes_instead_of_shares(browser: Tes
         ("state=judged", "Judged prompt", "Waiting prompt"),
         ("state=waiting", "Waiting prompt", "Judged prompt"),
         ("text=needle", "Judged prompt", "Waiting prompt"),
-        ("source=nowhere", "No comparison matches.", "Judged prompt"),
-        ("state=nonsense&split=nonsense&import_id=x", "Judged prompt", "No comparison matches."),
+        ("source=nowhere", "No comparisons match.", "Judged prompt"),
+        ("state=nonsense&split=nonsense&import_id=x", "Judged prompt", "No comparisons match."),
     ],
 )
 def test_filters_narrow_the_table(browser: TestClient, factory: Factory, query: str, shown: str, hidden: str) -> None:

@@ -167,7 +167,7 @@ def test_the_card_is_rendered_without_its_head_and_without_scripts(
 def test_the_list_shows_what_there_is_and_what_to_do_when_there_is_nothing(
     browser: TestClient, engine: Engine, settings: Settings, project: Project, engineer: User
 ) -> None:
-    assert "No checkpoint yet" in browser.get(f"/projects/{project.slug}/checkpoints").text
+    assert "No checkpoints yet" in browser.get(f"/projects/{project.slug}/checkpoints").text
     _, checkpoint = trained(engine, settings, project, engineer)
     page = browser.get(f"/projects/{project.slug}/checkpoints").text
     assert f'href="/checkpoints/{checkpoint.id}"' in page and "of 24" in words(page)
