@@ -216,7 +216,7 @@ def main() -> int:
         print(f"\nSet-up stopped: {explain(str(error), 'Writing a file')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nSet-up interrupted. Run the same command again to go on.", file=sys.stderr)
+        print("\nSet-up was interrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
     return 0
 

@@ -52,7 +52,7 @@ def main() -> None:
             errors.print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", markup=False)
         sys.exit(2)
     except OperationalError as error:
-        errors.print(f"The database does not answer or is not set up: {str(error.orig).splitlines()[0]}", markup=False)
+        errors.print(f"The database doesn't answer or isn't set up: {str(error.orig).splitlines()[0]}", markup=False)
         errors.print("Check PREFLOOP_DATABASE_URL and run: prefloop migrate", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:

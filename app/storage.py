@@ -88,7 +88,7 @@ class Storage:
             return bool(self._fs.exists(path))
 
     def delete(self, key: str) -> None:
-        """Remove a file; one that isn't there is no error."""
+        """Remove a file, if it is there."""
         path = self._path(key)
         with self._explained(key), suppress(FileNotFoundError):
             self._fs.rm_file(path)
@@ -138,7 +138,7 @@ class Storage:
 
     def _path(self, key: str) -> str:
         if not KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no key of the artifact store")
+            raise ValueError(f"{key!r} isn't a key of the artifact store")
         return f"{self._root}/{key}"
 
     @contextmanager

@@ -190,5 +190,5 @@ def test_doctor_names_what_is_missing_and_what_to_do(settings: Settings, engine:
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_doctor_sees_a_redis_that_is_gone(settings: Settings, engine: Engine) -> None:
     done = outside("doctor", PREFLOOP_BROKER_URL="redis://127.0.0.1:1/0")
-    assert "Redis does not answer" in done.stdout
+    assert "Redis doesn't answer" in done.stdout
     assert done.returncode == 1

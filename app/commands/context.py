@@ -51,7 +51,7 @@ def pairs_of(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign:
-            raise Invalid(f"“{pair}” is not of the form key=value.", "For example: --set learning_rate=5e-6")
+            raise Invalid(f"“{pair}” isn't of the form key=value.", "For example: --set learning_rate=5e-6")
         try:
             config[key.strip()] = orjson.loads(value)
         except orjson.JSONDecodeError:

@@ -22,7 +22,7 @@ def import_file(
     as_user: ActAs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import prompts with answers, or judged pairs. May be run again: what is there already is counted, not doubled."""
+    """Import prompts with answers, or judged pairs. Run again, it counts what is there already and stores nothing twice."""
     if file != "-" and not Path(file).is_file():
         raise NotFound(f"There is no file {file}.", "Name a JSON Lines file, or - for standard input.")
     with read_session() as session:
@@ -73,5 +73,5 @@ def import_file(
             console.print(f"… and {row.rejected - 20:,} more; --json lists up to a thousand.")
     if row.state == ImportState.FAILED:
         raise Invalid(
-            f"The import stopped: {row.error}", "What was read before is kept. Mend the file and import it again."
+            f"The import stopped: {row.error}", "What was read before is kept. Fix the file and import it again."
         )

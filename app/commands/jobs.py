@@ -122,7 +122,7 @@ def cancel_job(job_id: int, as_user: ActAs = None) -> None:
     with write_session() as session:
         job = job_service.cancel(session, job=job_service.get(session, job_id), by=acting_user(session, as_user))
     console.print(
-        f"{_name(job)}: cancel asked for." if job.state not in FINISHED else f"{_name(job)} is {job.state.value}."
+        f"{_name(job)} was asked to stop." if job.state not in FINISHED else f"{_name(job)} is {job.state.value}."
     )
 
 

@@ -16,7 +16,7 @@ user = typer.Typer(no_args_is_help=True, help="Accounts.")
 
 def read_audit(
     username: Annotated[str, typer.Option("--user", help="Only what this account did.")] = "",
-    action: Annotated[str, typer.Option(help="Only actions that begin so, e.g. job or job.cancel.")] = "",
+    action: Annotated[str, typer.Option(help="Only actions that start with this, e.g. job or job.cancel.")] = "",
     page: int = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -44,15 +44,15 @@ def add_user(
     role: Annotated[Role, typer.Option(help="What the account may do.")] = Role.EVALUATOR,
     name: Annotated[str, typer.Option(help="Name that others see.")] = "",
     password: Annotated[
-        bool, typer.Option("--password", help="Ask for a password now. Without it, a link signs in.")
+        bool, typer.Option("--password", help="Ask for a password now. Without one, only links sign in.")
     ] = False,
 ) -> None:
-    """Make an account and print a link that signs it in once."""
+    """Create an account and print a link that signs it in once."""
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if password else None
     with write_session() as session:
         row = users.create(session, username=username, display_name=name or username, role=role, password=secret)
         link = links.create_sign_in(session, user=row)
-    console.print(f"Added {row.username} ({row.role.value}). Sign-in link, for once:")
+    console.print(f"“{row.username}” was created as {row.role.value}. This link signs them in once:")
     console.print(f"{get_settings().base_url}/link/{link}")
 
 
@@ -94,19 +94,19 @@ def change_role(username: str, role: Role) -> None:
 
 @user.command("password")
 def set_password(username: str) -> None:
-    """Set a password; ends the account's sessions."""
+    """Set a password and sign the account out everywhere."""
     secret = typer.prompt("New password", hide_input=True, confirmation_prompt=True)
     with write_session() as session:
         users.set_password(session, user=users.get(session, username), password=secret, by=None)
-    console.print("Changed. Sessions of this account were ended.")
+    console.print("The password was changed, and the account was signed out everywhere.")
 
 
 @user.command("invite")
 def invite(
     role: Annotated[Role, typer.Option(help="What the new account may do.")] = Role.EVALUATOR,
-    note: Annotated[str, typer.Option(help="For whom, to tell invitations apart.")] = "",
+    note: Annotated[str, typer.Option(help="Who it is for, to tell invitations apart.")] = "",
 ) -> None:
-    """Print a link with which somebody makes their own account, once."""
+    """Print a link with which one person can create an account."""
     with write_session() as session:
         link = links.invite(session, role=role, by=None, note=note)
     console.print(f"{get_settings().base_url}/link/{link}")
@@ -128,10 +128,10 @@ def list_invitations(as_json: AsJson = False) -> None:
 
 @user.command("withdraw")
 def withdraw(invitation_id: int) -> None:
-    """End an invitation that was not used."""
+    """Withdraw an invitation that nobody has used."""
     with write_session() as session:
         links.withdraw(session, link_id=invitation_id, by=None)
-    console.print("Withdrawn.")
+    console.print("The invitation was withdrawn.")
 
 
 @user.command("activate")
@@ -139,12 +139,12 @@ def activate(username: str) -> None:
     """Let a deactivated account sign in again."""
     with write_session() as session:
         users.set_active(session, user=users.get(session, username), active=True, by=None)
-    console.print(f"{username} can sign in again. A link: prefloop user link {username}")
+    console.print(f"{username} can sign in again. For a link: prefloop user link {username}")
 
 
 @user.command("deactivate")
 def deactivate(username: str) -> None:
-    """Shut an account out; its judgments stay."""
+    """Stop an account from signing in. Its judgments stay."""
     with write_session() as session:
         users.set_active(session, user=users.get(session, username), active=False, by=None)
     console.print(f"{username} can no longer sign in.")

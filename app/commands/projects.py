@@ -24,7 +24,7 @@ def create_project(
     judgments: Annotated[int, typer.Option(help="Judgments wanted for each comparison.")] = 1,
     as_user: ActAs = None,
 ) -> None:
-    """Make a project."""
+    """Create a project."""
     with write_session() as session:
         row = projects.create(
             session,
@@ -34,7 +34,7 @@ def create_project(
             guidelines=guidelines.read_text() if guidelines else "",
             judgments_per_comparison=judgments,
         )
-    console.print(f"Made project {row.slug}. Fill it: prefloop import {row.slug} FILE.jsonl")
+    console.print(f"“{row.slug}” was created. Fill it: prefloop import {row.slug} FILE.jsonl")
 
 
 @project.command("list")
@@ -69,7 +69,7 @@ def change_project(
         projects.update(
             session, project=projects.get(session, slug), by=acting_user(session, as_user), **pairs_of(settings)
         )
-    console.print(f"Changed {slug}.")
+    console.print(f"“{slug}” was changed.")
 
 
 @project.command("guidelines")

@@ -100,9 +100,11 @@ def apply_migrations() -> None:
 
 
 def examine(
-    worker: Annotated[bool, typer.Option("--worker", help="Fail unless a worker reported lately.")] = False,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Check the workers alone; fail unless one reported lately.")
+    ] = False,
 ) -> None:
-    """Check database, migrations, broker, workers, storage, models; say what to mend."""
+    """Check every part of the installation and say how to fix what is broken."""
     settings = get_settings()
     findings = [doctor.check_workers(settings)] if worker else doctor.examine(settings)
     for finding in findings:

@@ -16,7 +16,7 @@ token = typer.Typer(no_args_is_help=True, help="API tokens.")
 def create_token(
     name: str, user: Annotated[str | None, typer.Option("--user", help="Owner. Default: the first admin.")] = None
 ) -> None:
-    """Make an API token; it is printed once and acts with its owner's role."""
+    """Create an API token and print it, once. It acts with its owner's role."""
     with write_session() as session:
         _, secret = tokens.create(session, user=acting_user(session, user), name=name)
     print(secret)
@@ -49,4 +49,4 @@ def revoke_token(token_id: int) -> None:
     """End a token at once."""
     with write_session() as session:
         tokens.revoke(session, token_id=token_id, by=None)
-    console.print("Revoked.")
+    console.print("The token was revoked.")

@@ -1,4 +1,4 @@
-"""`prefloop doctor`: checks an installation part by part and says what mends it."""
+"""`prefloop doctor`: checks an installation part by part and says how to fix it."""
 
 import shutil
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def examine(settings: Settings) -> list[Finding]:
             findings.append(check(settings))
         except (PrefloopError, SQLAlchemyError, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            findings.append(Finding(subject, "fail", reason, "Mend what is above first; the log has the details."))
+            findings.append(Finding(subject, "fail", reason, "Fix what is above first; the log has the details."))
     return findings
 
 
@@ -96,7 +96,7 @@ def check_database(settings: Settings) -> Finding:
             "database",
             "fail",
             f"No connection: {str(getattr(error, 'orig', error)).splitlines()[0]}",
-            "Start the database or mend PREFLOOP_DATABASE_URL.",
+            "Start the database or correct PREFLOOP_DATABASE_URL.",
         )
     return Finding("database", "ok", version if settings.is_sqlite else f"PostgreSQL {version}")
 
@@ -125,8 +125,8 @@ def check_broker(settings: Settings) -> Finding:
         return Finding(
             "broker",
             "fail",
-            f"Redis does not answer: {error}",
-            "Start Redis or mend PREFLOOP_BROKER_URL. Queued runs are kept and start later.",
+            f"Redis doesn't answer: {error}",
+            "Start Redis or correct PREFLOOP_BROKER_URL. Queued jobs are kept and start later.",
         )
     return Finding("broker", "ok", "Redis answers")
 
@@ -143,7 +143,7 @@ def check_workers(settings: Settings) -> Finding:
         return Finding(
             "workers",
             "warn",
-            "No worker has reported lately, so nothing trains.",
+            "No worker has reported lately, so no job runs.",
             "Start one: prefloop worker (prefloop up starts one).",
         )
     return Finding(
@@ -167,7 +167,7 @@ def check_queue(settings: Settings) -> Finding:
             "queue",
             "warn",
             f"Jobs whose worker is silent: {silent}.",
-            "A living worker takes them over by itself; start one.",
+            "Start a worker: it takes them over.",
         )
     if unable:
         return Finding(

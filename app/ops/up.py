@@ -100,7 +100,7 @@ def lock_data(settings: Settings) -> IO[str]:
         handle = (settings.data_dir / "up.lock").open("a+")
     except OSError as error:
         raise CannotStart(
-            f"Cannot write in the data folder {settings.data_dir} ({error.strerror}).",
+            f"Can't write in the data folder {settings.data_dir} ({error.strerror}).",
             "Free space or fix its owner, or choose another with PREFLOOP_DATA_DIR.",
         ) from error
     try:
@@ -130,7 +130,7 @@ def wait_until_ready(settings: Settings, web: Child, stopping: Callable[[], bool
             return
         time.sleep(0.1)
     if not stopping():
-        raise CannotStart(f"The web server did not answer within {READY_SECONDS} seconds.", f"See {web.log}")
+        raise CannotStart(f"The web server didn't answer within {READY_SECONDS} seconds.", f"See {web.log}")
 
 
 def _answers(host: str, port: int) -> bool:
@@ -216,6 +216,6 @@ def _end(children: list[Child], console: Console) -> None:
         try:
             process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            console.print(f"Process {process.pid} did not end in {STOP_SECONDS} s: killed.")
+            console.print(f"Process {process.pid} didn't end in {STOP_SECONDS} s and was killed.")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

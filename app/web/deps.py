@@ -74,7 +74,7 @@ def _note_use(request: Request, engine: EngineDep) -> Iterator[None]:
     try:
         with write_session(engine) as session:
             due(session)
-    except SQLAlchemyError:  # a note lost to a busy database is no reason to fail an answered request
+    except SQLAlchemyError:  # an answered request doesn't fail over a note lost to a busy database
         log.warning("couldn't note the use of a session", exc_info=True)
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5
 WORDS = {
-    400: ("The request could not be read.", "Check what was sent."),
+    400: ("The request couldn't be read.", "Check what was sent."),
     404: ("There is nothing at this address.", "Check it, or start from the home page."),
     405: ("This address can't be used that way.", "Open it from the page that links to it."),
 }
@@ -115,7 +115,7 @@ def as_fact(error: Exception) -> PrefloopError:
         )
     return Unexpected(
         "Something went wrong in Prefloop itself.",
-        "Try again. If it stays, tell whoever runs it the request's number; the log says more.",
+        "Try again. If it happens again, give the request's number to whoever runs this server; the log says more.",
     )
 
 

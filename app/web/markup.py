@@ -114,7 +114,7 @@ def _plain(text: str) -> Markup:
 
 
 def _is_hostile(text: str) -> bool:
-    """Long runs of marks or of one line cost the parser quadratic time and are no one's prose."""
+    """Long runs of marks or of one line cost the parser quadratic time, and nobody writes them as prose."""
     return any(len(run.group()) > 500 for run in MARKS.finditer(text)) or any(
         len(line) > LINE_LIMIT for line in text.split("\n")
     )

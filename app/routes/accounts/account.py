@@ -79,19 +79,19 @@ def change_password(
         users.set_password(session, user=user, password=form.password, by=user, keep_session_id=here)
     except Invalid as problem:
         return _page(request, session, user, here, password_problem=problem)
-    return redirect("/account", "Password changed. Other browsers were signed out.", "good")
+    return redirect("/account", "The password was changed. Your other browsers were signed out.", "good")
 
 
 @router.post("/sessions/{session_id}/revoke")
 def end_session(session_id: RowId, session: SessionDep, user: UserDep) -> Response:
     sessions.revoke(session, session_id=session_id, user=user)
-    return redirect("/account", "That browser is signed out.")
+    return redirect("/account", "That browser was signed out.")
 
 
 @router.post("/sessions/revoke-others")
 def end_other_sessions(session: SessionDep, user: UserDep, here: BrowserSessionDep) -> Response:
     ended = sessions.revoke_all(session, user=user, except_id=here)
-    return redirect("/account", f"Signed out elsewhere: {ended}.")
+    return redirect("/account", f"{ended} other browser{'' if ended == 1 else 's'} signed out.")
 
 
 @router.post("/tokens")
@@ -115,7 +115,7 @@ def make_token(
 @router.post("/tokens/{token_id}/revoke")
 def revoke_token(token_id: RowId, session: SessionDep, user: UserDep) -> Response:
     tokens.revoke(session, token_id=token_id, by=user, user=user)
-    return redirect("/account", "The token is revoked.")
+    return redirect("/account", "The token was revoked.")
 
 
 def browser_name(user_agent: str) -> str:

@@ -66,7 +66,7 @@ def invite(
 @router.post("/invitations/{link_id}/withdraw")
 def withdraw(link_id: RowId, session: SessionDep, user: AdminDep) -> Response:
     links.withdraw(session, link_id=link_id, by=user)
-    return redirect("/people", "The invitation is withdrawn.")
+    return redirect("/people", "The invitation was withdrawn.")
 
 
 @router.post("/{username}/role")
@@ -81,7 +81,8 @@ def set_active(username: str, form: Annotated[ActiveForm, Form()], session: Sess
     person = users.get(session, username)
     users.set_active(session, user=person, active=form.active, by=user)
     return redirect(
-        "/people", f"{person.display_name} can sign in again." if form.active else f"{person.display_name} is shut out."
+        "/people",
+        f"{person.display_name} can sign in again." if form.active else f"{person.display_name} can no longer sign in.",
     )
 
 

@@ -127,7 +127,7 @@ def _desk(
 def _editing(session: Session, project: Project, user: User, judgment_id: int) -> DeskPage:
     judgment = judgments.get(session, judgment_id, user=user)
     if judgment.project_id != project.id:
-        raise NotFound("There is no such judgment of yours in this project.", "Look at your history.")
+        raise NotFound("You have no such judgment in this project.", "Look at your history.")
     return _edit_page(session, project, user, desk.reopen(session, judgment=judgment, user=user), judgment)
 
 

@@ -87,7 +87,7 @@ def write(
         )
     return redirect(
         f"/projects/{slug}/guidelines",
-        f"Version {saved.version} is what evaluators see from their next pair on.",
+        f"Evaluators see version {saved.version} from their next pair on.",
         "good",
     )
 

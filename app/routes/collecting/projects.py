@@ -119,7 +119,7 @@ def create(request: Request, session: SessionDep, user: EngineerDep, form: Annot
     except (Invalid, Conflict) as refusal:
         return render(request, "collecting/projects/new.html", NewPage(form, _errors(refusal)), status=refusal.status)
     return redirect(
-        f"/projects/{project.slug}/import", f"“{project.name}” is there. Import pairs of answers to judge.", "good"
+        f"/projects/{project.slug}/import", f"“{project.name}” was created. Import pairs of answers to judge.", "good"
     )
 
 

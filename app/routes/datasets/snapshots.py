@@ -40,9 +40,7 @@ def freeze(slug: str, session: SessionDep, user: EngineerDep, storage: StorageDe
     snapshot = snapshots.freeze(session, project=project, by=user, storage=storage)
     known = newest and newest[0].number >= snapshot.number
     flash = (
-        f"Nothing changed since: this is snapshot {snapshot.number}."
-        if known
-        else f"Snapshot {snapshot.number} is frozen."
+        f"Nothing has changed since snapshot {snapshot.number}." if known else f"Snapshot {snapshot.number} was frozen."
     )
     return redirect(f"/snapshots/{snapshot.id}", flash, "info" if known else "good")
 

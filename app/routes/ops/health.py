@@ -35,7 +35,7 @@ async def alive() -> JSONResponse:
 
 @router.get("/readyz")
 def ready(settings: SettingsDep) -> JSONResponse:
-    """503 and the names of the failed checks while the server can't do its work; `prefloop doctor` says what to mend."""
+    """503 and the names of the failed checks while the server can't do its work; `prefloop doctor` says how to fix it."""
     findings = [_examined(subject, check, settings) for subject, check in CHECKS.items()]
     works = all(finding.level != "fail" for finding in findings)
     checks = {finding.subject: finding.level for finding in findings}  # without reasons: those name hosts and folders

@@ -117,7 +117,7 @@ def _queue(
     session: Session, project: Project, form: Form, user: User, storage: Storage, settings: Settings
 ) -> TrainingRun:
     if form.base_model not in {model.name for model in base_models.list_models(settings)}:
-        raise Invalid("Choose a base model.", "Its folder must be prepared on this machine.", field="base_model")
+        raise Invalid("Choose a base model.", "Prepare one with `prefloop models add`.", field="base_model")
     wanted: dict[str, Any] = {
         "base_model": form.base_model,
         "config": form.config(),

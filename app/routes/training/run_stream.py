@@ -79,7 +79,7 @@ def _message(request: Request, job_id: int, rows: list[JobEvent], engine: Engine
 
 
 def _ping(request: Request, job_id: int, engine: Engine, settings: Settings) -> bytes:
-    """Nothing happened; but for a queued run the workers may have come or gone, which is no event of the run."""
+    """Nothing happened; but for a queued run the workers may have come or gone, which isn't an event of the run."""
     with read_session(engine) as session:
         run = runs.get(session, job_id)
         if run.job.state is not JobState.QUEUED:

@@ -88,7 +88,7 @@ def add(
             external_id,
         )
     except Unfit as unfit:
-        raise Invalid(unfit.message, "Mend the pair and add it again.", reason=unfit.reason) from unfit
+        raise Invalid(unfit.message, "Fix the pair and add it again.", reason=unfit.reason) from unfit
     (stored,) = add_many(session, project=project, pairs=[pair], import_id=import_id)
     return session.get_one(Comparison, stored.comparison_id), stored.added
 

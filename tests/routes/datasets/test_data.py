@@ -118,7 +118,7 @@ def test_freezing_twice_without_new_judgments_gives_the_same_snapshot(browser: T
     assert "Snapshot 1 is frozen." in page.text
     again = browser.post(f"/projects/{project.slug}/snapshots", headers=OWN)
     assert again.headers["location"] == first.headers["location"]
-    assert "Nothing changed since" in browser.get(again.headers["location"]).text
+    assert "Nothing has changed since" in browser.get(again.headers["location"]).text
     assert 'href="/snapshots/1"' in browser.get(f"/projects/{project.slug}/data").text
 
 
