@@ -35,13 +35,13 @@ def main() -> None:
     args = arguments()
     keep_freed_memory()
     rows = {"HH": real_pairs(args.model)} | {str(length): random_pairs(length) for length in args.lengths}
-    found = {
+    rates = {
         (dtype, name): measure(layouts(pairs), getattr(torch, dtype), args.repeats)
         for dtype in args.dtypes
         for name, pairs in rows.items()
     }
     result = {
-        "milliseconds": {f"{dtype} {name}": times for (dtype, name), times in found.items()},
+        "milliseconds": {f"{dtype} {name}": times for (dtype, name), times in rates.items()},
         "short": cpu_attention.SHORT,
         "machine": machine_facts(),
     }
@@ -76,8 +76,8 @@ def random_pairs(length: int) -> list[TokenPair]:
 
 def layouts(pairs: list[TokenPair]) -> list[Layout]:
     (dealt,) = micro_batches(range(len(pairs)), SharedPacking(pairs), budget=1024)
-    found = [shared_rows([pairs[index] for index in held]).layout for held in dealt]
-    return [layout for layout in found if layout is not None]
+    cut = [shared_rows([pairs[index] for index in held]).layout for held in dealt]
+    return [layout for layout in cut if layout is not None]
 
 
 def measure(rows: list[Layout], dtype: torch.dtype, repeats: int) -> dict[str, float]:

@@ -35,13 +35,13 @@ def main() -> None:
     if args.child:
         print(json.dumps(seconds(args)))
         return
-    found: dict[str, dict[str, float]] = {}
+    rates: dict[str, dict[str, float]] = {}
     for name, environment in SETTINGS.items():
         alone = child(environment)
         with busy_core():
-            found[name] = {"alone": alone, "beside": child(environment)}
+            rates[name] = {"alone": alone, "beside": child(environment)}
     machine = machine_facts()
-    publish(args.out, {"seconds": found, "tokens": args.tokens, "machine": machine}, report(found, machine))
+    publish(args.out, {"seconds": rates, "tokens": args.tokens, "machine": machine}, report(rates, machine))
 
 
 def arguments() -> argparse.Namespace:
@@ -98,9 +98,9 @@ def seconds(args: argparse.Namespace) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def report(found: dict[str, dict[str, float]], machine: dict[str, Any]) -> str:
+def report(rates: dict[str, dict[str, float]], machine: dict[str, Any]) -> str:
     lines = ["| | alone, seconds | beside a busy program, seconds |", "|---|---|---|"]
-    lines += [f"| {name} | {times['alone']:.2f} | {times['beside']:.2f} |" for name, times in found.items()]
+    lines += [f"| {name} | {times['alone']:.2f} | {times['beside']:.2f} |" for name, times in rates.items()]
     return "\n".join([*lines, "", f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}.", ""])
 
 

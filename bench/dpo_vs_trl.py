@@ -206,9 +206,9 @@ def run_trl(given: dict[str, Any]) -> None:
 
     def timed(self, *arguments, **options):
         started = time.time()
-        found = precompute(self, *arguments, **options)
+        references = precompute(self, *arguments, **options)
         clock["reference"] += time.time() - started
-        return found
+        return references
 
     DPOTrainer._precompute_ref_logps = timed
     lora = LoraConfig(
@@ -316,7 +316,7 @@ def matmul_rates(model: str, dtype: torch.dtype, *, tokens: int = 1024, repeats:
     config = AutoConfig.from_pretrained(model)
     shapes = [(config.hidden_size, config.hidden_size), (config.intermediate_size, config.hidden_size)]
     shapes.append((config.hidden_size, config.intermediate_size))
-    found = {}
+    rates = {}
     for name in ("torch", "engine"):
         flops = seconds = 0.0
         for out, into in shapes:
@@ -335,8 +335,8 @@ def matmul_rates(model: str, dtype: torch.dtype, *, tokens: int = 1024, repeats:
                     times.append(time.perf_counter() - started)
                 flops += 2 * tokens * out * into
                 seconds += min(times)
-        found[name] = flops / seconds / 1e9
-    return found
+        rates[name] = flops / seconds / 1e9
+    return rates
 
 
 def summarise(runs: list[dict[str, Any]], rates: dict[str, dict[str, float]]) -> list[dict[str, Any]]:

@@ -274,10 +274,10 @@ def output_of(command: list[str], environment: dict[str, str] | None = None) -> 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """By metric and trainer: mean and 95 % interval, and those of the difference to TRL, seed by seed."""
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for metric in METRICS:
         by = {trainer: {run["seed"]: run[metric] for run in runs if run["trainer"] == trainer} for trainer in TRAINERS}
-        found[metric] = {
+        summary[metric] = {
             trainer: {
                 "value": interval(list(values.values())),
                 "difference": interval([values[seed] - by["trl"][seed] for seed in values]),
@@ -285,7 +285,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
             for trainer, values in by.items()
             if values
         }
-    return found
+    return summary
 
 
 def interval(values: list[float]) -> dict[str, float | None]:
@@ -303,13 +303,13 @@ def report(result: dict[str, Any]) -> str:
     names = {"prefloop": "Prefloop", "prefloop-paired": "Prefloop, TRL's start and order"}
     ours = [name for name in names if name in result["summary"]["loss"]]
     rows = [
-        f"| {metric} | {shown(found['trl']['value'])} | "
+        f"| {metric} | {shown(interval['trl']['value'])} | "
         + " | ".join(
-            f"{shown(found[name]['value'])} | {shown(found[name]['difference'])} {verdict(found[name]['difference'])}"
+            f"{shown(interval[name]['value'])} | {shown(interval[name]['difference'])} {verdict(interval[name]['difference'])}"
             for name in ours
         )
         + " |"
-        for metric, found in result["summary"].items()
+        for metric, interval in result["summary"].items()
     ]
     head = "| held-out | TRL | " + " | ".join(f"{names[name]} | difference" for name in ours) + " |"
     table = "\n".join([head, "|---" * (2 + 2 * len(ours)) + "|", *rows])
@@ -322,10 +322,10 @@ def report(result: dict[str, Any]) -> str:
 """
 
 
-def shown(found: dict[str, float | None]) -> str:
-    if found["low"] is None or found["high"] is None:
-        return f"{found['mean']:.5f}"
-    return f"{found['mean']:.5f} [{found['low']:.5f}, {found['high']:.5f}]"
+def shown(interval: dict[str, float | None]) -> str:
+    if interval["low"] is None or interval["high"] is None:
+        return f"{interval['mean']:.5f}"
+    return f"{interval['mean']:.5f} [{interval['low']:.5f}, {interval['high']:.5f}]"
 
 
 def verdict(difference: dict[str, float | None]) -> str:

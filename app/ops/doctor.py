@@ -181,15 +181,15 @@ def check_queue(settings: Settings) -> Finding:
 
 
 def check_models(settings: Settings) -> Finding:
-    found = base_models.list_models(settings)
-    if not found:
+    models = base_models.list_models(settings)
+    if not models:
         return Finding(
             "models",
             "warn",
             f"No base model in {settings.models}.",
             "Add one: prefloop models add smollm2-135m-instruct",
         )
-    return Finding("models", "ok", ", ".join(model.name for model in found))
+    return Finding("models", "ok", ", ".join(model.name for model in models))
 
 
 def check_people(settings: Settings) -> Finding:

@@ -29,16 +29,16 @@ def agreement(votes: Iterable[Vote]) -> Agreement:
     units: dict[Hashable, list[tuple[Hashable, str]]] = defaultdict(list)
     for unit, rater, value in votes:
         units[unit].append((rater, value))
-    shared = [found for found in units.values() if len(found) > 1]
-    values = sorted({value for found in shared for _, value in found})
+    shared = [unit_votes for unit_votes in units.values() if len(unit_votes) > 1]
+    values = sorted({value for unit_votes in shared for _, value in unit_votes})
     counts = np.zeros((len(shared), len(values)), dtype=int)
     by_rater: Counter[Hashable] = Counter()
     pairs_of: Counter[Hashable] = Counter()
-    for row, found in enumerate(shared):
-        tally = Counter(value for _, value in found)
-        for rater, value in found:
+    for row, unit_votes in enumerate(shared):
+        tally = Counter(value for _, value in unit_votes)
+        for rater, value in unit_votes:
             by_rater[rater] += tally[value] - 1
-            pairs_of[rater] += len(found) - 1
+            pairs_of[rater] += len(unit_votes) - 1
         counts[row] = [tally[value] for value in values]
     pairs = sum(pairs_of.values()) // 2
     same = sum(by_rater.values()) / 2 / pairs if pairs else None

@@ -248,13 +248,13 @@ def test_engineers_see_comparisons_with_sources_and_votes(
 ) -> None:
     client.post("/api/v1/projects/tone/import", headers=engineer, content=waiting(3))
     factory.judge(project, factory.user(Role.EVALUATOR), "tie")
-    found = client.get("/api/v1/projects/tone/comparisons?state=judged", headers=engineer).json()
+    listed = client.get("/api/v1/projects/tone/comparisons?state=judged", headers=engineer).json()
     assert (
-        found["total"] == 1
-        and found["items"][0]["votes"] == {"tie": 1}
-        and found["items"][0]["first"]["source_name"] == "secret-model"
+        listed["total"] == 1
+        and listed["items"][0]["votes"] == {"tie": 1}
+        and listed["items"][0]["first"]["source_name"] == "secret-model"
     )
     with read_session(factory.engine) as session:
-        assert found["items"][0]["id"] == session.scalar(
-            select(Comparison.id).where(Comparison.external_id == found["items"][0]["external_id"])
+        assert listed["items"][0]["id"] == session.scalar(
+            select(Comparison.id).where(Comparison.external_id == listed["items"][0]["external_id"])
         )

@@ -27,12 +27,12 @@ expect.set_options(timeout=PATIENCE)
 )  # not the session: an open Playwright keeps an event loop running under the tests that follow
 def browser() -> Iterator[Browser]:
     """The machine's Chromium, or Playwright's own."""
-    found = next(
+    binary = next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
     with sync_playwright() as playwright:
         arguments = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else FLAGS
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        browser = playwright.chromium.launch(executable_path=binary, args=arguments)
         yield browser
         browser.close()
 

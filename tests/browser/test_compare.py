@@ -64,12 +64,12 @@ def test_five_pairs_are_judged_by_keys_alone(live_server: LiveServer, desk: Call
         sides.append(page.locator(".answer-body").first.inner_text())
         press_for_next(page, key)
     expect(page.locator("#progress")).to_contain_text("today")
-    found = judgments(live_server)
-    assert [judgment.choice.value for judgment in found[2:]] == ["tie", "both_bad", "skip"]
-    for judgment, left, picked in zip(found, sides, ("left", "right"), strict=False):
+    stored = judgments(live_server)
+    assert [judgment.choice.value for judgment in stored[2:]] == ["tie", "both_bad", "skip"]
+    for judgment, left, picked in zip(stored, sides, ("left", "right"), strict=False):
         first_is_left = left.startswith("Answer one")
         assert (judgment.choice == "first") == (first_is_left == (picked == "left"))
-    assert all(judgment.shown_at and judgment.shown_at <= judgment.submitted_at for judgment in found)
+    assert all(judgment.shown_at and judgment.shown_at <= judgment.submitted_at for judgment in stored)
 
 
 def test_shift_with_a_number_says_far_better(live_server: LiveServer, desk: Callable[..., Page]) -> None:
@@ -420,10 +420,10 @@ def test_the_colours_switch_at_once_and_stay(live_server: LiveServer, desk: Call
 
 
 def serious(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     return [
         f"{item['id']} ({item['impact']}): {[node['target'] for node in item['nodes']]}"
-        for item in found
+        for item in violations
         if item["impact"] in ("serious", "critical")
     ]
 

@@ -316,10 +316,10 @@ def test_a_wrong_number_in_a_closed_part_of_the_form_is_shown(
 
 
 def serious(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     return [
         f"{item['id']}: {[node['target'] for node in item['nodes']]}"
-        for item in found
+        for item in violations
         if item["impact"] in ("serious", "critical")
     ]
 

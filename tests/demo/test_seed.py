@@ -73,10 +73,10 @@ def test_every_judgment_means_the_answer_that_its_maker_meant(session: Session, 
         .join(Comparison, Comparison.id == Judgment.comparison_id)
         .join(User, User.id == Judgment.user_id)
     ).all()
-    found = {(comparison, user): judgment for comparison, user, judgment in stored}
-    assert len(found) == len(SAID)
+    judgments = {(comparison, user): judgment for comparison, user, judgment in stored}
+    assert len(judgments) == len(SAID)
     for line in SAID:
-        judgment = found[line["comparison"], line["evaluator"]]
+        judgment = judgments[line["comparison"], line["evaluator"]]
         assert judgment.choice == Choice(line["choice"])
         assert judgment.strength == line["strength"] and judgment.rationale == line["rationale"]
         assert (judgment.first_side is Side.LEFT) == (line["left"] == "first")

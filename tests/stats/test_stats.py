@@ -14,9 +14,9 @@ from app.stats.shares import share
 
 def test_the_wilson_interval_is_the_textbooks() -> None:
     # Newcombe 1998, table I: 81 of 263, method 3.
-    found = share(81, 263)
-    assert (found.low, found.high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
-    assert found.differs_from_half
+    interval = share(81, 263)
+    assert (interval.low, interval.high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert interval.differs_from_half
 
 
 def test_the_p_value_is_exact() -> None:
@@ -34,10 +34,16 @@ def test_a_share_of_nothing_is_unknown_and_an_impossible_one_refused() -> None:
 @given(st.integers(1, 500).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 def test_the_interval_holds_the_share_and_mirrors(counts: tuple[int, int]) -> None:
     count, total = counts
-    found, other = share(count, total), share(total - count, total)
-    assert found.low is not None and found.high is not None and found.share is not None and other.high is not None
-    assert 0 <= found.low <= found.share + 1e-12 and found.share <= found.high + 1e-12 and found.high <= 1 + 1e-12
-    assert math.isclose(found.low, 1 - other.high, abs_tol=1e-9)
+    interval, other = share(count, total), share(total - count, total)
+    assert (
+        interval.low is not None and interval.high is not None and interval.share is not None and other.high is not None
+    )
+    assert (
+        0 <= interval.low <= interval.share + 1e-12
+        and interval.share <= interval.high + 1e-12
+        and interval.high <= 1 + 1e-12
+    )
+    assert math.isclose(interval.low, 1 - other.high, abs_tol=1e-9)
 
 
 def test_lengths_are_summed_up() -> None:
@@ -60,9 +66,9 @@ def test_alpha_is_krippendorffs_own_example() -> None:
 
 
 def test_agreement_counts_pairs_of_people() -> None:
-    found = agreement([(1, "a", "x"), (1, "b", "x"), (1, "c", "y"), (2, "a", "x"), (3, "a", "x"), (3, "b", "y")])
-    assert (found.units, found.pairs, found.same) == (2, 4, 0.25)
-    assert found.by_rater == {"a": (1, 3), "b": (1, 3), "c": (0, 2)}
+    result = agreement([(1, "a", "x"), (1, "b", "x"), (1, "c", "y"), (2, "a", "x"), (3, "a", "x"), (3, "b", "y")])
+    assert (result.units, result.pairs, result.same) == (2, 4, 0.25)
+    assert result.by_rater == {"a": (1, 3), "b": (1, 3), "c": (0, 2)}
 
 
 def test_agreement_is_unknown_where_nobody_overlaps_or_all_say_the_same() -> None:
@@ -73,8 +79,8 @@ def test_agreement_is_unknown_where_nobody_overlaps_or_all_say_the_same() -> Non
 
 @given(st.dictionaries(st.tuples(st.integers(0, 4), st.sampled_from("abc")), st.sampled_from("xyz"), max_size=15))
 def test_agreement_is_what_looking_at_every_pair_gives(table: dict[tuple[int, str], str]) -> None:
-    found = agreement([(unit, rater, value) for (unit, rater), value in table.items()])
+    result = agreement([(unit, rater, value) for (unit, rater), value in table.items()])
     pairs = [(table[one], table[other]) for one, other in combinations(table, 2) if one[0] == other[0]]
-    assert found.pairs == len(pairs)
-    assert found.same == (pytest.approx(sum(one == other for one, other in pairs) / len(pairs)) if pairs else None)
-    assert found.alpha is None or found.alpha <= 1
+    assert result.pairs == len(pairs)
+    assert result.same == (pytest.approx(sum(one == other for one, other in pairs) / len(pairs)) if pairs else None)
+    assert result.alpha is None or result.alpha <= 1

@@ -17,9 +17,9 @@ files = st.lists(
 )
 
 
-def content_of(found: list[tuple[str, bytes]]) -> tuple[Content, dict[str, bytes]]:
-    members = [Member(f"folder/{name}", name, len(data), hashlib.sha256(data).hexdigest()) for name, data in found]
-    return tar(members, mtime=1_700_000_000), dict(found)
+def content_of(contents: list[tuple[str, bytes]]) -> tuple[Content, dict[str, bytes]]:
+    members = [Member(f"folder/{name}", name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents]
+    return tar(members, mtime=1_700_000_000), dict(contents)
 
 
 def whole(content: Content, stored: dict[str, bytes]) -> bytes:
@@ -27,13 +27,13 @@ def whole(content: Content, stored: dict[str, bytes]) -> bytes:
 
 
 @given(files)
-def test_tar_unpacks_to_the_same_files(found: list[tuple[str, bytes]]) -> None:
-    content, stored = content_of(found)
+def test_tar_unpacks_to_the_same_files(contents: list[tuple[str, bytes]]) -> None:
+    content, stored = content_of(contents)
     data = whole(content, stored)
     assert len(data) == content.size
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert {member.name: archive.extractfile(member).read() for member in archive} == {
-            f"folder/{name}": data for name, data in found
+            f"folder/{name}": data for name, data in contents
         }
 
 

@@ -80,12 +80,12 @@ def test_no_template_holds_what_the_policy_forbids(database_url: str) -> None:
     forbidden = re.compile(
         r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\b(src=|type=\"application/json\"))|javascript:|(src|href)=\"(https?:)?//"
     )
-    found = [
+    breaches = [
         f"{path.name}: {match[0]}"
         for path in TEMPLATES.rglob("*.html")
         for match in forbidden.finditer(path.read_text())
     ]
-    assert found == []
+    assert breaches == []
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,20 @@ class Elements(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.opened: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.feed(str(html))  # Markup escapes what is added to it
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.opened.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
 
 def assert_harmless(html: str) -> None:
-    for tag, attributes in Elements(html).found:
+    for tag, attributes in Elements(html).opened:
         assert tag in TAGS, tag
         allowed = ATTRIBUTES.get(tag, set()) | ({"rel"} if tag == "a" else set())
         assert set(attributes) <= allowed, (tag, attributes)
@@ -119,7 +119,7 @@ def test_an_image_is_named_and_its_address_told_but_not_loaded() -> None:
 
 def test_a_link_opens_elsewhere_and_tells_the_other_site_nothing() -> None:
     ((_, link),) = [
-        found for found in Elements(markdown("[x](https://docs.example/a?b=1&c=2)")).found if found[0] == "a"
+        element for element in Elements(markdown("[x](https://docs.example/a?b=1&c=2)")).opened if element[0] == "a"
     ]
     assert link == {"href": "https://docs.example/a?b=1&c=2", "target": "_blank", "rel": "noopener nofollow noreferrer"}
 

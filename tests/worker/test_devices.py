@@ -22,12 +22,12 @@ def nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("nvidia")
 def test_gpus_are_found_with_their_memory() -> None:
-    found = devices.find()
-    assert [(device.gpu, device.memory_bytes) for device in found] == [
+    gpus = devices.find()
+    assert [(device.gpu, device.memory_bytes) for device in gpus] == [
         ("GPU-aaa", 81559 * 2**20),
         ("GPU-bbb", 81559 * 2**20),
     ]
-    assert devices.describe(found) == "2 × NVIDIA H100 80GB HBM3"
+    assert devices.describe(gpus) == "2 × NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.usefixtures("nvidia")

@@ -177,9 +177,9 @@ def _admit(request: Request, settings: Settings, token: str, target: str) -> Red
     old = request.cookies.get(security.cookie_name(settings))
     if old:
         with write_session(request.app.state.engine) as session:
-            found = sessions.find(session, token=old, settings=settings)
-            if found:
-                sessions.revoke(session, session_id=found.id, user=found.user)
+            old_session = sessions.find(session, token=old, settings=settings)
+            if old_session:
+                sessions.revoke(session, session_id=old_session.id, user=old_session.user)
     response = redirect(target)
     response.set_cookie(
         security.cookie_name(settings),

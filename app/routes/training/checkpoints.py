@@ -53,10 +53,10 @@ class CheckpointPage:
 @router.get("/projects/{slug}/checkpoints")
 def listing(slug: str, request: Request, session: SessionDep, user: EngineerDep, page: int = 1) -> Response:
     project = projects.get(session, slug)
-    found = checkpoints.listing(session, project=project, page=page, size=25)
-    told = {row.id: outcome.verdict(row.metrics) for row in found.items}
-    sizes = {row.id: checkpoints.size(row) for row in found.items}
-    return render(request, "training/checkpoints/list.html", CheckpointsPage(project, found, told, sizes))
+    checkpoints_page = checkpoints.listing(session, project=project, page=page, size=25)
+    told = {row.id: outcome.verdict(row.metrics) for row in checkpoints_page.items}
+    sizes = {row.id: checkpoints.size(row) for row in checkpoints_page.items}
+    return render(request, "training/checkpoints/list.html", CheckpointsPage(project, checkpoints_page, told, sizes))
 
 
 @router.get("/checkpoints/{checkpoint_id}")

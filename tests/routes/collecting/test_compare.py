@@ -39,9 +39,9 @@ def desk(factory: Factory, sign_in: SignIn) -> TestClient:
 
 
 def token_of(html: str) -> str:
-    found = re.search(r'name="token" value="([^"]+)"', html)
-    assert found, "no pair on the page"
-    return found.group(1)
+    match = re.search(r'name="token" value="([^"]+)"', html)
+    assert match, "no pair on the page"
+    return match.group(1)
 
 
 def text_of(html: str) -> str:

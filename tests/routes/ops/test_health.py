@@ -24,8 +24,8 @@ TOKEN = "scrape-" * 5
 
 
 def samples(exposition: str) -> dict[str, float]:
-    found = re.findall(r"^(\w+(?:\{.*\})?) ([-+.e\d]+)$", exposition, re.MULTILINE)
-    return {name: float(value) for name, value in found}
+    lines = re.findall(r"^(\w+(?:\{.*\})?) ([-+.e\d]+)$", exposition, re.MULTILINE)
+    return {name: float(value) for name, value in lines}
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ def test_a_token_is_stored_hashed_and_known_by_its_beginning(session: Session, a
     assert len(token) - len(row.prefix) > 30
     assert row.token_hash != token
     assert row.name == "nightly export"
-    found = tokens.find(session, token=token)
-    assert found is not None
-    assert found.user.username == "ada"
+    known = tokens.find(session, token=token)
+    assert known is not None
+    assert known.user.username == "ada"
 
 
 def test_neither_hash_nor_beginning_nor_a_changed_token_opens(session: Session, ada: User) -> None:

@@ -53,8 +53,8 @@ def test_asking_again_gives_the_same_pair_on_the_same_sides(factory: Factory) ->
 def test_sides_are_drawn_at_random_and_kept(factory: Factory) -> None:
     project, user = factory.project(), factory.user()
     factory.comparisons(project, 40)
-    while found := factory.shown(project, user):
-        factory.record(found.token, user, "left")
+    while showing := factory.shown(project, user):
+        factory.record(showing.token, user, "left")
     with read_session(factory.engine) as session:
         rows = session.execute(
             select(Judgment.choice, Judgment.first_side, Showing.first_side).join(

@@ -83,11 +83,11 @@ def test_the_listing_counts_what_is_there(factory: Factory) -> None:
     factory.judge(first, user, "skip")
     second = factory.project()
     with read_session(factory.engine) as session:
-        found = {
+        counts = {
             one.project.slug: (one.comparisons, one.wanted, one.done, one.judgments)
             for one in projects.listing(session, user=user)
         }
-    assert found == {second.slug: (0, 0, 0, 0), first.slug: (3, 6, 1, 2)}
+    assert counts == {second.slug: (0, 0, 0, 0), first.slug: (3, 6, 1, 2)}
 
 
 @pytest.mark.parametrize("slug", ["none", "nul\0", "x" * 5000])

@@ -38,9 +38,9 @@ def test_priority_goes_first_and_then_the_order_of_arrival(factory: Factory) -> 
     project, user = factory.project(), factory.user()
     rows = [factory.comparison(project, priority=priority) for priority in (0, 5, -1, 5)]
     got = []
-    while found := factory.shown(project, user):
-        got.append(found.comparison_id)
-        factory.record(found.token, user)
+    while showing := factory.shown(project, user):
+        got.append(showing.comparison_id)
+        factory.record(showing.token, user)
     assert got == [rows[at].id for at in (1, 3, 0, 2)]
 
 
@@ -63,9 +63,9 @@ def test_racing_people_never_share_a_slot_or_exceed_what_is_wanted(factory: Fact
 
     def work(number: int) -> list[int]:
         done = []
-        while found := factory.shown(project, users[number]):
-            factory.record(found.token, users[number], "tie")
-            done.append(found.comparison_id)
+        while showing := factory.shown(project, users[number]):
+            factory.record(showing.token, users[number], "tie")
+            done.append(showing.comparison_id)
         return done
 
     per_person = at_once(people, work)
@@ -80,7 +80,7 @@ def test_racing_people_never_share_a_slot_or_exceed_what_is_wanted(factory: Fact
 def test_racing_tabs_of_one_person_get_one_pair(factory: Factory) -> None:
     project, user = factory.project(judgments_per_comparison=3), factory.user()
     factory.comparisons(project, 4)
-    tokens = {found.token for found in at_once(8, lambda _: factory.shown(project, user))}  # type: ignore[attr-defined]
+    tokens = {showing.token for showing in at_once(8, lambda _: factory.shown(project, user))}  # type: ignore[attr-defined]
     assert len(tokens) == 1
 
 
@@ -103,8 +103,8 @@ def test_racing_for_expired_leases_gives_each_to_one_person(factory: Factory) ->
         assert factory.shown(project, factory.user(), now=start)
     users = [factory.user() for _ in range(6)]
     later = start + timedelta(minutes=5)
-    found = at_once(6, lambda number: factory.shown(project, users[number], now=later))
-    held = [one.comparison_id for one in found if one]  # type: ignore[attr-defined]
+    showings = at_once(6, lambda number: factory.shown(project, users[number], now=later))
+    held = [one.comparison_id for one in showings if one]  # type: ignore[attr-defined]
     assert len(held) == len(set(held)) == 3
 
 

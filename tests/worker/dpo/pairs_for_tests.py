@@ -32,15 +32,15 @@ def random_pairs(
 def begin_alike(pairs: Sequence[TokenPair]) -> list[TokenPair]:
     """`pairs`, then as many of each kind of kinship: the same beginning of the prompt, the same prompt, one answer in
     common, answers that begin alike."""
-    system, found = tuple(range(5, 14)), list(pairs)
+    system, collected = tuple(range(5, 14)), list(pairs)
     for one, other in zip(pairs, [*pairs[1:], pairs[0]], strict=True):
-        found += [
+        collected += [
             replace(one, prompt_ids=system + one.prompt_ids),
             replace(one, chosen_ids=other.chosen_ids, rejected_ids=other.rejected_ids),
             replace(one, rejected_ids=other.rejected_ids),
             replace(one, rejected_ids=one.chosen_ids + one.rejected_ids),
         ]
-    return found
+    return collected
 
 
 def one_by_one(model: torch.nn.Module, pairs: Sequence[TokenPair]) -> torch.Tensor:

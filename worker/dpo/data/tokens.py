@@ -58,9 +58,9 @@ def tokenize(
     problems: list[Problem] = []
     pairs: list[TokenPair] = []
     any_plain = any_chat = False
-    for done, found, plain in _encode_all(tokenizer, read(problems.append), num_workers):
+    for done, encoded, plain in _encode_all(tokenizer, read(problems.append), num_workers):
         pairs += done
-        problems += found
+        problems += encoded
         any_plain, any_chat = any_plain or plain, any_chat or not plain
     if any_plain and not any_chat:
         template = chat.PLAIN

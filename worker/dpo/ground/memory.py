@@ -31,15 +31,15 @@ def memory_available(device: torch.device) -> int:
 
 def _cgroup_room() -> list[int]:
     """What a container's limit leaves, for control groups of version 2 and 1."""
-    found = []
+    rooms = []
     for limit, used in CGROUP_FILES:
         try:
             text = Path(limit).read_text().strip()
             if text != "max" and int(text) < 2**60:
-                found.append(int(text) - int(Path(used).read_text()))
+                rooms.append(int(text) - int(Path(used).read_text()))
         except (OSError, ValueError):
             continue
-    return found
+    return rooms
 
 
 def keep_freed_memory() -> None:

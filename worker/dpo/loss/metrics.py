@@ -46,10 +46,10 @@ def evaluation(losses: PairLosses, logps: Tensor, reference: Tensor | None) -> d
     eval_kl: mean of ½·(log π − log π_ref)² per completion, in nats: Schulman's k2 estimate of the KL divergence, on
     the split's own completions, good while the two models are close.
     """
-    found = means(totals(losses, logps))
+    figures = means(totals(losses, logps))
     count = logps.shape[1]
     low, high = wilson_interval((losses.rewards_chosen > losses.rewards_rejected).sum().item(), count)
-    found |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
+    figures |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}
     if reference is not None:
-        found["kl"] = (0.5 * (logps.detach() - reference.to(logps)) ** 2).mean().item()
-    return {f"eval_{name}": value for name, value in found.items()} | {"eval_pairs": count}
+        figures["kl"] = (0.5 * (logps.detach() - reference.to(logps)) ** 2).mean().item()
+    return {f"eval_{name}": value for name, value in figures.items()} | {"eval_pairs": count}

@@ -30,8 +30,8 @@ def attend(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None
 ) -> Tensor:
     """Attention of a packed row, (1, tokens, heads, dim). query: (1, heads, tokens, dim); key, value: (1, kv heads, tokens, dim)."""
-    found: Tensor = _Attention.apply(query, key.to(query.dtype), value.to(query.dtype), layout, scaling, window)
-    return found
+    output: Tensor = _Attention.apply(query, key.to(query.dtype), value.to(query.dtype), layout, scaling, window)
+    return output
 
 
 class _Attention(torch.autograd.Function):
@@ -49,8 +49,8 @@ class _Attention(torch.autograd.Function):
                 continue
             inputs = _inputs(query, key, value, strand)
             mask = mask_of(layout, strand, window, inputs[0])
-            found, sum_ = kernel(*inputs, is_causal=mask is None, attn_mask=mask, scale=scaling)
-            output[:, own] = found[:, :, -strand.own :].transpose(1, 2)
+            attended, sum_ = kernel(*inputs, is_causal=mask is None, attn_mask=mask, scale=scaling)
+            output[:, own] = attended[:, :, -strand.own :].transpose(1, 2)
             sums.append(sum_)
         ctx.save_for_backward(query, key, value, output, *sums)
         ctx.layout, ctx.scaling, ctx.window = layout, scaling, window
@@ -174,12 +174,12 @@ def _kernel_gradients(
     mask = mask_of(ctx.layout, strand, ctx.window, inputs[0])
     again = strand.before if is_causal(strand) else 0
     # Queries that were only attended again get no gradient from above.
-    above, found = (
+    above, gradients = (
         torch.nn.functional.pad(tensor[:, :, strand.begin : strand.end], (0, 0, again, 0))
         for tensor in (upstream, output)
     )
     kernel = getattr(torch.ops.aten, f"{_KERNEL}_backward")
-    d_query, *others = kernel(above, *inputs, found, sum_, 0.0, mask is None, attn_mask=mask, scale=ctx.scaling)
+    d_query, *others = kernel(above, *inputs, gradients, sum_, 0.0, mask is None, attn_mask=mask, scale=ctx.scaling)
     d_key, d_value = (gradient[0].unflatten(0, (key.shape[1], -1)).sum(1) for gradient in others)
     return d_query[0, :, again:], d_key, d_value
 

@@ -115,12 +115,12 @@ class PairScorer(nn.Module):
         if rows.lengths is None or not self.line_by_line:
             return self._call(part, rows.input_ids, rows.position_ids, rows.layout).flatten(0, 1)[rows.source]
         width = rows.input_ids.shape[1]
-        found = []
+        blocks = []
         for number, length in enumerate(rows.lengths):
             line = slice(number, number + 1)
             states = self._call(part, rows.input_ids[line, :length], rows.position_ids[line, :length], None)[0]
-            found.append(states[rows.source[(rows.source // width) == number] - number * width])
-        return torch.cat(found)
+            blocks.append(states[rows.source[(rows.source // width) == number] - number * width])
+        return torch.cat(blocks)
 
     def _call(self, part: nn.Module, input_ids: Tensor, position_ids: Tensor, layout: Layout | None) -> Tensor:
         inputs: dict = {"input_ids": input_ids, "use_cache": False}

@@ -32,11 +32,11 @@ def score_pairs(
         if stop is not None and processes == 1:
             stop.check()
         # An empty micro-batch still runs: sharded weights are gathered by all processes together.
-        found = scorer(scorer.rows([pairs[index] for index in indices or [0]])).to("cpu", torch.float64)
+        logps = scorer(scorer.rows([pairs[index] for index in indices or [0]])).to("cpu", torch.float64)
         if indices:
-            values[:, indices] = found
+            values[:, indices] = logps
             if on_scored is not None:
-                on_scored(indices, found)
+                on_scored(indices, logps)
     if accelerator is not None and processes > 1:
         values = accelerator.reduce(values.to(scorer.device), reduction="sum").cpu()
     return values

@@ -75,13 +75,13 @@ class Optimizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Moments, step counts and float32 copies by name, for a training state."""
-        found = {}
+        tensors_of = {}
         for name, master in self.masters.items():
             if master is not self.named[name]:
-                found[f"master/{name}"] = master
+                tensors_of[f"master/{name}"] = master
             for key, value in self.inner.state.get(master, {}).items():
-                found[f"adam/{key}/{name}"] = value
-        return found
+                tensors_of[f"adam/{key}/{name}"] = value
+        return tensors_of
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:

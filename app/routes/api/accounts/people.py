@@ -143,7 +143,7 @@ def read_audit(
     page: int = Query(1, ge=1, le=1_000_000),
 ) -> Entries:
     """Who did what, newest first. `action` filters by its beginning: `job` or `job.cancel`."""
-    found = audit.listing(session, username=username, action=action, target=target, page=page)
+    entries = audit.listing(session, username=username, action=action, target=target, page=page)
     items = [
         Entry(
             at=entry.at,
@@ -153,6 +153,6 @@ def read_audit(
             detail=entry.detail,
             address=entry.address,
         )
-        for entry, name in found.items
+        for entry, name in entries.items
     ]
-    return Entries(items=items, page=found.number, pages=found.pages, total=found.total)
+    return Entries(items=items, page=entries.number, pages=entries.pages, total=entries.total)

@@ -70,13 +70,13 @@ class PreviewOut(BaseModel):
     sentence: str
 
     @classmethod
-    def of(cls, found: Preview) -> "PreviewOut":
+    def of(cls, preview: Preview) -> "PreviewOut":
         return cls(
-            rule=RuleIn(**found.rule),
-            counts=Counts(**found.counts),
-            statistics=found.statistics,
-            sentence=found.sentence,
-            warnings=[Warning(code=code, text=text) for code, text in found.warnings],
+            rule=RuleIn(**preview.rule),
+            counts=Counts(**preview.counts),
+            statistics=preview.statistics,
+            sentence=preview.sentence,
+            warnings=[Warning(code=code, text=text) for code, text in preview.warnings],
         )
 
 

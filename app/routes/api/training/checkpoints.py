@@ -73,9 +73,11 @@ def listing(
 ) -> CheckpointsOut:
     """Checkpoints, newest first."""
     of = projects.get(session, project) if project is not None else None
-    found = checkpoints.listing(session, project=of, page=page, size=size)
-    items = [CheckpointOut.of(row) for row in found.items]
-    return CheckpointsOut(items=items, page=found.number, pages=found.pages, total=found.total)
+    checkpoints_page = checkpoints.listing(session, project=of, page=page, size=size)
+    items = [CheckpointOut.of(row) for row in checkpoints_page.items]
+    return CheckpointsOut(
+        items=items, page=checkpoints_page.number, pages=checkpoints_page.pages, total=checkpoints_page.total
+    )
 
 
 @router.get("/checkpoints/{checkpoint_id}", responses=problems(404))

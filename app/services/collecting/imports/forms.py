@@ -89,17 +89,17 @@ def _waiting(row: dict[str, Any], answers: Any) -> NewPair:
     sources = row.get("sources", [row.get("source_a"), row.get("source_b")])
     if not isinstance(sources, list) or len(sources) != 2:
         raise Unfit("bad_field", "`sources` isn't a list of two.")
-    texts, found = [], []
+    texts, writers = [], []
     for answer, source in zip(answers, sources, strict=True):
         if isinstance(answer, dict) and "text" in answer:
             answer, source = answer["text"], answer.get("source", source)
         texts.append(answer)
-        found.append(_source(source))
+        writers.append(_source(source))
     first, second = answers_of(texts[0], texts[1], ("The first answer", "The second answer"))
     return NewPair(
         prompt_of(_prompt_value(row["prompt"])),
         (first, second),
-        (found[0], found[1]),
+        (writers[0], writers[1]),
         _priority(row),
         _gold(row),
         _external_id(row),

@@ -183,9 +183,9 @@ def test_archive_unpacks_to_the_files_and_resumes_anywhere(
 ) -> None:
     whole = client.get(f"{url}/archive.tar", headers=engineer)
     with tarfile.open(fileobj=io.BytesIO(whole.content)) as archive:
-        found = {member.name.rpartition("/")[2]: archive.extractfile(member).read() for member in archive}
-    assert found["adapter_model.safetensors"] == WEIGHTS
-    assert set(found) == {"README.md", "adapter_model.safetensors", "empty.txt", "prefloop.json"}
+        unpacked = {member.name.rpartition("/")[2]: archive.extractfile(member).read() for member in archive}
+    assert unpacked["adapter_model.safetensors"] == WEIGHTS
+    assert set(unpacked) == {"README.md", "adapter_model.safetensors", "empty.txt", "prefloop.json"}
     for start in (0, 1, 511, 700, 4000, 900_000, len(whole.content) - 1):
         part = client.get(
             f"{url}/archive.tar", headers=engineer | {"Range": f"bytes={start}-", "If-Range": whole.headers["etag"]}

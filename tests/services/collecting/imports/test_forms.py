@@ -208,21 +208,20 @@ def test_any_object_is_a_pair_or_refused_with_a_known_reason(row: dict[str, Any]
         line = orjson.dumps(row)
     except TypeError:  # an integer beyond 64 bits
         line = json.dumps(row).encode()
-    found = pair_or_reason(line)
-    if isinstance(found, str):
-        assert found in REASONS
+    read = pair_or_reason(line)
+    if isinstance(read, str):
+        assert read in REASONS
     else:
-        assert found.prompt[-1]["role"] in ("user", "tool")
+        assert read.prompt[-1]["role"] in ("user", "tool")
         assert (
-            all(text.strip() and "\0" not in text for text in found.responses)
-            and found.responses[0] != found.responses[1]
+            all(text.strip() and "\0" not in text for text in read.responses) and read.responses[0] != read.responses[1]
         )
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_pair_or_refused_with_a_known_reason(line: bytes) -> None:
-    found = pair_or_reason(line)
-    assert isinstance(found, NewPair) or found in REASONS
+    read = pair_or_reason(line)
+    assert isinstance(read, NewPair) or read in REASONS
 
 
 WORDS = st.text(string.ascii_letters + "äß漢 \n-*", min_size=1, max_size=40).map(str.strip).filter(bool)

@@ -56,8 +56,8 @@ def load(
         )
 
 
-def rows(found: Iterable[object]) -> bytes:
-    return "\n".join(json.dumps(row) for row in found).encode()
+def rows(objects: Iterable[object]) -> bytes:
+    return "\n".join(json.dumps(row) for row in objects).encode()
 
 
 def waiting(count: int) -> list[dict[str, object]]:

@@ -318,9 +318,9 @@ def test_prompts_are_read_from_pairs_and_from_lines_with_a_prompt_only(tmp_path)
         {"prompt": "last"},
     ]
     path, problems = write_pairs(tmp_path / "prompts.jsonl", rows), []
-    found = list(read_prompts(path, on_problem=problems.append))
+    prompts = list(read_prompts(path, on_problem=problems.append))
     user = [{"role": "user", "content": "Sky?"}]
     expected = [(1, [USER]), (2, [USER]), (3, text("Sky?")), (4, user), (5, [USER]), (7, text("last"))]
-    assert found == [Prompt(line, messages) for line, messages in expected]
+    assert prompts == [Prompt(line, messages) for line, messages in expected]
     assert [(p.line, p.reason) for p in problems] == [(6, "empty_prompt")]
-    assert list(read_prompts(path, on_problem=problems.append, limit=2)) == found[:2]
+    assert list(read_prompts(path, on_problem=problems.append, limit=2)) == prompts[:2]

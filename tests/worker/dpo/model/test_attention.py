@@ -58,13 +58,13 @@ def drawn(layout, dtype):
 
 def compare(layout, window, dtype, tolerance):
     inputs = drawn(layout, dtype)
-    found, _ = shared_prefix_attention(torch.nn.Identity(), *inputs, None, None, window, prefix_layout=layout)
+    output, _ = shared_prefix_attention(torch.nn.Identity(), *inputs, None, None, window, prefix_layout=layout)
     expected = textbook(*inputs, layout, window)
-    assert found.dtype == dtype
-    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    gradients = torch.autograd.grad(found, inputs, upstream)
+    assert output.dtype == dtype
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    gradients = torch.autograd.grad(output, inputs, upstream)
     wanted = torch.autograd.grad(expected, inputs, upstream.double())
-    for left, right in zip((found, *gradients), (expected, *wanted), strict=True):
+    for left, right in zip((output, *gradients), (expected, *wanted), strict=True):
         assert (left.double() - right.double()).norm() <= tolerance * right.double().norm().clamp_min(1e-3)
 
 

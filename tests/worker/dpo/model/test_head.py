@@ -31,10 +31,10 @@ def test_log_probabilities_and_gradients_do_not_depend_on_chunks(trained, shape,
     weights = [hidden, *(head.parameters() if trained else [])]
     scale = torch.arange(1.0, SEQUENCES + 1, dtype=torch.float64)
     expected = all_at_once(hidden, head, target, owner, shape)
-    found = sequence_logps(hidden, head, target, owner, sequences=SEQUENCES, shape=shape, chunk_bytes=chunk_bytes)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    logps = sequence_logps(hidden, head, target, owner, sequences=SEQUENCES, shape=shape, chunk_bytes=chunk_bytes)
+    torch.testing.assert_close(logps, expected, rtol=1e-12, atol=1e-12)
     for left, right in zip(
-        torch.autograd.grad((found * scale).sum(), weights),
+        torch.autograd.grad((logps * scale).sum(), weights),
         torch.autograd.grad((expected * scale).sum(), weights),
         strict=True,
     ):
@@ -44,17 +44,17 @@ def test_log_probabilities_and_gradients_do_not_depend_on_chunks(trained, shape,
 def test_a_sequence_without_tokens_has_log_probability_zero():
     hidden, head, target, _ = inputs()
     owner = torch.zeros(TOKENS, dtype=torch.long)
-    found = sequence_logps(hidden, head, target, owner, sequences=3, shape=LogitShape(), chunk_bytes=1 << 20)
-    assert found[1:].tolist() == [0.0, 0.0]
+    logps = sequence_logps(hidden, head, target, owner, sequences=3, shape=LogitShape(), chunk_bytes=1 << 20)
+    assert logps[1:].tolist() == [0.0, 0.0]
 
 
 def test_no_completion_tokens_at_all_still_gives_a_gradient_of_zero():
     _, head, _, _ = inputs()
     hidden = torch.zeros(0, WIDTH, requires_grad=True)
     empty = torch.zeros(0, dtype=torch.long)
-    found = sequence_logps(hidden, head, empty, empty, sequences=2, shape=LogitShape(), chunk_bytes=1 << 20)
-    found.sum().backward()
-    assert found.tolist() == [0.0, 0.0]
+    logps = sequence_logps(hidden, head, empty, empty, sequences=2, shape=LogitShape(), chunk_bytes=1 << 20)
+    logps.sum().backward()
+    assert logps.tolist() == [0.0, 0.0]
 
 
 def test_a_token_of_vanishing_probability_keeps_a_finite_log_probability():
@@ -62,17 +62,17 @@ def test_a_token_of_vanishing_probability_keeps_a_finite_log_probability():
     head.weight.copy_(torch.tensor([[0.0], [500.0]]))
     hidden = torch.ones(1, 1, requires_grad=True)
     zero = torch.zeros(1, dtype=torch.long)
-    found = sequence_logps(hidden, head, zero, zero, sequences=1, shape=LogitShape(), chunk_bytes=1 << 20)
-    assert found.item() == pytest.approx(-500.0)
+    logps = sequence_logps(hidden, head, zero, zero, sequences=1, shape=LogitShape(), chunk_bytes=1 << 20)
+    assert logps.item() == pytest.approx(-500.0)
 
 
 def test_a_half_precision_head_sums_in_float32():
     hidden, head, target, owner = inputs()
     head = head.bfloat16().requires_grad_(False)
-    found = sequence_logps(
+    logps = sequence_logps(
         hidden.bfloat16(), head, target, owner, sequences=SEQUENCES, shape=LogitShape(), chunk_bytes=1 << 20
     )
-    assert found.dtype == torch.float32
+    assert logps.dtype == torch.float32
 
 
 def test_the_frozen_head_keeps_no_logits_for_the_backward():

@@ -39,9 +39,9 @@ def token_pairs(draw) -> TokenPair:
 @settings(max_examples=40, deadline=None)
 def test_any_lengths_and_shared_beginnings_score_as_each_sequence_alone(pairs, shared):
     scorer = PairScorer(MODEL, shared=shared, chunk_bytes=50_000)
-    found = scorer(scorer.rows(pairs))
+    logps = scorer(scorer.rows(pairs))
     scorer.use_plain_attention()
-    torch.testing.assert_close(found, one_by_one(MODEL, pairs), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logps, one_by_one(MODEL, pairs), rtol=1e-6, atol=1e-6)
 
 
 @given(cut=st.integers(1, 20))
@@ -50,9 +50,9 @@ def test_completions_up_to_the_models_longest_row_score_as_alone(cut):
     longest = MODEL.config.max_position_embeddings
     pairs = random_pairs(0, lengths=[(cut, longest - cut, 1), (longest - 1, 1, 1), (1, 1, longest - 1)])
     scorer = PairScorer(MODEL, shared=True)
-    found = scorer(scorer.rows(pairs))
+    logps = scorer(scorer.rows(pairs))
     scorer.use_plain_attention()
-    torch.testing.assert_close(found, one_by_one(MODEL, pairs), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logps, one_by_one(MODEL, pairs), rtol=1e-6, atol=1e-6)
 
 
 def test_a_pair_scores_the_same_whoever_shares_its_row():
@@ -104,9 +104,9 @@ def test_after_its_attention_the_last_layer_computes_only_what_the_head_reads(mo
     )
     scorer, pairs = PairScorer(policy, shared=True), begin_alike(random_pairs(4))
     rows = scorer.rows(pairs)
-    found = {}
+    computed = {}
     for scorer.recomputes in (False, True):
-        found[scorer.recomputes] = scorer(rows).detach()
+        computed[scorer.recomputes] = scorer(rows).detach()
         *others, last = scorer.causal_lm.model.layers
         read = rows.tokens if scorer.recomputes else len(set(rows.source.tolist()))
         assert {tokens[layer.mlp.down_proj.base_layer.weight.data_ptr()] for layer in others} == {rows.tokens}
@@ -116,16 +116,16 @@ def test_after_its_attention_the_last_layer_computes_only_what_the_head_reads(mo
             == read
         )
         assert tokens[last.self_attn.v_proj.base_layer.weight.data_ptr()] == rows.tokens
-    torch.testing.assert_close(found[False], found[True], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(computed[False], computed[True], rtol=1e-6, atol=1e-5)
 
 
 def test_answers_without_a_token_score_nothing_in_fused_layers_too():
     policy = prepare_policy(tiny_llama(), from_mapping({"lora_r": 4}))
     layers.install(policy)
     scorer = PairScorer(policy, shared=True)
-    found = scorer(scorer.rows([TokenPair(1, (5, 6), (), ())]))
-    found.sum().backward()
-    assert found.tolist() == [[0.0], [0.0]]
+    logps = scorer(scorer.rows([TokenPair(1, (5, 6), (), ())]))
+    logps.sum().backward()
+    assert logps.tolist() == [[0.0], [0.0]]
 
 
 def test_removing_the_fused_layers_restores_the_model():

@@ -47,9 +47,9 @@ HOSTILE = [
 
 def parts(text: str) -> tuple[dict, str]:
     """Front matter and Markdown, split at the first closing line as the hub does it."""
-    found = re.match(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL)
-    assert found
-    return yaml.safe_load(found[1]), found[2]
+    match = re.match(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL)
+    assert match
+    return yaml.safe_load(match[1]), match[2]
 
 
 def front_matter(text: str) -> dict:

@@ -68,13 +68,13 @@ def test_every_target_follows_its_source():
     pairs = begin_alike(random_pairs(20))
     rows = shared_rows(pairs)
     ids, where = rows.input_ids[0].tolist(), rows.position_ids[0].tolist()
-    found = {number: [] for number in range(2 * len(pairs))}
+    targets = {number: [] for number in range(2 * len(pairs))}
     for source, target, owner in zip(rows.source.tolist(), rows.target.tolist(), rows.owner.tolist(), strict=True):
-        found[owner].append((ids[source], where[source], target))
+        targets[owner].append((ids[source], where[source], target))
     for number, pair in enumerate([*pairs, *pairs]):
         sequence = pair.prompt_ids + (pair.chosen_ids if number < len(pairs) else pair.rejected_ids)
         first = len(pair.prompt_ids) - 1
-        assert found[number] == [
+        assert targets[number] == [
             (sequence[place], place, sequence[place + 1]) for place in range(first, len(sequence) - 1)
         ]
 
@@ -101,9 +101,9 @@ def test_a_short_beginning_is_attended_again_and_a_long_one_is_masked(before, ow
 
 @given(st.lists(st.integers(0, 2), max_size=30).map(tuple), st.lists(st.integers(0, 2), max_size=30).map(tuple))
 def test_the_common_beginning_is_found_to_the_token(left, right):
-    found = common_length(left, right)
-    assert left[:found] == right[:found]
-    assert left[: found + 1] != right[: found + 1] or found == len(left) == len(right)
+    length = common_length(left, right)
+    assert left[:length] == right[:length]
+    assert left[: length + 1] != right[: length + 1] or length == len(left) == len(right)
 
 
 def test_an_empty_completion_adds_no_target():

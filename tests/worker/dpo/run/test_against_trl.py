@@ -68,10 +68,10 @@ class Sides:
     def ours(self, name: str, options: dict):
         self.policy.zero_grad()
         logps = self.scorer(self.scorer.rows(self.pairs))
-        found = losses_of(configure(name, **options), self.pairs, logps, self.reference, soft_labels=True)
-        loss = found.loss.sum() / len(self.pairs)
+        losses = losses_of(configure(name, **options), self.pairs, logps, self.reference, soft_labels=True)
+        loss = losses.loss.sum() / len(self.pairs)
         loss.backward()
-        return loss.item(), found, logps.detach(), gradients(self.policy)
+        return loss.item(), losses, logps.detach(), gradients(self.policy)
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -90,11 +90,11 @@ def sides(tmp_path_factory):
 @pytest.mark.parametrize(("name", "options"), IN_TRL_DPO)
 def test_loss_rewards_and_adapter_gradient_agree_with_trl(sides, name, options):
     loss, metrics, theirs = sides.trl(name, options)
-    found_loss, found, logps, ours = sides.ours(name, options)
+    found_loss, losses, logps, ours = sides.ours(name, options)
     assert sides.scorer.shared, "the comparison is of prefix-shared rows with TRL's padded ones"
     assert found_loss == pytest.approx(loss, rel=1e-4)
-    assert found.rewards_chosen.mean().item() == pytest.approx(metrics["rewards/chosen"], rel=1e-4)
-    assert found.rewards_rejected.mean().item() == pytest.approx(metrics["rewards/rejected"], rel=1e-4)
+    assert losses.rewards_chosen.mean().item() == pytest.approx(metrics["rewards/chosen"], rel=1e-4)
+    assert losses.rewards_rejected.mean().item() == pytest.approx(metrics["rewards/rejected"], rel=1e-4)
     assert logps[0].mean().item() == pytest.approx(metrics["logps/chosen"], rel=1e-4)
     assert logps[1].mean().item() == pytest.approx(metrics["logps/rejected"], rel=1e-4)
     assert set(ours) == set(theirs) and len(ours) > 10

@@ -62,11 +62,11 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def samples(events: list[dict]) -> list[tuple]:
-    found = [
+    answers = [
         (event["step"], event["phase"], event["decoding"], event["completion"]) for event in events_of(events, "sample")
     ]
-    assert len(found) == 8
-    return found
+    assert len(answers) == 8
+    return answers
 
 
 # 14 pairs in batches of 4: the last batch has fewer pairs; a budget of 150 tokens cuts each process's share in pieces.

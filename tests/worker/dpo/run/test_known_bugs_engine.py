@@ -47,9 +47,9 @@ def test_bug_10_neither_prompt_nor_padding_is_in_the_sum(shared):
         token for pair in pairs for token in (*pair.chosen_ids, *pair.rejected_ids)
     )
     scorer = scorer_of(tiny_llama(dtype=torch.float64), shared=shared)
-    found = scorer(scorer.rows(pairs))
+    logps = scorer(scorer.rows(pairs))
     scorer.use_plain_attention()
-    torch.testing.assert_close(found, one_by_one(scorer.causal_lm, pairs), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logps, one_by_one(scorer.causal_lm, pairs), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("pad", [0, 3, 77])
@@ -105,9 +105,9 @@ def test_bug_14_the_reference_of_an_existing_adapter_is_the_model_with_it(tmp_pa
     pairs = random_pairs(3)
     scorer = PairScorer(policy, shared=True)
     with as_reference(policy, adapter_off=adapter_is_new(policy, config)):
-        found = scorer(scorer.rows(pairs))
+        logps = scorer(scorer.rows(pairs))
     expected = PairScorer(first, shared=True)
-    torch.testing.assert_close(found, expected(expected.rows(pairs)).detach(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(logps, expected(expected.rows(pairs)).detach(), rtol=1e-5, atol=1e-4)
 
 
 def test_bug_15_an_adapter_on_the_head_is_not_bypassed():
@@ -133,14 +133,14 @@ def test_bug_15_an_adapter_on_the_head_is_not_bypassed():
 
 def test_bug_17_precomputing_the_reference_does_not_shift_dropout_or_order(tmp_path, engine):
     files = run_folder(tmp_path)
-    found = []
+    runs = []
     for _ in range(2):  # the first run computes the reference, the second reads it
-        out = tmp_path / f"out-{len(found)}"
+        out = tmp_path / f"out-{len(runs)}"
         _, events = engine(
             *train_arguments(files, out, "max_steps=4", "lora_dropout=0.4", "sample_prompts=1", "sample_tokens=2")
         )
-        found.append([event["loss"] for event in events_of(events, "step")])
-    assert found[0] == found[1]
+        runs.append([event["loss"] for event in events_of(events, "step")])
+    assert runs[0] == runs[1]
 
 
 def test_bug_17_autocast_reaches_the_forward():

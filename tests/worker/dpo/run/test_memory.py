@@ -35,12 +35,12 @@ def plan(available: int, monkeypatch, said: list[str] | None = None, **settings)
 
 
 def test_plenty_of_memory_gives_the_full_budget_without_recomputing(monkeypatch):
-    found = plan(1 << 34, monkeypatch)
+    planned = plan(1 << 34, monkeypatch)
     assert (
-        found.token_budget == memory_plan.BUDGET_CPU
-        or found.token_budget == scorer().packing(random_pairs(60)).together()
+        planned.token_budget == memory_plan.BUDGET_CPU
+        or planned.token_budget == scorer().packing(random_pairs(60)).together()
     )
-    assert not found.checkpointing
+    assert not planned.checkpointing
 
 
 def test_less_memory_gives_a_smaller_budget_then_recomputed_activations_then_a_warning(monkeypatch):

@@ -69,15 +69,15 @@ def test_a_new_adapter_of_any_shape_or_seed_reads_the_same_references(tmp_path, 
         "c": ["lora_r=2", "lora_target_modules=[q_proj]"],
         "d": ["lora_r=0"],
     }.items():
-        (found,) = scored(engine(*train_arguments(files, tmp_path / name, "max_steps=1", *settings))[1])
-        assert found["missing"] == 0
+        (log,) = scored(engine(*train_arguments(files, tmp_path / name, "max_steps=1", *settings))[1])
+        assert log["missing"] == 0
 
 
 def test_an_adapter_that_is_trained_on_has_references_of_its_own(tmp_path, engine):
     files = run_folder(tmp_path)
     engine(*train_arguments(files, tmp_path / "a", "num_train_epochs=2"))
-    (found,) = scored(engine(*train_arguments(files, tmp_path / "b", "max_steps=1", f"adapter={tmp_path / 'a'}"))[1])
-    assert found["cached"] == 0
+    (log,) = scored(engine(*train_arguments(files, tmp_path / "b", "max_steps=1", f"adapter={tmp_path / 'a'}"))[1])
+    assert log["cached"] == 0
 
 
 def test_numbers_come_back_exactly(tmp_path):

@@ -115,8 +115,8 @@ def test_another_seed_gives_another_order(tmp_path, engine):
 def test_how_the_work_is_cut_does_not_change_the_losses(settings, tmp_path, engine):
     files = run_folder(tmp_path)
     expected = losses(engine(*train_arguments(files, tmp_path / "a", "max_steps=4"))[1])
-    found = losses(engine(*train_arguments(files, tmp_path / "b", "max_steps=4", *settings))[1])
-    assert found == pytest.approx(expected, rel=1e-4)
+    cut = losses(engine(*train_arguments(files, tmp_path / "b", "max_steps=4", *settings))[1])
+    assert cut == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,8 @@ def test_training_on_from_an_adapter_starts_at_log_2_and_keeps_its_shape(tmp_pat
     ],
 )
 def test_a_run_that_cannot_be_done_says_what_to_change(settings, code, said, tmp_path, engine):
-    found, events = engine(*train_arguments(run_folder(tmp_path), tmp_path / "out", *settings))
-    assert found == code
+    status, events = engine(*train_arguments(run_folder(tmp_path), tmp_path / "out", *settings))
+    assert status == code
     assert events[-1]["event"] == "error" and events[-1]["exit_code"] == code
     assert said in events[-1]["message"]
     assert not (tmp_path / "out" / "prefloop.json").exists()
@@ -244,8 +244,8 @@ def test_a_run_that_cannot_be_done_says_what_to_change(settings, code, said, tmp
 @pytest.mark.parametrize(("missing", "code"), [("model", 2), ("data", 3)])
 def test_a_missing_model_or_file_is_named(missing, code, tmp_path, engine):
     files = run_folder(tmp_path) | {missing: tmp_path / "nowhere"}
-    found, events = engine(*train_arguments(files, tmp_path / "out"))
-    assert found == code
+    status, events = engine(*train_arguments(files, tmp_path / "out"))
+    assert status == code
     assert "nowhere" in events[-1]["message"]
 
 
@@ -274,9 +274,9 @@ def test_nan_weights_end_the_run_with_its_own_code_and_the_lines_at_fault(tmp_pa
     real = step.losses_of
 
     def poisoned(*arguments, **options):
-        found = real(*arguments, **options)
-        found.loss.data.fill_(float("nan"))
-        return found
+        losses = real(*arguments, **options)
+        losses.loss.data.fill_(float("nan"))
+        return losses
 
     monkeypatch.setattr(step, "losses_of", poisoned)
     code, events = engine(*train_arguments(files, tmp_path / "out"))
