@@ -1,6 +1,6 @@
 """How fast an import is and how much memory it takes, for several sizes.
 
-    python bench/import_speed.py [--lines 10000 50000] [--database URL]
+    python -m bench.import_speed [--lines 10000 50000] [--database URL]
 
 Each size is imported twice (new, then all duplicates) by a process of its own, whose peak memory is told. Without
 `--database`: SQLite in a temporary folder. A given database has to be empty and migrated or blank.
@@ -101,7 +101,16 @@ def main() -> None:
             return
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     for count in given.lines:
-        command = [sys.executable, __file__, "--child", "--lines", str(count), "--database", given.database]
+        command = [
+            sys.executable,
+            "-m",
+            "bench.import_speed",
+            "--child",
+            "--lines",
+            str(count),
+            "--database",
+            given.database,
+        ]
         subprocess.run(command, check=True)
 
 

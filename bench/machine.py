@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from app.paths import ROOT
 from worker.dpo.data import chat
 from worker.dpo.data.pairs import pair_length
 from worker.dpo.data.reading import load_dataset, read_pairs
 
-ROOT = Path(__file__).parent.parent
 HH_FILE = ROOT.parent / "shared" / "data" / "hh-harmless-1.jsonl.gz"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl")
 

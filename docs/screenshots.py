@@ -5,12 +5,13 @@ Start the demo (`make run`), train once on it, then run this with a fresh link (
 
 import shutil
 import sys
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from playwright.sync_api import sync_playwright
 
-IMAGES = Path(__file__).parent / "images"
+from app.paths import ROOT
+
+IMAGES = ROOT / "docs" / "images"
 
 
 def main(link: str, run: str, checkpoint: str) -> None:

@@ -93,6 +93,16 @@ def kinds_do_not_import_one_another(root: Path) -> list[str]:
     ]
 
 
+def process_knows_no_kind(root: Path) -> list[str]:
+    """What starts and ends processes sees a kind of job only through the protocol."""
+    return [
+        f"{module.path}:{line}: imports {name}"
+        for module in modules(root, "worker/process")
+        for line, name in imports(module)
+        if name.startswith("worker.kinds.") and not _is_within(name, "worker.kinds.kind")
+    ]
+
+
 def commits_only_in_db(root: Path) -> list[str]:
     return [
         f"{module.path}:{node.lineno}: .commit"
@@ -263,6 +273,7 @@ RULES: tuple[Callable[[Path], Iterable[str]], ...] = (
     no_relative_imports,
     stats_import_nothing_of_app,
     kinds_do_not_import_one_another,
+    process_knows_no_kind,
     commits_only_in_db,
     one_writer_of_a_state,
     alias_events_only_in_aliases,

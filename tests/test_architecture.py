@@ -35,6 +35,10 @@ PLANTED: dict[Rule, tuple[tuple[str, str], tuple[str, str]]] = {
         ("worker/kinds/export.py", "from worker.kinds import training\n"),
         ("worker/kinds/registry.py", "from worker.kinds import export, training\n"),
     ),
+    rules.process_knows_no_kind: (
+        ("worker/process/output.py", "from worker.kinds.registry import KINDS\n"),
+        ("worker/process/supervisor.py", "from worker.kinds.kind import Kind, Result\n"),
+    ),
     rules.commits_only_in_db: (
         ("app/services/jobs/jobs.py", "def create(session):\n    run_in_threadpool(session.commit)\n"),
         ("app/db.py", "def close(session):\n    session.commit()\n"),
@@ -161,6 +165,8 @@ def test_an_enum_column_without_a_check_is_reported() -> None:
 IMPORTS = {
     "app": ("app/models/base.py", "from app.services.accounts import users"),
     "services": ("app/services/accounts/tokens.py", "from app.services.collecting import projects"),
+    "worker": ("worker/devices.py", "from worker import station"),
+    "dpo": ("worker/dpo/model/head.py", "from worker.dpo.run import step"),
     "circles": ("app/ops/migrate.py", "from app.ops import doctor"),
     "torch": ("app/stats/shares.py", "import torch"),
     "http": ("app/services/accounts/tokens.py", "from fastapi import Request"),
