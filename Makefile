@@ -1,7 +1,8 @@
-# make run: everything from a fresh checkout to a running demo. make test: every test.
+# make run: everything from a fresh checkout to a running demo. make test: every test but those of make test-long, which
+# take minutes each.
 PYTHON ?= python3
 
-.PHONY: run test lint types check setup clean
+.PHONY: run test test-long lint types check setup clean
 
 run:
 	@$(PYTHON) app/bootstrap.py run
@@ -11,7 +12,10 @@ setup:
 	@$(PYTHON) app/bootstrap.py dev
 
 test: setup
-	.venv/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+
+test-long: setup
+	.venv/bin/python -m pytest -n 2 --dist loadgroup -m long $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check .
@@ -21,7 +25,7 @@ lint: setup
 types: setup
 	.venv/bin/mypy
 
-check: test lint types
+check: lint types test test-long
 
 clean:
 	rm -rf .venv node_modules app/static/vendor build *.egg-info

@@ -114,6 +114,7 @@ def test_from_the_sign_in_link_to_an_adapter_that_loads(
     assert not torch.allclose(trained, before), "the adapter changes nothing"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # a real model on two busy cores
 def test_the_demo_trains_the_real_small_model(
     live_server: LiveServer, page: Page, signed_in: Callable[[Role], User], smollm2: Path, tmp_path: Path
