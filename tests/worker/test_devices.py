@@ -1,4 +1,4 @@
-"""Devices: found without torch, one job a GPU. The machine at hand may have none, so its tool is played by a script."""
+"""Devices: looked up without torch, one job a GPU. The machine at hand may have none, so its tool is played by a script."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Starts a program that ends when its parent does: `python -m worker.process.leash PARENT_PID COMMAND …`.
 
 A process of its own, because the worker has threads and nothing may run between its fork and exec. Linux only; elsewhere
-a left-over process is found by its lock (see `folder.py`).
+the lock of a left-over process tells its number (see `folder.py`).
 """
 
 import ctypes
