@@ -1,0 +1,144 @@
+"""The supervisor does a job of any kind: what it opens for each call, and what is left when one fails."""
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from app import events
+from app.config import Settings
+from app.db import read_session, write_session
+from app.errors import Invalid
+from app.models import Job, JobKind, JobState
+from app.services.jobs import jobs, leases
+from app.services.jobs.leases import Printed
+from app.storage import Storage
+from tests.factory import Factory
+from worker.kinds.kind import Need, Result
+from worker.process.supervisor import Supervisor
+from worker.pulse import Pulse
+
+PROGRAM = """
+import json, pathlib, sys
+print(json.dumps({"event": "state", "stage": "adding", "total_steps": 2}), flush=True)
+for step in (1, 2):
+    print(json.dumps({"event": "step", "step": step}), flush=True)
+pathlib.Path("sum.txt" if len(sys.argv) < 2 else sys.argv[1]).write_text(str(1 + 2))
+"""
+
+
+class Adding:
+    """A kind of the test's: its program adds two numbers and leaves the sum in a file."""
+
+    kind: ClassVar[JobKind] = JobKind.EXPORT
+    program: ClassVar[str] = "adding machine"
+
+    def __init__(self, job: Job, settings: Settings) -> None:
+        self.job, self.calls, self.steps = job, [], []
+        self.fails_at = ""
+
+    @staticmethod
+    def need(settings: Settings) -> Need:
+        return Need.NOTHING
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fails_at:
+            raise Invalid(f"It can't be done at {name}.")
+
+    def inputs(self, session: Session) -> None:
+        self._called("inputs")
+
+    def command(self, folder: Path, storage: Storage) -> list[str]:
+        self._called("command")
+        return [sys.executable, "-c", PROGRAM, str(folder / "sum.txt")]
+
+    def record(self, session: Session, printed: Sequence[Printed]) -> None:
+        self.steps += [step for kind, step, _ in printed if kind == "step"]
+
+    def kept(self, folder: Path) -> str:
+        return ""
+
+    def store_result(self, folder: Path, storage: Storage) -> Result:
+        self._called("store_result")
+        stored = storage.put_file("sums/1", folder / "sum.txt")
+
+        def end(session: Session) -> None:
+            self._called("end")
+            events.append(session, job=self.job.id, type="log", data={"message": f"SHA-256 {stored.sha256}"})
+
+        return Result(end, [stored.key])
+
+
+@pytest.fixture
+def claimed(engine: Engine, factory: Factory) -> Job:
+    project = factory.project()
+    with write_session(engine) as session:
+        jobs.queue(session, kind=JobKind.EXPORT, project_id=project.id, by=None)
+        job = leases.claim(session, worker="w", kinds=[JobKind.EXPORT], lease_seconds=600)
+    assert job is not None
+    return job
+
+
+@pytest.fixture
+def supervise(engine: Engine, settings: Settings, storage: Storage, claimed: Job) -> Callable[[Adding], Job]:
+    """Does the job to its end and returns how it ended."""
+
+    def supervise(kind: Adding) -> Job:
+        pulse = Pulse(settings, engine, "w", [])
+        pulse.hold(claimed.id, str(claimed.lease_token))
+        Supervisor(claimed, kind, settings, engine, storage, pulse, threading.Event(), {}).run()
+        with read_session(engine) as session:
+            return jobs.get(session, claimed.id)
+
+    return supervise
+
+
+def test_any_kind_of_job_is_done_step_by_step(
+    engine: Engine, settings: Settings, storage: Storage, claimed: Job, supervise: Callable[[Adding], Job]
+) -> None:
+    kind = Adding(claimed, settings)
+    job = supervise(kind)
+    assert (job.state, job.step, job.total_steps, job.error) == (JobState.SUCCEEDED, 2, 2, "")
+    assert kind.calls == ["inputs", "command", "store_result", "end"]
+    assert kind.steps == [1, 2]
+    assert storage.read_bytes("sums/1") == b"3"
+    with read_session(engine) as session:
+        told = [
+            (row.type, row.data.get("stage") or row.data.get("state")) for row in events.after(session, job_id=job.id)
+        ]
+    assert [one for one in told if one[0] == "state"] == [
+        ("state", "queued"),
+        ("state", "running"),
+        ("state", "adding"),
+        ("state", "publishing"),
+        ("state", "succeeded"),
+    ]
+    assert not (settings.data_dir / "work" / f"job-{job.id}").exists()
+
+
+@pytest.mark.parametrize("name", ["inputs", "command", "store_result", "end"])
+def test_what_a_kind_raises_fails_the_job_and_leaves_no_file_that_nobody_names(
+    settings: Settings, storage: Storage, claimed: Job, supervise: Callable[[Adding], Job], name: str
+) -> None:
+    kind = Adding(claimed, settings)
+    kind.fails_at = name
+    job = supervise(kind)
+    assert (job.state, job.error_code, job.error) == (JobState.FAILED, "invalid", f"It can't be done at {name}.")
+    assert kind.calls[-1] == name
+    assert not storage.exists("sums/1")
+    assert (settings.data_dir / "work" / f"job-{job.id}").exists(), "the next attempt finds its folder"
+
+
+def test_program_that_crashes_is_called_by_its_name(
+    settings: Settings, claimed: Job, supervise: Callable[[Adding], Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "PROGRAM", "raise SystemExit(7)")
+    job = supervise(Adding(claimed, settings))
+    assert (job.state, job.error_code) == (JobState.FAILED, "crashed")
+    assert job.error == "The adding machine ended with exit code 7 and gave no reason."
