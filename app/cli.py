@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
-from app.commands import checkpoints, imports, jobs, models, people, projects, runs, server, snapshots, tokens
+from app.commands import checkpoints, imports, jobs, models, people, projects, runs, server, snapshots, tokens, workers
 from app.errors import PrefloopError
 
 cli = typer.Typer(
@@ -22,6 +22,7 @@ cli.command("audit")(people.read_audit)
 cli.command("import")(imports.import_file)
 cli.command("export")(snapshots.export)
 cli.command("train")(runs.train)
+cli.command("workers")(workers.list_workers)
 for name, group in {
     "user": people.user,
     "token": tokens.token,

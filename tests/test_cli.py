@@ -14,8 +14,10 @@ from typer.testing import CliRunner, Result
 from app import doorbell, events
 from app.cli import cli
 from app.config import Settings, get_settings
-from app.db import read_session
-from app.models import JobState
+from app.db import read_session, write_session
+from app.models import JobKind, JobState
+from app.services.collecting import projects
+from app.services.jobs import jobs, workers
 from app.services.training import runs
 from tests.conftest import ROOT
 from tests.factory import Factory
@@ -192,3 +194,30 @@ def test_doctor_sees_a_redis_that_is_gone(settings: Settings, engine: Engine) ->
     done = outside("doctor", PREFLOOP_BROKER_URL="redis://127.0.0.1:1/0")
     assert "Redis doesn't answer" in done.stdout
     assert done.returncode == 1
+
+
+def test_workers_and_doctor_tell_who_can_do_what(admin: str, engine: Engine) -> None:
+    assert "No worker yet" in prefloop("workers").output
+    prefloop("project", "create", "tone")
+    with write_session(engine) as session:
+        workers.register(
+            session,
+            name="cpu-1",
+            device="2 CPU cores",
+            memory_bytes=None,
+            version="0.1.0",
+            kinds=[JobKind.TRAINING],
+            versions={},
+        )
+        project = projects.get(session, "tone")
+        jobs.queue(session, kind=JobKind.EXPORT, project_id=project.id, by=None)
+    listed = json.loads(prefloop("workers", "--json").output)
+    assert (listed["name"], listed["alive"], listed["version"], listed["kinds"]) == ("cpu-1", True, "0.1.0", "training")
+    told = " ".join(prefloop("doctor").output.split())
+    assert "cpu-1 on 2 CPU cores, version 0.1.0, can do training" in told
+    assert "No running worker can do the exports that wait." in told
+    shown = json.loads(prefloop("jobs", "show", "1").output)
+    assert shown["waiting"] == "no running worker can do exports: start one of this version of Prefloop"
+    assert "No jobs yet" in prefloop("jobs", "list").output
+    (row,) = prefloop("jobs", "list", "--kind", "all", "--json").output.splitlines()
+    assert (json.loads(row)["kind"], json.loads(row)["base_model"]) == ("export", "")

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import Job, JobState, Project, Role, Snapshot, TrainingRun, User
+from app.models import Job, JobKind, JobState, Project, Role, Snapshot, TrainingRun, User
 from app.routes.training import run_stream
 from app.services.jobs import jobs
 from app.services.training import history, run_settings, runs
@@ -180,6 +180,18 @@ def test_a_queued_run_without_a_worker_says_how_to_start_one(
     page = browser.get(address).text
     assert "prefloop worker" not in page
     assert "next in the queue" in words(page)
+
+
+def test_a_queued_run_says_when_no_living_worker_can_train(
+    browser: TestClient, project: Project, engine: Engine, settings: Settings
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    PretendWorker(engine, settings, "exports only", kinds=(JobKind.EXPORT,))
+    page = words(browser.get(address).text)
+    assert "No running worker can train" in page
+    assert "no running worker can do runs: start one of this version of Prefloop" in page
+    PretendWorker(engine, settings)
+    assert "No running worker can train" not in words(browser.get(address).text)
 
 
 def test_a_running_run_shows_where_it_stands_without_any_script(

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from app.config import Settings
 from app.db import write_session
 from app.models import JobKind, Snapshot, User
-from app.services.jobs import leases, workers
+from app.services.jobs import jobs, leases, workers
 from tests.factory import Factory
 
 Api = Callable[[User], dict[str, str]]
@@ -117,6 +117,42 @@ def test_events_come_as_a_stream_that_goes_on_after_the_last_id(
     rest = client.get(url, headers=headers | {"Last-Event-ID": messages[3]["id"]})
     assert rest.text.count("event: ") == 2
     assert client.get(url, headers=headers | {"Last-Event-ID": messages[-1]["id"]}).status_code == 204
+
+
+def test_list_shows_runs_unless_another_kind_is_asked_for(
+    client: TestClient, engine: Engine, engineer: dict[str, str], snapshot: Snapshot
+) -> None:
+    run = create(client, engineer, snapshot)
+    with write_session(engine) as session:
+        export, _ = jobs.queue(session, kind=JobKind.EXPORT, project_id=snapshot.project_id, by=None)
+
+    def listed(**params: str) -> list[tuple[int, str]]:
+        items = client.get("/api/v1/jobs", params=params, headers=engineer).json()["items"]
+        return [(job["id"], job["kind"]) for job in items]
+
+    assert listed() == listed(kind="training") == [(run["id"], "training")]
+    assert listed(kind="export") == [(export.id, "export")]
+    assert listed(kind="all") == [(export.id, "export"), (run["id"], "training")]
+    assert client.get("/api/v1/jobs", params={"kind": "baking"}, headers=engineer).status_code == 422
+    shown = client.get(f"/api/v1/jobs/{export.id}", headers=engineer).json()
+    assert (shown["kind"], shown["state"], "snapshot_id" in shown) == ("export", "queued", False)
+
+
+def test_queued_job_tells_what_it_waits_for(
+    client: TestClient, engine: Engine, engineer: dict[str, str], snapshot: Snapshot
+) -> None:
+    made = create(client, engineer, snapshot)
+    assert made["waiting"] == "no worker is running"
+    with write_session(engine) as session:
+        workers.register(
+            session, name="exports", device="", memory_bytes=None, version="9", kinds=[JobKind.EXPORT], versions={}
+        )
+    shown = client.get(f"/api/v1/jobs/{made['id']}", headers=engineer).json()
+    assert shown["waiting"] == "no running worker can do runs: start one of this version of Prefloop"
+    (listed,) = client.get("/api/v1/jobs", headers=engineer).json()["items"]
+    assert listed["waiting"] == shown["waiting"]
+    cancelled = client.post(f"/api/v1/jobs/{made['id']}/cancel", headers=engineer).json()
+    assert (cancelled["state"], cancelled["waiting"]) == ("cancelled", "")
 
 
 def test_workers_are_listed_with_whether_they_live(
