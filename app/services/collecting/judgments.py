@@ -94,7 +94,6 @@ def record(
         return recorded
     project = _project_of(session, showing)
     _check(project, choice, strength, said)
-    slot_id = _fill_or_open(session, showing, user, now, skipped=said.choice is Choice.SKIP)
     previous = session.scalar(
         select(Judgment).where(
             Judgment.comparison_id == showing.comparison_id, Judgment.user_id == user.id, ~Judgment.superseded
@@ -102,6 +101,7 @@ def record(
     )
     if previous is not None and said.is_in(previous):
         return previous  # looked at again and left as it was
+    slot_id = _fill_or_open(session, showing, user, now, skipped=said.choice is Choice.SKIP)
     if previous is not None:
         session.execute(update(Judgment).where(Judgment.id == previous.id).values(superseded=True))
     judgment = Judgment(

@@ -173,7 +173,7 @@ def test_a_reload_shows_the_same_pair_on_the_same_sides(desk: TestClient, factor
     factory.comparisons(project, 5)
     pages = [desk.get("/projects/tone/compare").text for _ in range(3)]
     assert len({token_of(page) for page in pages}) == 1
-    assert len({page[page.index('class="answers"') : page.index('class="verdict"')] for page in pages}) == 1
+    assert len({page[page.index('class="answers"') : page.index('class="judge-bar"')] for page in pages}) == 1
 
 
 def test_undo_brings_the_pair_back_and_a_new_choice_replaces_the_old(
@@ -183,8 +183,8 @@ def test_undo_brings_the_pair_back_and_a_new_choice_replaces_the_old(
     first = desk.get("/projects/tone/compare").text
     post(desk, token_of(first), "left", strength="2", rationale="kinder")
     undone = desk.post("/projects/tone/compare/undo", headers=HTMX)
-    answers = slice(first.index('class="answers"'), first.index('class="verdict"'))
-    again = undone.text[undone.text.index('class="answers"') : undone.text.index('class="verdict"')]
+    answers = slice(first.index('class="answers"'), first.index('class="judge-bar"'))
+    again = undone.text[undone.text.index('class="answers"') : undone.text.index('class="judge-bar"')]
     assert text_of(again) == text_of(first[answers]), "the answers changed sides"
     assert "You are changing a judgment" in undone.text and ">kinder</textarea>" in undone.text
     assert re.search(r'id="strength-2"[^>]* checked', undone.text)

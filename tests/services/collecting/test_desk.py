@@ -1,5 +1,8 @@
 """The desk: the same pair until it is judged, nothing of where it comes from, and the way back."""
 
+import io
+import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,13 +18,15 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, select
 
+from app.config import get_settings
 from app.db import make_engine, read_session, write_session
 from app.errors import Conflict, NotFound
-from app.models import Base, Choice, Judgment, Project, Showing, Side, Slot, SlotState, User
+from app.models import Base, Choice, Judgment, JudgmentSource, Project, Showing, Side, Slot, SlotState, User
 from app.models.base import now
 from app.services.accounts import users
 from app.services.collecting import desk, judgments, listing, pairs, projects
 from app.services.collecting.desk import ShownPair
+from app.services.collecting.imports import load
 from app.services.collecting.pairs import Source, SourceKind
 from tests.factory import Factory
 
@@ -53,8 +58,8 @@ def test_asking_again_gives_the_same_pair_on_the_same_sides(factory: Factory) ->
 def test_sides_are_drawn_at_random_and_kept(factory: Factory) -> None:
     project, user = factory.project(), factory.user()
     factory.comparisons(project, 40)
-    while showing := factory.shown(project, user):
-        factory.record(showing.token, user, "left")
+    while pair := factory.shown(project, user):
+        factory.record(pair.token, user, "left")
     with read_session(factory.engine) as session:
         rows = session.execute(
             select(Judgment.choice, Judgment.first_side, Showing.first_side).join(
@@ -128,6 +133,21 @@ def test_leaving_an_undone_pair_keeps_the_judgment(factory: Factory, project: Pr
     assert again and factory.record(again.token, user, "left").id == row.id  # confirmed unchanged: no new row
 
 
+def test_confirming_a_late_judgment_unchanged_changes_nothing(factory: Factory, project: Project) -> None:
+    slow, quick = factory.user(), factory.user()
+    factory.comparison(project)
+    start = now()
+    pair = factory.shown(project, slow, now=start)
+    other = factory.shown(project, quick, now=start + timedelta(seconds=61))
+    late = factory.record(pair.token, slow, now=start + timedelta(seconds=62))
+    factory.record(other.token, quick, "skip", now=start + timedelta(seconds=63))  # its place is free now
+    again = factory.undo(project, slow)
+    assert factory.record(again.token, slow, "left").id == late.id
+    assert progress(factory, project, slow).done == 0
+    again = factory.undo(project, slow)
+    assert not factory.record(again.token, slow, "right").late and progress(factory, project, slow).done == 1
+
+
 def test_undoing_a_skip_takes_the_place_if_it_is_free_and_is_late_if_not(factory: Factory, project: Project) -> None:
     user, other = factory.user(), factory.user()
     factory.comparisons(project, 2)
@@ -183,7 +203,6 @@ class Desk(RuleBasedStateMachine):
             )
             for number in range(count):
                 pairs.add(session, project=self.project, prompt=str(number), responses=("a", "b"))
-        self.wanted = wanted
 
     @rule(who=st.integers(0, 2))
     def ask(self, who: int) -> None:
@@ -222,30 +241,51 @@ class Desk(RuleBasedStateMachine):
         with write_session(self.engine) as session:
             desk.release(session, token=token, user=session.merge(self.people[who]))
 
+    @rule(who=st.integers(0, 2), number=st.integers(0, 2), chosen=st.sampled_from("ab"))
+    def bring(self, who: int, number: int, chosen: str) -> None:
+        """Imports a judged pair, one that is there or a new one."""
+        line = {"prompt": str(number), "chosen": chosen, "rejected": "b" if chosen == "a" else "a"}
+        load.load(
+            self.engine,
+            project_id=self.project.id,
+            user_id=self.people[who].id,
+            stream=io.BytesIO(json.dumps(line).encode()),
+            filename="",
+            settings=get_settings(),
+        )
+
+    @rule(wanted=st.integers(1, 3))
+    def want(self, wanted: int) -> None:
+        with write_session(self.engine) as session:
+            project, by = session.get_one(Project, self.project.id), session.get_one(User, self.people[0].id)
+            self.project = projects.update(session, project=project, by=by, judgments_per_comparison=wanted)
+
     @rule(seconds=st.integers(1, 120))
     def wait(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
 
     @invariant()
     def slots_and_judgments_fit(self) -> None:
-        if not hasattr(self, "wanted"):
+        if not hasattr(self, "project"):
             return
         with read_session(self.engine) as session:
             slots = list(session.scalars(select(Slot)))
             rows = list(session.scalars(select(Judgment).where(~Judgment.superseded)))
         said = {(row.comparison_id, row.user_id): row for row in rows}
         assert len(said) == len(rows), "two current judgments of one person on one pair"
+        done = {(slot.id, slot.comparison_id, slot.holder_id) for slot in slots if slot.state is SlotState.DONE}
+        assert {(row.slot_id, row.comparison_id, row.user_id) for row in rows if row.slot_id is not None} == done
         for slot in slots:
             assert (slot.state is SlotState.OPEN) == (slot.holder_id is None)
             assert (slot.state is SlotState.LEASED) == (slot.lease_token is not None) == (slot.leased_until is not None)
-            if slot.state is SlotState.DONE:
-                assert said[slot.comparison_id, slot.holder_id].choice is not Choice.SKIP  # type: ignore[index]
             if slot.state is SlotState.LEASED:
                 assert (slot.comparison_id, slot.holder_id) not in said, "a place is kept for somebody who has judged"
-        done = [(slot.comparison_id, slot.holder_id) for slot in slots if slot.state is SlotState.DONE]
-        assert len(done) == len(set(done))
-        in_time = [row for row in rows if not row.late and row.choice is not Choice.SKIP]
-        assert {(row.comparison_id, row.user_id) for row in in_time} <= set(done)
+        for row in rows:
+            without_slot = row.late or row.choice is Choice.SKIP or row.source is JudgmentSource.IMPORT
+            assert without_slot or row.slot_id is not None
+        for comparison_id, count in Counter(slot.comparison_id for slot in slots).items():
+            held = [slot for slot in slots if slot.comparison_id == comparison_id and slot.state is not SlotState.OPEN]
+            assert count == max(self.project.judgments_per_comparison, len(held))
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -68,9 +68,9 @@ def test_a_prompt_keeps_its_split_when_the_project_changes_its_share(factory: Fa
                 responses=(f"x{number}", "y"),
             )
     with read_session(factory.engine) as session:
-        splits = [(prompt.messages[0]["content"], prompt.split) for prompt in session.scalars(select(Prompt))]
-    assert dict(splits)["Same?"] is Split.TRAIN
-    assert Split.EVAL in dict(splits).values()
+        splits = {prompt.messages[0]["content"]: prompt.split for prompt in session.scalars(select(Prompt))}
+    assert splits["Same?"] is Split.TRAIN
+    assert Split.EVAL in splits.values()
 
 
 def test_the_split_follows_from_the_content_alone() -> None:

@@ -5,12 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
 
-from sqlalchemy import func, select
+import pytest
+from sqlalchemy import event, func, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from app.db import read_session, write_session
-from app.models import Judgment, Slot, SlotState
+from app.models import Judgment, Project, Slot, SlotState
 from app.models.base import now
-from app.services.collecting import projects
+from app.services.collecting import pairs, projects, slots
+from app.services.collecting.pairs import NewPair
 from tests.factory import Factory
 
 
@@ -38,9 +41,9 @@ def test_priority_goes_first_and_then_the_order_of_arrival(factory: Factory) -> 
     project, user = factory.project(), factory.user()
     rows = [factory.comparison(project, priority=priority) for priority in (0, 5, -1, 5)]
     got = []
-    while showing := factory.shown(project, user):
-        got.append(showing.comparison_id)
-        factory.record(showing.token, user)
+    while pair := factory.shown(project, user):
+        got.append(pair.comparison_id)
+        factory.record(pair.token, user)
     assert got == [rows[at].id for at in (1, 3, 0, 2)]
 
 
@@ -63,9 +66,9 @@ def test_racing_people_never_share_a_slot_or_exceed_what_is_wanted(factory: Fact
 
     def work(number: int) -> list[int]:
         done = []
-        while showing := factory.shown(project, users[number]):
-            factory.record(showing.token, users[number], "tie")
-            done.append(showing.comparison_id)
+        while pair := factory.shown(project, users[number]):
+            factory.record(pair.token, users[number], "tie")
+            done.append(pair.comparison_id)
         return done
 
     per_person = at_once(people, work)
@@ -80,7 +83,7 @@ def test_racing_people_never_share_a_slot_or_exceed_what_is_wanted(factory: Fact
 def test_racing_tabs_of_one_person_get_one_pair(factory: Factory) -> None:
     project, user = factory.project(judgments_per_comparison=3), factory.user()
     factory.comparisons(project, 4)
-    tokens = {showing.token for showing in at_once(8, lambda _: factory.shown(project, user))}  # type: ignore[attr-defined]
+    tokens = {pair.token for pair in at_once(8, lambda _: factory.shown(project, user))}  # type: ignore[attr-defined]
     assert len(tokens) == 1
 
 
@@ -103,8 +106,8 @@ def test_racing_for_expired_leases_gives_each_to_one_person(factory: Factory) ->
         assert factory.shown(project, factory.user(), now=start)
     users = [factory.user() for _ in range(6)]
     later = start + timedelta(minutes=5)
-    showings = at_once(6, lambda number: factory.shown(project, users[number], now=later))
-    held = [one.comparison_id for one in showings if one]  # type: ignore[attr-defined]
+    pairs = at_once(6, lambda number: factory.shown(project, users[number], now=later))
+    held = [one.comparison_id for one in pairs if one]  # type: ignore[attr-defined]
     assert len(held) == len(set(held)) == 3
 
 
@@ -113,7 +116,7 @@ def test_wanting_more_or_fewer_judgments_changes_the_slots_that_are_free(factory
     factory.comparisons(project, 3)
     factory.judge(project, user)
 
-    def slots(wanted: int) -> list[tuple[int, int]]:
+    def places(wanted: int) -> list[tuple[int, int]]:
         with write_session(factory.engine) as session:
             projects.update(
                 session, project=session.merge(project), by=session.merge(user), judgments_per_comparison=wanted
@@ -128,6 +131,105 @@ def test_wanting_more_or_fewer_judgments_changes_the_slots_that_are_free(factory
                 )
             ]
 
-    assert slots(4) == [(4, 1), (4, 0), (4, 0)]
-    assert slots(1) == [(1, 1), (1, 0), (1, 0)]
-    assert slots(3) == [(3, 1), (3, 0), (3, 0)]
+    assert places(4) == [(4, 1), (4, 0), (4, 0)]
+    assert places(1) == [(1, 1), (1, 0), (1, 0)]
+    assert places(3) == [(3, 1), (3, 0), (3, 0)]
+
+
+def open_slots(factory: Factory, project: Project) -> list[Slot]:
+    with read_session(factory.engine) as session:
+        return list(session.scalars(select(Slot).where(Slot.project_id == project.id).order_by(Slot.id)))
+
+
+@pytest.mark.parametrize(
+    ("check", "columns"),
+    [
+        ("ck_slots_open", "holder_id = :user"),
+        ("ck_slots_open", "lease_token = 'x'"),
+        ("ck_slots_open", "leased_until = CURRENT_TIMESTAMP"),
+        ("ck_slots_leased", "state = 'leased', lease_token = 'x', leased_until = CURRENT_TIMESTAMP"),
+        ("ck_slots_leased", "state = 'leased', holder_id = :user, leased_until = CURRENT_TIMESTAMP"),
+        ("ck_slots_leased", "state = 'leased', holder_id = :user, lease_token = 'x'"),
+        ("ck_slots_done", "state = 'done'"),
+        ("ck_slots_done", "state = 'done', holder_id = :user, lease_token = 'x'"),
+        ("ck_slots_done", "state = 'done', holder_id = :user, leased_until = CURRENT_TIMESTAMP"),
+        ("ck_slots_state", "state = 'lost'"),
+    ],
+)
+def test_the_database_refuses_a_slot_that_is_not_whole(factory: Factory, check: str, columns: str) -> None:
+    project, user = factory.project(), factory.user()
+    factory.comparison(project)
+    with pytest.raises(IntegrityError, match=check), write_session(factory.engine) as session:
+        session.execute(text(f"UPDATE slots SET {columns}"), {"user": user.id} if ":user" in columns else {})
+
+
+@pytest.mark.parametrize(
+    ("check", "columns"), [("ck_judgments_late", {"late": True}), ("ck_judgments_skip", {"choice": "skip"})]
+)
+def test_the_database_refuses_a_slot_for_what_fills_none(
+    factory: Factory, check: str, columns: dict[str, object]
+) -> None:
+    factory.judged(1)
+    with pytest.raises(IntegrityError, match=check), write_session(factory.engine) as session:
+        session.execute(update(Judgment).values(**columns))
+
+
+def test_a_judgment_fills_the_first_free_slot(factory: Factory) -> None:
+    project, user = factory.project(judgments_per_comparison=3), factory.user()
+    row = factory.comparison(project)
+    for wanted in (1, 3):  # the second and third slots are made anew, after the first
+        with write_session(factory.engine) as session:
+            stored = session.get_one(Project, project.id)
+            projects.update(session, project=stored, by=session.merge(user), judgments_per_comparison=wanted)
+    with write_session(factory.engine) as session:
+        session.execute(update(Slot).values(ordinal=10 - Slot.ordinal))  # the last made is the first in order
+        filled = slots.settle(session, comparison_ids=[row.id], user=session.merge(user), now=now())
+    by_ordinal = {slot.ordinal: slot for slot in open_slots(factory, project)}
+    assert filled == {row.id: by_ordinal[7].id}
+    assert (by_ordinal[7].state, by_ordinal[7].holder_id) == (SlotState.DONE, user.id)
+
+
+def test_one_more_is_wanted_only_where_no_slot_is_open(factory: Factory) -> None:
+    project = factory.project()
+    row = factory.comparison(project, priority=7)
+
+    def want() -> list[tuple[SlotState, int, int]]:
+        with write_session(factory.engine) as session:
+            slots.want_one_more(session, comparison=session.merge(row))
+        return [(slot.state, slot.ordinal, slot.priority) for slot in open_slots(factory, project)]
+
+    assert want() == [(SlotState.OPEN, 1, 7)]
+    factory.judge(project, factory.user())
+    assert want() == [(SlotState.DONE, 1, 7), (SlotState.OPEN, 2, 7)]
+    assert factory.judge(project, factory.user()) and factory.judge(project, factory.user()) is None
+
+
+def test_the_next_slot_is_one_index_lookup(factory: Factory) -> None:
+    project, user = factory.project(judgments_per_comparison=2), factory.user()
+    with write_session(factory.engine) as session:
+        pairs.add_many(
+            session,
+            project=session.merge(project),
+            pairs=[
+                NewPair([{"role": "user", "content": f"{n}?"}], ("Yes.", "No."), priority=n % 7) for n in range(800)
+            ],
+        )
+    statements: list[tuple[str, object]] = []
+
+    def listen(_connection, _cursor, statement: str, parameters: object, *_more: object) -> None:
+        if statement.startswith("UPDATE slots"):
+            statements.append((statement, parameters))
+
+    event.listen(factory.engine, "before_cursor_execute", listen)
+    assert factory.shown(project, user)
+    event.remove(factory.engine, "before_cursor_execute", listen)
+    assert len(statements) == 3  # what they hold, a lease that ran out, an open slot
+    on_postgresql = factory.engine.dialect.name == "postgresql"
+    with factory.engine.connect() as connection:
+        if on_postgresql:
+            connection.exec_driver_sql("ANALYZE")
+        for statement, parameters in statements[1:]:
+            explain = "EXPLAIN " if on_postgresql else "EXPLAIN QUERY PLAN "
+            plan = "\n".join(str(row) for row in connection.exec_driver_sql(explain + statement, parameters))
+            assert "ix_slots_next" in plan, plan
+            assert "Sort" not in plan and "TEMP B-TREE" not in plan and "Seq Scan on slots" not in plan, plan

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -129,11 +130,33 @@ def test_an_imported_judgment_takes_the_pair_that_its_importer_holds(factory: Fa
     with write_session(factory.engine) as session:
         held = show_next(session, project=session.merge(project), user=session.merge(user))
     assert held and load(factory, project, rows([{"prompt": "Q", "chosen": "A", "rejected": "B"}]), user).judged == 1
+    with read_session(factory.engine) as session:
+        slot = session.scalars(select(Slot)).one()
+    assert (slot.state, slot.holder_id, slot.lease_token) == (SlotState.DONE, user.id, None)
     with write_session(factory.engine) as session:
         assert show_next(session, project=session.merge(project), user=session.merge(user)) is None
         later = judgments.record(session, token=held.token, user=session.merge(user), choice="tie")
     with read_session(factory.engine) as session:
         assert [row.id for row in session.scalars(select(Judgment).where(~Judgment.superseded))] == [later.id]
+
+
+def test_an_imported_judgment_takes_a_place_whose_lease_ran_out(factory: Factory) -> None:
+    project, slow = factory.project(lease_seconds=60), factory.user()
+    factory.comparison(project, prompt="Q", answers=("A", "B"))
+    held = factory.shown(project, slow, now=now() - timedelta(seconds=61))
+    load(factory, project, rows([{"prompt": "Q", "chosen": "A", "rejected": "B"}]))
+    assert held and factory.record(held.token, slow).late
+
+
+def test_an_imported_judgment_is_kept_where_others_have_every_place(factory: Factory) -> None:
+    project, other = factory.project(), factory.user()
+    factory.comparison(project, prompt="Q", answers=("A", "B"))
+    held = factory.shown(project, other)
+    assert load(factory, project, rows([{"prompt": "Q", "chosen": "A", "rejected": "B"}])).judged == 1
+    assert held and not factory.record(held.token, other).late
+    with read_session(factory.engine) as session:
+        filled = session.execute(select(Judgment.source, Judgment.slot_id.is_not(None)).order_by(Judgment.id)).tuples()
+        assert list(filled) == [(JudgmentSource.IMPORT, False), (JudgmentSource.WEB, True)]
 
 
 def test_every_wanted_judgment_but_the_imported_one_stays_open(factory: Factory) -> None:
