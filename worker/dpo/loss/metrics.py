@@ -1,7 +1,9 @@
 """What a set of scored pairs says: loss, rewards, accuracy with its interval, distance from the reference."""
 
 import math
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from worker.dpo.loss.pair_losses import PairLosses
@@ -18,8 +20,12 @@ def wilson_interval(successes: float, count: int, z: float = 1.959964) -> tuple[
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
-def totals(losses: PairLosses, logps: Tensor) -> dict[str, float]:
-    """Sums over pairs under TRL's names, and `pairs`. `logps/…` and `log_ratios/…`, in nats, are sums over a completion."""
+def totals(losses: PairLosses, logps: Tensor) -> dict[str, Tensor]:
+    """Sums over pairs under TRL's names, and `pairs`, float64 scalars. `logps/…` and `log_ratios/…`, in nats, are sums
+    over a completion.
+
+    They stay on their device: a GPU goes on working until someone reads them (`numbers`).
+    """
     margins = losses.rewards_chosen - losses.rewards_rejected
     columns = {
         "loss": losses.loss.detach(),
@@ -32,11 +38,17 @@ def totals(losses: PairLosses, logps: Tensor) -> dict[str, float]:
     } | {f"loss/{name}": value for name, value in losses.components.items()}
     if losses.log_ratios_chosen is not None and losses.log_ratios_rejected is not None:
         columns |= {"log_ratios/chosen": losses.log_ratios_chosen, "log_ratios/rejected": losses.log_ratios_rejected}
-    return {name: column.double().sum().item() for name, column in columns.items()} | {"pairs": float(len(margins))}
+    columns["pairs"] = torch.ones_like(margins)
+    return dict(zip(columns, torch.stack(list(columns.values())).double().sum(1).unbind(), strict=True))
+
+
+def numbers(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """What `totals` counted, read from the device in one go."""
+    return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)) if sums else {}
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:
-    """What `totals` counted, per pair."""
+    """What `numbers` read, per pair."""
     return {name: value / sums["pairs"] for name, value in sums.items() if name != "pairs"}
 
 
@@ -46,7 +58,7 @@ def evaluation(losses: PairLosses, logps: Tensor, reference: Tensor | None) -> d
     eval_kl: mean of ½·(log π − log π_ref)² per completion, in nats: Schulman's k2 estimate of the KL divergence, on
     the split's own completions, good while the two models are close.
     """
-    figures = means(totals(losses, logps))
+    figures = means(numbers(totals(losses, logps)))
     count = logps.shape[1]
     low, high = wilson_interval((losses.rewards_chosen > losses.rewards_rejected).sum().item(), count)
     figures |= {"rewards/accuracies_low": low, "rewards/accuracies_high": high}

@@ -10,6 +10,7 @@ preference distribution of its own, and p goes in there.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,23 +66,35 @@ def losses_of(
     reward_mean: float = 0.0,
 ) -> PairLosses:
     """Per-pair losses. logps, reference: (2, pairs), chosen first, in nats; reference may be None."""
-    device, dtype = logps.device, logps.dtype
-
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
-
+    facts: dict[str, list[float] | Tensor | None] = {
+        "len_chosen": [len(pair.chosen_ids) for pair in pairs],
+        "len_rejected": [len(pair.rejected_ids) for pair in pairs],
+        "weight": [pair.weight for pair in pairs],
+    }
+    # Not where all agree: the plain loss is the same, and half the work.
+    if soft_labels and any(pair.p_chosen != 1 for pair in pairs):
+        facts["p_chosen"] = [pair.p_chosen for pair in pairs]
+    chosen, rejected = (None, None) if reference is None else reference
+    facts |= {"ref_logps_chosen": chosen, "ref_logps_rejected": rejected}
     return pair_losses(
         loss,
         logps_chosen=logps[0],
         logps_rejected=logps[1],
-        ref_logps_chosen=None if reference is None else reference[0].to(device, dtype),
-        ref_logps_rejected=None if reference is None else reference[1].to(device, dtype),
-        len_chosen=column([len(pair.chosen_ids) for pair in pairs]),
-        len_rejected=column([len(pair.rejected_ids) for pair in pairs]),
-        p_chosen=column([pair.p_chosen for pair in pairs]) if soft_labels else None,
-        weight=column([pair.weight for pair in pairs]),
         reward_mean=reward_mean,
+        **_beside(logps, facts),
     )
+
+
+def _beside(logps: Tensor, facts: Mapping[str, list[float] | Tensor | None]) -> dict[str, Any]:
+    """The facts of each pair as tensors of the same type and on the same device as `logps`, sent there in one go."""
+    columns = {name: torch.as_tensor(values).to(logps.dtype) for name, values in facts.items() if values is not None}
+    table = torch.stack([column.cpu() for column in columns.values()])
+    if logps.is_cuda:
+        # From pinned memory, or the host would wait until the GPU has done the forward.
+        table = table.pin_memory()
+    moved = table.to(logps.device, non_blocking=logps.is_cuda)
+    sent: dict[str, Any] = dict.fromkeys(facts)
+    return sent | dict(zip(columns, moved.unbind(), strict=True))
 
 
 def pair_losses(
@@ -105,7 +118,7 @@ def pair_losses(
     """
     win = Completion(logps_chosen, ref_logps_chosen, len_chosen)
     lose = Completion(logps_rejected, ref_logps_rejected, len_rejected)
-    p = torch.ones_like(logps_chosen) if p_chosen is None else p_chosen.to(logps_chosen.dtype)
+    p = None if p_chosen is None else p_chosen.to(logps_chosen.dtype)
     options = Options(loss.beta, loss.label_smoothing, loss.gamma, reward_mean)
     terms = [*loss.components, *([("sft", loss.sft_weight)] if loss.sft_weight else [])]
     values = {name: _expected(LOSS_TYPES[name], win, lose, options, p) for name, _ in terms}
@@ -122,10 +135,10 @@ def pair_losses(
     )
 
 
-def _expected(spec: LossSpec, win: Completion, lose: Completion, options: Options, p: Tensor) -> Tensor:
-    """The loss averaged over which of the two answers an evaluator prefers: `win` with probability p."""
+def _expected(spec: LossSpec, win: Completion, lose: Completion, options: Options, p: Tensor | None) -> Tensor:
+    """The loss averaged over which of the two answers an evaluator prefers: `win` with probability p, None: for certain."""
     if spec.soft_target:
-        return spec.function(win, lose, options, p)
-    if bool((p == 1).all()):
+        return spec.function(win, lose, options, torch.ones_like(win.logp) if p is None else p)
+    if p is None:
         return spec.function(win, lose, options)
     return p * spec.function(win, lose, options) + (1 - p) * spec.function(lose, win, options)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
-from worker.dpo.model import cpu_attention
+from worker.dpo.model import cpu_attention, flex_attention
 from worker.dpo.rows.masks import Layout, Span, is_causal, mask_of
 
 NAME = "prefloop_shared_prefix"
@@ -51,6 +51,8 @@ def shared_prefix_attention(
         raise NotShareable(f"its attention takes {', '.join(sorted(unknown))}")
     if softcap is None and cpu_attention.serves(query):
         return cpu_attention.attend(query, key, value, prefix_layout, scaling, sliding_window), None
+    if flex_attention.serves(query):
+        return flex_attention.attend(query, key, value, prefix_layout, scaling, sliding_window, softcap), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from worker.dpo.ground.matmul import product
+from worker.dpo.model import pointwise
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def sequence_logps(
     wide = torch.promote_types(hidden.dtype, torch.float32)
     if hidden.shape[0] == 0:
         return hidden.sum().to(wide) * 0 + torch.zeros(sequences, dtype=wide, device=hidden.device)
-    # A logit lives about three times at once: as computed, in float32 and as its exponential.
-    logit_bytes = 3 * wide.itemsize
+    # A logit lives about three times at once: as computed, in float32 and as its exponential; compiled, twice as computed.
+    logit_bytes = 2 * hidden.element_size() if pointwise.serves(hidden) else 3 * wide.itemsize
     # The exact class: an adapter on the head is another module, and must not be bypassed.
     if type(head) is nn.Linear:
         if torch.is_autocast_enabled(hidden.device.type):
@@ -76,7 +77,16 @@ def sequence_logps(
     else:
         rows = max(1, int(chunk_bytes / (logit_bytes * _vocabulary(head))))
         tokens = _any_head(hidden, head, target, shape, rows)
-    return torch.zeros(sequences, dtype=wide, device=hidden.device).index_add(0, owner, tokens)
+    return sums(tokens, owner, sequences)
+
+
+def sums(tokens: Tensor, owner: Tensor, sequences: int) -> Tensor:
+    """(sequences,) sums of the tokens' values, (tokens,), by their sequence, in one order on every run."""
+    empty = torch.zeros(sequences, dtype=tokens.dtype, device=tokens.device)
+    if tokens.is_cuda:
+        # Sorted; index_add adds as its threads come, and no run could be repeated to the last bit.
+        return empty.index_put((owner,), tokens, accumulate=True)
+    return empty.index_add(0, owner, tokens)
 
 
 def _vocabulary(head: nn.Module) -> int:
@@ -107,6 +117,15 @@ class _LinearHead(torch.autograd.Function):
         mean = torch.zeros(hidden.shape, dtype=wide, device=hidden.device) if wanted else None
         for block in range(0, weight.shape[0], columns):
             part = slice(block, block + columns)
+            if pointwise.serves(hidden):
+                raw = product(hidden, weight[part], None if bias is None else bias[part])
+                state = raw, target - block, picked, top, total, shape.scale, shape.softcap
+                if mean is None:
+                    picked, top, total = pointwise.block_statistics(*state)
+                else:
+                    picked, top, total, shrink, powers = pointwise.block_powers(*state)
+                    mean = mean.mul_(shrink).add_(powers @ weight[part])
+                continue
             shaped = _block_logits(hidden, weight, bias, part, shape, wide)
             inside, place = _where(target, block, shaped.shape[1])
             picked = torch.where(inside, shaped.gather(1, place), picked)
@@ -138,13 +157,7 @@ class _LinearHead(torch.autograd.Function):
         d_weight, d_bias = torch.empty_like(weight), None if bias is None else torch.empty_like(bias)
         for block in range(0, weight.shape[0], ctx.columns):
             part = slice(block, block + ctx.columns)
-            shaped = _block_logits(hidden, weight, bias, part, ctx.shape, wide)
-            slopes = ctx.shape.derivative(shaped)
-            # dlogp/dz = onehot(target) − softmax(z)
-            gradient = shaped.sub_(top).sub_(log_total).exp_().neg_()
-            inside, place = _where(target, block, gradient.shape[1])
-            gradient.scatter_add_(1, place, inside.to(wide))
-            gradient = _times(gradient.mul_(upstream[:, None]), slopes)
+            gradient = _block_gradient(ctx, part, target, upstream, hidden, weight, bias, top, log_total)
             if d_bias is not None:
                 d_bias[part] = gradient.sum(0)
             gradient = gradient.to(weight.dtype)
@@ -159,6 +172,31 @@ def _block_logits(
 ) -> Tensor:
     """(tokens, columns) shaped logits of one block of the vocabulary."""
     return shape.apply(product(hidden, weight[part], None if bias is None else bias[part]).to(wide))
+
+
+def _block_gradient(
+    ctx: Any,
+    part: slice,
+    target: Tensor,
+    upstream: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    top: Tensor,
+    log_total: Tensor,
+) -> Tensor:
+    """d Σ upstream·log p(target) / d logits of one block, (tokens, columns)."""
+    if pointwise.serves(hidden):
+        raw = product(hidden, weight[part], None if bias is None else bias[part])
+        place = target - part.start
+        return pointwise.block_gradient(raw, place, top, log_total, upstream, ctx.shape.scale, ctx.shape.softcap)
+    shaped = _block_logits(hidden, weight, bias, part, ctx.shape, top.dtype)
+    slopes = ctx.shape.derivative(shaped)
+    # dlogp/dz = onehot(target) − softmax(z)
+    gradient = shaped.sub_(top).sub_(log_total).exp_().neg_()
+    inside, place = _where(target, part.start, gradient.shape[1])
+    gradient.scatter_add_(1, place, inside.to(gradient.dtype))
+    return _times(gradient.mul_(upstream[:, None]), slopes)
 
 
 def _where(target: Tensor, block: int, width: int) -> tuple[Tensor, Tensor]:

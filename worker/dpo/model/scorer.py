@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from worker.dpo.data.pairs import TokenPair
-from worker.dpo.model import layers
+from worker.dpo.model import flex_attention, layers
 from worker.dpo.model.attention import NAME, has_fixed_positions
-from worker.dpo.model.head import logit_shape, sequence_logps
+from worker.dpo.model.head import logit_shape, sequence_logps, sums
 from worker.dpo.rows.masks import Layout
 from worker.dpo.rows.packing import Packing, PlainPacking, SharedPacking
 from worker.dpo.rows.rows import Rows, plain_rows, shared_rows
@@ -71,7 +71,8 @@ class PairScorer(nn.Module):
     def rows(self, pairs: Sequence[TokenPair]) -> Rows:
         """The tensors of `pairs` in this scorer's layout, on its device."""
         if self.shared:
-            return shared_rows(pairs).to(self.device)
+            rows = shared_rows(pairs)
+            return (rows.padded(flex_attention.BLOCK) if self.device.type == "cuda" else rows).to(self.device)
         pad = self.causal_lm.config.get_text_config().pad_token_id
         return plain_rows(pairs, pad_id=pad if isinstance(pad, int) and pad >= 0 else 0).to(self.device)
 
@@ -95,10 +96,8 @@ class PairScorer(nn.Module):
             logits = self._states(model, rows)
             tokens = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
             tokens = tokens.gather(1, rows.target[:, None]).squeeze(1)
-            return torch.zeros(2 * rows.pairs, dtype=tokens.dtype, device=tokens.device).index_add(
-                0, rows.owner, tokens
-            )
-        with layers.reading(None if self.recomputes or rows.layout is None else rows.source.unique()):
+            return sums(tokens, rows.owner, 2 * rows.pairs)
+        with layers.reading(None if self.recomputes or rows.layout is None else rows.read):
             states = self._states(model.base_model, rows)
         return sequence_logps(
             states,

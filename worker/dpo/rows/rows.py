@@ -8,7 +8,7 @@ maskable attention: one right-padded line for each of `prompt+chosen` and `promp
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class Rows:
     need no mask. lengths: tokens of each plain line, None in the shared layout.
     source: (completion tokens,) flat index of the hidden state that predicts each completion token. The last
     prompt token predicts the first token of both completions, so it appears twice at least.
-    target: (completion tokens,) the token ids predicted. owner: (completion tokens,) the sequence of each.
+    target: (completion tokens,) the token ids predicted. owner: (completion tokens,) the sequence of each, in order.
+    read: the distinct ones of source, in order; filled by `to`, while they are still where counting waits for nothing.
     """
 
     input_ids: Tensor
@@ -36,6 +37,7 @@ class Rows:
     owner: Tensor
     pairs: int
     layout: Layout | None
+    read: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -43,10 +45,32 @@ class Rows:
         return self.input_ids.numel()
 
     def to(self, device: torch.device | str) -> "Rows":
-        moved = {
-            name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "source", "target", "owner")
-        }
+        """The same rows on a device. To a GPU they are under way when this returns, before the kernels that follow."""
+        read = self.source.unique() if self.read is None else self.read
+        names = ("input_ids", "position_ids", "source", "target", "owner", "read")
+        tensors = (self.input_ids, self.position_ids, self.source, self.target, self.owner, read)
+        moved = {name: _sent(tensor, torch.device(device)) for name, tensor in zip(names, tensors, strict=True)}
         return Rows(**moved, lengths=self.lengths, pairs=self.pairs, layout=self.layout)
+
+    def padded(self, multiple: int) -> "Rows":
+        """A shared row, lengthened to a multiple of so many tokens by a sequence that nothing reads."""
+        missing = -self.tokens % multiple
+        if not missing or self.layout is None:
+            return self
+        more = self.input_ids.new_zeros(1, missing)
+        padding = Strand((), self.tokens, self.tokens + missing)
+        return replace(
+            self,
+            input_ids=torch.cat((self.input_ids, more), 1),
+            position_ids=torch.cat((self.position_ids, torch.arange(missing)[None]), 1),
+            layout=Layout((*self.layout.strands, padding)),
+        )
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def shared_length(pair: TokenPair) -> int:

@@ -1,5 +1,6 @@
 """How much memory a run needs, measured on the model itself, and the token budget that fits the machine."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,13 +9,16 @@ from torch import Tensor
 
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.config import TrainConfig
-from worker.dpo.ground.memory import memory_available, memory_used
+from worker.dpo.ground.memory import is_out_of_memory, memory_available, memory_used
 from worker.dpo.model.scorer import PairScorer
+from worker.dpo.rows.packing import Packing
 
 # Enough for matrix products to run at their full rate; more only takes memory. Half-precision products on a CPU need
 # twice as many tokens for that, of half the size.
 BUDGET_CPU, BUDGET_CPU_HALF, BUDGET_GPU = 1024, 2048, 16384
 HEADROOM = 0.8
+# Tokens that a GPU is tried with: enough that what doesn't grow with them hardly counts.
+SAMPLE_GPU = 4096
 # What a C library holds for the blocks in use, and the holes between them, over their size: measured (`bench.dpo_vs_trl` and the
 # tests print estimate and peak). GPUs' allocators are asked for what is in use.
 HELD_CPU = 1.3
@@ -50,7 +54,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """The token budget of a run and whether activations must be recomputed to fit, from the memory at hand.
 
-    Activations are counted by running one pair forward and adding up what autograd keeps.
+    On a GPU some pairs go forward and backward, and its allocator says what that took at the most. Elsewhere one pair
+    goes forward, and what autograd keeps is added up.
     """
     device = scorer.device
     available = memory_available(device)
@@ -64,11 +69,18 @@ def plan_memory(
     shortest = pairs[packing.alone.index(min(packing.alone))]
     room = HEADROOM * available - gradients - optimizer - 2 * scorer.chunk_bytes
     for checkpointing in _checkpointing_choices(config):
-        per_token = activation_bytes(scorer, shortest, checkpointing=checkpointing)
+        per_token = (
+            measured_bytes(scorer, pairs, gradients, checkpointing=checkpointing)
+            if device.type == "cuda"
+            else activation_bytes(scorer, shortest, checkpointing=checkpointing)
+        )
         budget = config.token_budget or int(min(wanted, max(longest, room / per_token)))
         if budget * per_token <= room:
             break
-    if budget * per_token > room:
+    if math.isinf(per_token):
+        log("Memory is short: not even one pair went forward and backward.")
+        per_token = available / budget
+    elif budget * per_token > room:
         log(f"Memory is short: about {_gib(budget * per_token - room)} more would be needed for the longest pair.")
     return MemoryPlan(
         token_budget=budget,
@@ -122,6 +134,57 @@ def activation_bytes(scorer: PairScorer, pair: TokenPair, *, checkpointing: bool
     layers = max(1, getattr(scorer.causal_lm.config.get_text_config(), "num_hidden_layers", 1))
     at_once = kept + (3 if checkpointing else 2) * whole / layers
     return max(1.0, at_once / scorer.packing([pair]).alone[0] * (HELD_CPU if scorer.device.type == "cpu" else 1.0))
+
+
+def measured_bytes(scorer: PairScorer, pairs: Sequence[TokenPair], gradients: int, *, checkpointing: bool) -> float:
+    """Bytes that a forward and backward on a GPU hold at the most, per token of the budget; weights and `gradients` are not counted.
+
+    Infinite where not even the first pair has room.
+    """
+    set_checkpointing(scorer, checkpointing)
+    packing = scorer.packing(pairs)
+    for tokens in (SAMPLE_GPU, 1):
+        sample = _first(packing, tokens)
+        try:
+            peak = _peak_of([pairs[index] for index in sample], scorer)
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+            torch.cuda.empty_cache()
+            continue
+        size = packing.alone[sample[0]]
+        for place, index in enumerate(sample[1:], start=1):
+            size = packing.grown(sample[:place], size, index)
+        return max(1.0, (peak - gradients) / size)
+    return math.inf
+
+
+def _first(packing: Packing, tokens: int) -> list[int]:
+    """Pairs from the beginning of the packing's order, of about so many tokens together, but one at least."""
+    ordered = packing.order(range(len(packing.alone)))
+    sample, size = ordered[:1], packing.alone[ordered[0]]
+    for index in ordered[1:]:
+        size = packing.grown(sample, size, index)
+        if size > tokens:
+            break
+        sample.append(index)
+    return sample
+
+
+def _peak_of(pairs: Sequence[TokenPair], scorer: PairScorer) -> int:
+    """Bytes above those in use now that a forward and backward take on a GPU at the most."""
+    device = scorer.device
+    weights = [weight for weight in scorer.parameters() if weight.requires_grad]
+    training = scorer.training
+    scorer.train()
+    try:
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        logps = scorer(scorer.rows(pairs))
+        torch.autograd.grad(logps.sum(), weights, allow_unused=True)
+        return torch.cuda.max_memory_allocated(device) - before
+    finally:
+        scorer.train(training)
 
 
 def _kept_bytes(scorer: PairScorer, pair: TokenPair) -> int:

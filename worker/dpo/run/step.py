@@ -9,7 +9,7 @@ from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.errors import NotFinite
 from worker.dpo.ground.memory import give_back_freed_memory, resident_memory
 from worker.dpo.ground.processes import everyones, summed
-from worker.dpo.loss.metrics import means, totals
+from worker.dpo.loss.metrics import means, numbers, totals
 from worker.dpo.loss.pair_losses import losses_of
 from worker.dpo.rows.plan import micro_batches
 from worker.dpo.run.optimizer import full, learning_rate
@@ -28,8 +28,10 @@ def optimizer_step(run: Run) -> dict[str, float]:
     processes = run.accelerator.num_processes
     batch = setup.plan.batch(progress.step)
     rate = learning_rate(config, progress.step, setup.plan.total_steps)
-    sums: dict[str, float] = {}
+    counted: dict[str, Tensor] = {}
     rewards: list[Tensor] = []
+    # Read only when all is under way: a GPU that is asked for a number waits for the host afterwards.
+    seen: list[tuple[Tensor, list[TokenPair]]] = []
 
     run.optimizer.zero_grad()
     _seed_dropout(run)
@@ -56,7 +58,7 @@ def optimizer_step(run: Run) -> dict[str, float]:
                 )
                 # DDP averages over processes.
                 loss = losses.loss.sum() * (processes / len(batch) if indices else 0.0)
-                _require_finite(run, loss, pairs)
+                seen.append((loss.detach(), pairs))
                 if last:
                     # Gradients are first exchanged in the last backward: until here all can still turn back together.
                     agreement.reach()
@@ -64,12 +66,13 @@ def optimizer_step(run: Run) -> dict[str, float]:
             if indices:
                 rewards += [losses.rewards_chosen, losses.rewards_rejected]
                 for name, value in totals(losses, logps).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                    counted[name] = counted[name] + value if name in counted else value
     with past_return(run):
+        _require_finite(run, seen)
         if setup.loss.uses_reward_mean:
             mine_seen = torch.cat([part.cpu() for part in rewards]) if rewards else torch.empty(0)
             run.reward_mean.update(torch.cat(everyones(run.accelerator, mine_seen)))
-        sums = summed(run.accelerator, sums)
+        sums = summed(run.accelerator, numbers(counted))
         norm = _update(run, rate)
     progress.step += 1
     progress.pairs_seen += int(sums["pairs"])
@@ -99,13 +102,15 @@ def _seed_dropout(run: Run) -> None:
     torch.manual_seed((run.config.seed * steps + run.progress.step) * processes + rank)
 
 
-def _require_finite(run: Run, loss: Tensor, pairs: list[TokenPair]) -> None:
-    if not math.isfinite(loss.item()):
-        lines = ", ".join(str(pair.line) for pair in pairs[:8])
-        raise NotFinite(
-            f"The loss became {loss.item()} at step {run.progress.step + 1} (data lines {lines}). Lower "
-            f"learning_rate (it is {run.config.peak_learning_rate:g}), use dtype=float32, or look at these lines."
-        )
+def _require_finite(run: Run, seen: list[tuple[Tensor, list[TokenPair]]]) -> None:
+    """Raise NotFinite for the first micro-batch whose loss isn't finite. seen: each one's loss and pairs."""
+    for value, (_, pairs) in zip(torch.stack([loss for loss, _ in seen]).tolist(), seen, strict=True):
+        if not math.isfinite(value):
+            lines = ", ".join(str(pair.line) for pair in pairs[:8])
+            raise NotFinite(
+                f"The loss became {value} at step {run.progress.step + 1} (data lines {lines}). Lower "
+                f"learning_rate (it is {run.config.peak_learning_rate:g}), use dtype=float32, or look at these lines."
+            )
 
 
 def _give_back_above_estimate(run: Run) -> None:
