@@ -80,8 +80,8 @@ def test_from_the_sign_in_link_to_an_adapter_that_loads(
     page.locator("input[type=file]").set_input_files(file)
     page.get_by_role("button", name="Import").click()
     page.wait_for_url("**/imports/*")
-    expect(page.locator("main")).to_contain_text("30")
-    expect(page.locator("main")).to_contain_text("31")  # the refused line's number
+    expect(page.locator(".stat", has_text="Added").locator(".num")).to_have_text("30")
+    expect(page.get_by_role("region", name="Rejected lines").locator("tbody tr td.num")).to_have_text("31")
 
     number = start_run(page, f"{live_server.url}/projects/tone/train", max_steps=300, batch_size=4, lora_r=2)
     loss = page.locator("[data-chart='loss'] output").first
@@ -135,5 +135,6 @@ def test_the_demo_trains_the_real_small_model(
     expect(page.locator("#run-samples")).to_contain_text("Before", ignore_case=True)
     root = download_checkpoint(page, tmp_path)
     facts = json.loads((root / "prefloop.json").read_text())
-    assert facts
+    assert facts["provenance"]["snapshot"]["sha256"] in page.content()
+    assert facts["config"]["max_steps"] == 3
     expect(page.locator("main")).to_contain_text("4-bit")

@@ -12,13 +12,10 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from app.config import Settings
-from app.db import write_session
-from app.models import Checkpoint, Project, TrainingRun, User
-from app.services.collecting import projects
-from app.services.training import runs
-from app.storage import get_storage
+from app.models import Project, User
 from tests.factory import Factory
-from tests.pretend_worker import PretendWorker, prepare_model
+from tests.pretend_worker import prepare_model
+from tests.services.training.trained import trained
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -43,23 +40,6 @@ def browser(sign_in: Callable[[User], TestClient], engineer: User) -> TestClient
 @pytest.fixture
 def project(factory: Factory) -> Project:
     return factory.judged(8, eval_percent=0)
-
-
-def trained(
-    engine: Engine, settings: Settings, project: Project, engineer: User, files: dict[str, bytes] | None = None
-) -> tuple[TrainingRun, Checkpoint]:
-    with write_session(engine) as session:
-        run = runs.train_on_current(
-            session,
-            project=projects.get(session, project.slug),
-            by=session.merge(engineer),
-            base_model="tiny",
-            config={},
-            storage=get_storage(settings),
-        )
-    worker = PretendWorker(engine, settings)
-    worker.claim()
-    return run, worker.publish(files)
 
 
 def words(page: str) -> str:
@@ -122,27 +102,6 @@ def test_the_snippet_of_an_adapter_names_its_base_and_is_python(
     compile(snippet, "snippet", "exec")
     assert "PeftModel" in snippet and str(settings.models / "tiny") in snippet
     assert f"{project.slug}-checkpoint-{checkpoint.id}" in snippet
-
-
-def test_the_snippet_of_a_hub_model_names_its_revision(
-    browser: TestClient, engine: Engine, settings: Settings, project: Project, engineer: User
-) -> None:
-    prepare_model(settings, source={"kind": "hub", "id": "example/tiny", "commit": "c" * 40})
-    _, checkpoint = trained(engine, settings, project, engineer)
-    page = html.unescape(browser.get(f"/checkpoints/{checkpoint.id}").text)
-    assert "AutoModelForCausalLM.from_pretrained('example/tiny', revision='" + "c" * 40 in page
-
-
-def test_the_snippet_of_a_full_model_needs_no_base(
-    browser: TestClient, engine: Engine, settings: Settings, project: Project, engineer: User
-) -> None:
-    prepare_model(settings)
-    _, checkpoint = trained(engine, settings, project, engineer, FULL)
-    snippet = html.unescape(
-        re.search(r'data-copy="(from [^"]+)"', browser.get(f"/checkpoints/{checkpoint.id}").text)[1]
-    )
-    compile(snippet, "snippet", "exec")
-    assert "peft" not in snippet and str(settings.models) not in snippet
 
 
 def test_the_page_still_works_when_base_model_and_card_are_gone(
