@@ -70,7 +70,7 @@ class PretendWorker:
         self, engine: Engine, settings: Settings, name: str = "cpu-1", kinds: tuple[JobKind, ...] = (JobKind.TRAINING,)
     ) -> None:
         self.engine, self.settings, self.name, self.kinds = engine, settings, name, kinds
-        self.job_id, self.token, self._bytes = 0, "", 0
+        self.job_id, self.kind, self.token, self._bytes = 0, JobKind.TRAINING, "", 0
         with write_session(engine) as session:
             workers.register(
                 session,
@@ -87,14 +87,15 @@ class PretendWorker:
             job = leases.claim(session, worker=self.name, kinds=self.kinds, lease_seconds=3600)
             assert job is not None, "no job is queued"
             workers.heartbeat(session, name=self.name)
-        self.job_id, self.token = job.id, job.lease_token or ""
+        self.job_id, self.kind, self.token = job.id, job.kind, job.lease_token or ""
         return job
 
     def say(self, *printed: tuple[str, int | None, dict[str, Any]]) -> None:
         self._bytes += 1
         with write_session(self.engine) as session:
             leases.progress(session, job_id=self.job_id, token=self.token, printed=printed, output_bytes=self._bytes)
-            runs.record(session, job_id=self.job_id, printed=printed)
+            if self.kind is JobKind.TRAINING:
+                runs.record(session, job_id=self.job_id, printed=printed)
 
     def start(self, total: int) -> None:
         """From loading to the first step: the evaluation and the samples before training."""

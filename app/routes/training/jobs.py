@@ -1,4 +1,4 @@
-"""Runs: the list, one run's page and its stream, cancel and retry."""
+"""Runs: the list, one run's page and its stream; any job's page, cancel and retry."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,9 +8,9 @@ from fastapi.responses import Response, StreamingResponse
 
 from app import events
 from app.errors import Conflict
-from app.models import FINISHED, JobState, Project, TrainingRun
+from app.models import FINISHED, JobKind, JobState, Project, TrainingRun
 from app.paging import Page
-from app.routes.training import run_page, run_stream
+from app.routes.training import job_page, run_page, run_stream
 from app.services.collecting import projects
 from app.services.jobs import jobs
 from app.services.training import outcome, runs
@@ -50,8 +50,15 @@ def listing(
 
 @router.get("/jobs/{job_id}")
 def show(job_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+    job = jobs.get(session, job_id)
+    if job.kind is JobKind.TRAINING:
+        run = runs.get(session, job_id)
+        return render(request, "training/jobs/show.html", run_page.page(session, run=run, settings=settings))
     return render(
-        request, "training/jobs/show.html", run_page.page(session, run=runs.get(session, job_id), settings=settings)
+        request,
+        "training/jobs/job.html",
+        job_page.page(session, job=job, settings=settings),
+        block="job" if is_fragment(request) else None,
     )
 
 

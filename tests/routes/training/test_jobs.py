@@ -416,3 +416,25 @@ def test_the_list_filters_by_state(browser: TestClient, project: Project, finish
     with write_session(engine) as session:
         jobs.cancel(session, job=jobs.get(session, queued), by=None)
     assert f"/jobs/{queued}" not in browser.get(f"/projects/{project.slug}/runs?state=queued").text
+
+
+def test_a_job_of_another_kind_has_a_page_that_follows_it(
+    browser: TestClient, project: Project, engine: Engine, settings: Settings
+) -> None:
+    with write_session(engine) as session:
+        job, _ = jobs.queue(session, kind=JobKind.EXPORT, project_id=project.id, by=None)
+    address = f"/jobs/{job.id}"
+    waits = browser.get(address)
+    assert "no worker is running" in words(waits.text) and 'hx-trigger="every 2s"' in waits.text
+    worker = PretendWorker(engine, settings, kinds=(JobKind.EXPORT,))
+    worker.claim()
+    worker.say(("state", None, {"stage": "converting", "total_steps": 4}), ("step", 3, {}))
+    block = browser.get(address, headers={"HX-Request": "true"}).text
+    assert "<html" not in block
+    assert "Converting step 3 of 4" in words(block) and f"Cancel export {job.id}?" in block
+    worker.fail("failed", "The tokenizer differs.", lines=("last words",))
+    over = browser.get(address)
+    assert f"Export {job.id} failed The tokenizer differs." in words(over.text)
+    assert "Press Retry to try it again." in words(over.text) and "last words" in over.text
+    assert "every 2s" not in over.text
+    assert browser.get(f"{address}/stream").status_code == 404
