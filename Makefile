@@ -2,7 +2,7 @@
 # take minutes each.
 PYTHON ?= python3
 
-.PHONY: run test test-long lint types check setup clean
+.PHONY: run test test-long lint types check run-config setup clean
 
 run:
 	@$(PYTHON) app/bootstrap.py run
@@ -26,6 +26,9 @@ types: setup
 	.venv/bin/mypy
 
 check: lint types test test-long
+
+run-config: setup
+	.venv/bin/python -m tools.copy_run_config
 
 clean:
 	rm -rf .venv node_modules app/static/vendor build *.egg-info

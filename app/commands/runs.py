@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.context import acting_user, console, pairs_of
+from app.commands.context import acting_user, console
 from app.commands.jobs import watch_job
 from app.commands.options import ActAs
 from app.config import get_settings
@@ -12,6 +12,7 @@ from app.db import write_session
 from app.errors import Invalid
 from app.services.collecting import projects
 from app.services.datasets import snapshots
+from app.services.training import run_settings
 from app.services.training import runs as run_service
 from app.storage import get_storage
 
@@ -27,7 +28,7 @@ def train(
     as_user: ActAs = None,
 ) -> None:
     """Train on the project's current dataset (or on a snapshot)."""
-    config = pairs_of(settings or [])
+    config = run_settings.parse(settings or [])
     with write_session() as session:
         by, project = acting_user(session, as_user), projects.get(session, slug)
         base = model or project.default_base_model

@@ -13,13 +13,14 @@ from app.config import Settings
 from app.errors import Invalid, PrefloopError
 from app.models import JobKind, Project, Snapshot, TrainingRun, User
 from app.routes.training import run_form
-from app.routes.training.run_form import PRESETS, RULE_HELP, Form, Preset
+from app.routes.training.run_form import RULE_HELP, Form
 from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.jobs import workers
-from app.services.training import base_models, estimates, run_settings, runs
+from app.services.training import base_models, estimates, presets, run_settings, runs
 from app.services.training.base_models import BaseModel
 from app.services.training.estimates import Estimate
+from app.services.training.presets import PRESETS, Preset
 from app.storage import Storage
 from app.web.deps import EngineerDep, SessionDep, SettingsDep, StorageDep
 from app.web.templating import redirect, render
@@ -101,23 +102,37 @@ def create(
     storage: StorageDep,
 ) -> Response:
     project, form = projects.get(session, slug), run_form.read(fields)
+    if problems := _problems(form, settings):
+        page = _page(session, project, form, settings, problems)
+        return render(request, "training/jobs/new.html", page, status=Invalid.status)
     try:
         with session.begin_nested():
-            run = _queue(session, project, form, user, storage, settings)
+            run = _queue(session, project, form, user, storage)
     except PrefloopError as error:
         if error.status == 404:
             raise
-        where = str(error.details.get("setting") or error.details.get("field") or "")
-        page = _page(session, project, form, settings, {where: str(error)})
+        page = _page(session, project, form, settings, {str(error.details.get("field", "")): str(error)})
         return render(request, "training/jobs/new.html", page, status=error.status)
     return redirect(f"/jobs/{run.job_id}")
 
 
-def _queue(
-    session: Session, project: Project, form: Form, user: User, storage: Storage, settings: Settings
-) -> TrainingRun:
+def _problems(form: Form, settings: Settings) -> dict[str, str]:
+    """What is wrong with the form, all of it at once, by field."""
+    problems = {}
     if form.base_model not in {model.name for model in base_models.list_models(settings)}:
-        raise Invalid("Choose a base model.", "Prepare one with `prefloop models add`.", field="base_model")
+        problems["base_model"] = "Choose a base model. Prepare one with `prefloop models add`."
+    try:
+        form.checked_rule()
+    except Invalid as error:
+        problems[str(error.details["field"])] = str(error)
+    try:
+        run_settings.validate(form.config())
+    except Invalid as error:
+        problems |= run_settings.problems_of(error)
+    return problems
+
+
+def _queue(session: Session, project: Project, form: Form, user: User, storage: Storage) -> TrainingRun:
     wanted: dict[str, Any] = {
         "base_model": form.base_model,
         "config": form.config(),
@@ -148,7 +163,7 @@ def _start(session: Session, project: Project, fields: Mapping[str, str], settin
         "snapshot_id": fields.get("snapshot", ""),
     }
     earlier = fields.get("from", "")
-    if earlier.isdecimal():
+    if earlier.isdecimal() and len(earlier) < 10:
         run = runs.get(session, int(earlier))
         chosen |= {
             "preset": "standard",
@@ -165,7 +180,7 @@ def _page(
     dataset = _dataset(session, project, form)
     living = workers.alive(session, silent_after=settings.worker_lease_seconds)
     if not form.preset:
-        form = replace(form, preset=run_form.preset_for(int(dataset.counts["train"])))
+        form = replace(form, preset=presets.preset_for(int(dataset.counts["train"])))
     return NewRunPage(
         project=project,
         dataset=dataset,

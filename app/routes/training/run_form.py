@@ -1,12 +1,15 @@
-"""The form of a new run: presets, its fields made from the table of settings, and what people typed into it."""
+"""The form of a new run: its fields, made from the table of settings, and what people typed into it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import Invalid
-from app.services.training import run_settings
-from app.services.training.run_settings import LOSSES, Option
+from app.services.training import presets, run_settings
+from app.services.training.run_config.losses import components
+from app.services.training.run_config.values import Kind, plain
+from app.services.training.run_settings import LOSS_LABELS, Option
 
 SETTING = "config."
 RULE = "rule."
@@ -21,53 +24,8 @@ RULE_HELP = {
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """Settings for a purpose; what the form's fields say goes before them."""
-
-    name: str
-    title: str
-    text: str
-    settings: dict[str, Any]
-
-    @property
-    def summary(self) -> str:
-        return " · ".join(f"{run_settings.BY_KEY[key].label} {value:g}" for key, value in self.settings.items())
-
-
-PRESETS = (
-    Preset("standard", "Standard", "One pass with a LoRA adapter and the defaults of the literature.", {}),
-    Preset(
-        "few",
-        "Few pairs",
-        "Three passes in small batches, for some hundred pairs or fewer.",
-        {"num_train_epochs": 3, "batch_size": 8, "learning_rate": 2e-5},
-    ),
-    Preset(
-        "trial",
-        "Trial",
-        "Ten steps, to see whether model, data and worker get along.",
-        {"max_steps": 10, "batch_size": 8},
-    ),
-    Preset(
-        "full",
-        "Full fine-tuning",
-        "Every weight of the model instead of an adapter: more memory, larger files.",
-        {"lora_r": 0, "learning_rate": 5e-7},
-    ),
-)
-
-
-FEW_PAIRS = 300  # below, one pass in batches of 16 is under 20 steps: too few for a rate of 5e-6 to show
-
-
-def preset_for(train_pairs: int) -> str:
-    """The preset that a form opens with."""
-    return "few" if train_pairs < FEW_PAIRS else "standard"
-
-
-@dataclass(frozen=True, slots=True)
 class Input:
-    """One setting as a field. `kind`: number, select or text; `placeholder`: what an empty field means."""
+    """One setting as a field. kind: select or text. placeholder: what an empty field means."""
 
     key: str
     label: str
@@ -97,9 +55,8 @@ class Form:
     key: str = ""
 
     def config(self) -> dict[str, Any]:
-        """The settings for `training_config.validate`."""
-        preset = next((one for one in PRESETS if one.name == self.preset), PRESETS[0])
-        return {**preset.settings, **{key: text for key, text in self.settings.items() if text.strip()}}
+        """The settings for `run_settings.validate`."""
+        return presets.with_preset(self.preset, {key: text for key, text in self.settings.items() if text.strip()})
 
     def checked_rule(self) -> dict[str, Any]:
         """The rule for `snapshots.freeze`. Raises Invalid."""
@@ -148,70 +105,65 @@ def from_config(config: Mapping[str, Any]) -> dict[str, str]:
     """Fields that repeat a run's configuration: what differs from the defaults, as text."""
     known = run_settings.BY_KEY
     return {
-        SETTING + key: _as_text(value)
+        SETTING + key: _as_text(known[key], value)
         for key, value in config.items()
-        if key in known and value != known[key].default and not _is_sum_of_losses(value)
+        if key in known and value != known[key].default
     }
 
 
-def _is_sum_of_losses(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(part, list) for part in value)
-
-
-def _as_text(value: Any) -> str:
+def _as_text(option: Option, value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return json.dumps(value) if option.key == "loss_type" else ",".join(map(str, value))
+    return str(value)
 
 
 def _input(option: Option, value: str) -> Input:
-    kind, options, attributes = "text", [], {"autocomplete": "off", "spellcheck": "false"}
-    placeholder = "automatic" if option.default is None else default_text(option)
-    help_text = f"{option.help} Empty: {option.auto}." if option.auto else option.help
-    if option.kind is bool:
-        kind, options = "select", [("", f"{placeholder} (default)"), ("true", "yes"), ("false", "no")]
-    elif option.kind is str and option.choices:
-        kind, options = (
-            "select",
-            [("", f"{placeholder} (default)"), *((choice, _choice(option, choice)) for choice in option.choices)],
-        )
-    elif option.kind in (int, float):
-        kind, attributes = (
-            "number",
-            {
-                "min": _plain(option.minimum),
-                "max": _plain(option.maximum),
-                "inputmode": "decimal",
-                "step": "1" if option.kind is int else "any",
-            },
-        )
+    setting = option.setting
+    placeholder = "automatic" if setting.default is None else default_text(option)
+    chosen: list[tuple[str, str]] = []
+    if setting.kind is Kind.FLAG:
+        chosen = [("true", "yes"), ("false", "no")]
+    elif setting.choices and setting.kind is not Kind.CHOICES:
+        chosen = [(choice, _choice(option, choice)) for choice in setting.choices]
+    if chosen and value and value not in dict(chosen):
+        # A sum of losses, or what a request said: it stays as it is.
+        chosen.append((value, _choice(option, value)))
+    attributes = {"autocomplete": "off", "spellcheck": "false", "placeholder": placeholder}
+    if setting.kind in (Kind.WHOLE, Kind.NUMBER):
+        # Not type="number": a browser empties such a field of what it can't read, and empty means the default.
+        attributes["inputmode"] = "decimal"
     return Input(
-        option.key,
-        option.label,
-        help_text,
-        kind,
-        value,
-        placeholder,
-        options,
-        {"placeholder": placeholder, **attributes},
-        option.unit,
+        key=option.key,
+        label=option.label,
+        help=f"{setting.meaning} Empty: {setting.empty}." if setting.empty else setting.meaning,
+        kind="select" if chosen else "text",
+        value=value,
+        placeholder=placeholder,
+        options=[("", f"{placeholder} (default)"), *chosen],
+        attributes=attributes,
+        unit=option.unit,
     )
 
 
 def default_text(option: Option) -> str:
     """What the setting is when nobody sets it."""
-    if option.default is None:
-        return f"automatic: {option.auto}"
-    if isinstance(option.default, bool):
-        return "yes" if option.default else "no"
-    if isinstance(option.default, list):
-        return ", ".join(option.default)
-    return _plain(option.default) if option.kind in (int, float) else _choice(option, str(option.default))
+    default = option.default
+    if default is None:
+        return f"automatic: {option.setting.empty}"
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, list):
+        return ", ".join(default)
+    return plain(default) if isinstance(default, int | float) else _choice(option, default)
 
 
 def _choice(option: Option, choice: str) -> str:
-    return f"{LOSSES[choice].label} ({choice})" if option.key == "loss_type" else choice
-
-
-def _plain(value: float | None) -> str:
-    return "" if value is None else str(int(value)) if value == int(value) else f"{value:g}"
+    if option.key != "loss_type":
+        return choice
+    try:
+        terms = [(LOSS_LABELS.get(name, name), weight) for name, weight in components(json.loads(choice))]
+        return " + ".join(f"{weight:g} × {label}" for label, weight in terms)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return f"{LOSS_LABELS[choice]} ({choice})" if choice in LOSS_LABELS else choice

@@ -148,7 +148,7 @@ def configuration(config: dict[str, Any]) -> list[tuple[str, list[Setting]]]:
         value = config.get(option.key, option.default)
         changed = value != option.default
         groups[option.group].append(
-            Setting(option.label, option.help, _value(option, value), default_text(option), changed)
+            Setting(option.label, option.setting.meaning, _value(option, value), default_text(option), changed)
         )
     return list(groups.items())
 

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.models import Job, JobEvent, TrainingRun
-from app.services.training.run_settings import LOSSES
+from app.services.training.run_config.losses import LOSSES
 
 CHARTED = (
     "loss",
@@ -37,7 +37,7 @@ def beta(run: TrainingRun) -> float:
     """The β of the run's loss: rewards divided by it are log-ratios, in nats."""
     given = run.config.get("beta")
     loss = run.config.get("loss_type", "sigmoid")
-    return float(given or (LOSSES[loss].default_beta if isinstance(loss, str) and loss in LOSSES else 0.1))
+    return float(given or (LOSSES[loss].defaults["beta"] if isinstance(loss, str) and loss in LOSSES else 0.1))
 
 
 def point(event: JobEvent, *, beta: float) -> dict[str, Any] | None:

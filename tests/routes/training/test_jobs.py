@@ -69,7 +69,7 @@ def test_the_form_shows_what_would_be_trained_on_and_every_setting(browser: Test
     assert "4-bit" in page
     for option in run_settings.OPTIONS:
         assert f'name="config.{option.key}"' in page, option.key
-        assert html.escape(option.help, quote=False).replace("'", "&#39;") in page, option.key
+        assert html.escape(option.setting.meaning, quote=False).replace("'", "&#39;") in page, option.key
 
 
 def test_one_click_freezes_a_snapshot_and_queues_a_job(browser: TestClient, project: Project, engine: Engine) -> None:
@@ -118,7 +118,7 @@ def test_a_refused_setting_comes_back_beside_its_field_with_everything_that_was_
     assert reply.status_code == 422
     field = reply.text[reply.text.index('id="config.learning_rate"') :][:600]
     assert 'value="5"' in field and 'aria-invalid="true"' in field and "from 0 to 1" in field
-    assert 'name="config.seed" type="number" value="7"' in reply.text
+    assert 'name="config.seed" type="text" value="7"' in reply.text
     assert 'value="few" checked' in reply.text and 'value="keep me"' in reply.text and 'value="k"' in reply.text
     with read_session(engine) as session:
         assert not session.scalar(select(func.count()).select_from(Job))
@@ -149,7 +149,7 @@ def test_the_preview_follows_the_rule_and_the_settings(browser: TestClient, proj
     strict = browser.get(address, params={"base_model": "tiny", "rule.min_judgments": "2"}).text
     assert "12 with too few judgments" in words(strict)
     wrong = browser.get(address, params={"base_model": "tiny", "config.batch_size": "0"}).text
-    assert "can't be '0'" in words(wrong)
+    assert "not “0”" in words(wrong)
 
 
 def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(
@@ -157,7 +157,7 @@ def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(
 ) -> None:
     first = start(browser, project, **{"config.beta": "0.3", "config.report_to": "tensorboard,wandb"})
     again = browser.get(f"/projects/{project.slug}/train?from={first}").text
-    assert 'name="config.beta" type="number" value="0.3"' in again
+    assert 'name="config.beta" type="text" value="0.3"' in again
     assert 'value="tensorboard,wandb"' in again
     with read_session(engine) as session:
         snapshot_id = runs.get(session, first).snapshot_id

@@ -2,7 +2,8 @@
 
 import traceback
 
-from worker.dpo.ground.errors import OUT_OF_MEMORY, UNEXPECTED, OutOfMemory, RunError
+from worker.dpo.ground.errors import OUT_OF_MEMORY, UNEXPECTED, BadSetting, OutOfMemory, RunError
+from worker.dpo.ground.values import ConfigError
 
 
 def explain(problem: BaseException) -> tuple[int, str, str]:
@@ -11,6 +12,8 @@ def explain(problem: BaseException) -> tuple[int, str, str]:
 
     if isinstance(problem, RunError):
         return problem.exit_code, problem.reason, str(problem)
+    if isinstance(problem, ConfigError):
+        return BadSetting.exit_code, BadSetting.reason, str(problem)
     if is_out_of_memory(problem):
         message = f"Memory ran out: {problem} Choose a smaller model, max_length or batch_size."
         return OUT_OF_MEMORY, OutOfMemory.reason, message

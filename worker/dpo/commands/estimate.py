@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     from accelerate import Accelerator
 
-    from worker.dpo.ground.config import load_config
+    from worker.dpo.ground.config_file import load_config
     from worker.dpo.ground.events import EventWriter
     from worker.dpo.ground.stopping import Stop
     from worker.dpo.run.setup import RunRequest, prepare

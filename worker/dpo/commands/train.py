@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, printing the run's events. Returns the exit code."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    from worker.dpo.ground.config import load_config
+    from worker.dpo.ground.config_file import load_config
     from worker.dpo.ground.events import Event, EventWriter
     from worker.dpo.ground.stopping import Stop
     from worker.dpo.run.loop import train

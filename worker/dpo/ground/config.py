@@ -1,112 +1,211 @@
-"""Every setting of a training run, in one frozen dataclass: the only place where defaults live."""
+"""Every setting of a training run, in one frozen model: the only place for defaults, bounds, choices and meanings.
 
-import dataclasses
-import difflib
+It needs pydantic, PyYAML and the standard library, no more: what starts runs checks settings by a copy of this module
+and of the two beside it, `values` and `losses`, and so says the same as the engine, word for word.
+"""
+
 import json
-import types
-import typing
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from worker.dpo.ground.errors import BadSetting
+from worker.dpo.ground.losses import LOSSES, OPTION_NAMES, SFT, TERMS, components, option_problems, read_loss
+from worker.dpo.ground.values import (
+    MOST_PROBLEMS,
+    ConfigError,
+    Problem,
+    Setting,
+    describe,
+    nearest,
+    read_modules,
+    shown,
+)
+
+MOST_STEPS = 10_000_000
+METRICS = (
+    "eval_loss", "eval_rewards/accuracies", "eval_rewards/margins", "eval_rewards/chosen", "eval_rewards/rejected",
+    "eval_rewards/accuracies_low", "eval_rewards/accuracies_high", "eval_logps/chosen", "eval_logps/rejected", "eval_kl",
+)  # fmt: skip
 
 
-class ConfigError(BadSetting):
-    """A setting that doesn't exist, has the wrong type or contradicts another one."""
+def _setting(default: Any, meaning: str, *, empty: str = "", **more: Any) -> Any:
+    """A field with its meaning. empty: what None stands for. more: bounds, and `choices` or `takes` of a text."""
+    extra = {"empty": empty} | {key: more.pop(key) for key in ("choices", "takes") if key in more}
+    return Field(default, description=meaning, json_schema_extra=extra, **more)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """Settings of one run. The comment beside a field is its line in the table of `docs/engine.md`."""
+class TrainConfig(BaseModel):
+    """Settings of one run. Make it with `from_mapping`, whose errors are for people."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     # Loss
-    loss_type: str | list = field(default="sigmoid", metadata={"help": "a loss, or a list of [loss, weight]"})
-    beta: float | None = field(
-        default=None,
-        metadata={"help": "strength of the pull to the reference; empty: the loss's own default (0.1 for DPO)"},
+    loss_type: str | list[Any] = _setting(
+        "sigmoid", "What is minimised: a loss, or a list of [loss, weight]. DPO's own is the sigmoid.",
+        choices=list(LOSSES),
+    )  # fmt: skip
+    beta: float | None = _setting(
+        None, "How strongly the model is held to the reference: higher stays closer.",
+        empty="the loss's own, 0.1 for DPO", gt=0, le=100,
+    )  # fmt: skip
+    label_smoothing: float | None = _setting(
+        None, "How probable it is that a judgment is the wrong way round.",
+        empty="the loss's own, 0 for DPO", ge=0, lt=0.5,
+    )  # fmt: skip
+    gamma: float | None = _setting(
+        None, "Target reward margin of SimPO.", empty="the loss's own, 0.5 for SimPO", ge=0, le=100
     )
-    label_smoothing: float | None = field(
-        default=None, metadata={"help": "probability that a label is wrong (cDPO, robust, EXO)"}
+    sft_weight: float = _setting(0.0, "Weight of an added likelihood term on the chosen answer.", ge=0, le=100)
+    use_soft_labels: bool = _setting(
+        True, "Let disagreement between evaluators (p_chosen) into the loss instead of the majority alone."
     )
-    gamma: float | None = field(default=None, metadata={"help": "target reward margin (SimPO)"})
-    sft_weight: float = field(default=0.0, metadata={"help": "weight of an added SFT term on the chosen answer"})
-    use_soft_labels: bool = field(default=True, metadata={"help": "use the `p_chosen` column where the loss can"})
     # Optimisation
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "peak rate; empty: 5e-6 for LoRA, 5e-7 for full fine-tuning"}
+    learning_rate: float | None = _setting(
+        None, "Peak rate of AdamW.", empty="5e-6 for LoRA, 5e-7 for full fine-tuning", ge=0, le=1
     )
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = field(
-        default="cosine", metadata={"help": "shape after the warm-up"}
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = _setting(
+        "cosine", "The rate's shape after the warm-up."
     )
-    warmup_ratio: float = field(default=0.1, metadata={"help": "share of the steps in which the rate rises"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW weight decay"})
-    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW β1"})
-    adam_beta2: float = field(default=0.999, metadata={"help": "AdamW β2"})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW ε"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradient norm is clipped to this; 0: not clipped"})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the training pairs"})
-    max_steps: int = field(default=-1, metadata={"help": "optimizer steps; -1: from the epochs"})
-    batch_size: int = field(default=16, metadata={"help": "pairs per optimizer step, over all processes"})
+    warmup_ratio: float = _setting(0.1, "Share of the steps in which the rate rises.", ge=0, le=1)
+    weight_decay: float = _setting(0.0, "AdamW's weight decay.", ge=0, le=10)
+    adam_beta1: float = _setting(0.9, "Decay of the gradient's running mean (AdamW's β₁).", ge=0, lt=1)
+    adam_beta2: float = _setting(0.999, "Decay of the running mean of its square (AdamW's β₂).", ge=0, lt=1)
+    adam_epsilon: float = _setting(1e-8, "Keeps AdamW's division from blowing up (its ε).", gt=0, le=1)
+    max_grad_norm: float = _setting(1.0, "Largest gradient norm, by clipping; 0: not clipped.", ge=0, le=1_000_000)
+    num_train_epochs: float = _setting(1.0, "Passes over the training pairs.", ge=0, le=1000)
+    max_steps: int = _setting(-1, "Optimizer steps; -1: as many as the epochs give.", ge=-1, le=MOST_STEPS)
+    batch_size: int = _setting(16, "Pairs that each optimizer step learns from, over all processes.", ge=1, le=65_536)
     # Data
-    max_length: int | None = field(
-        default=None, metadata={"help": "tokens of prompt and one completion; empty: from the data and the model"}
-    )
+    max_length: int | None = _setting(
+        None, "Tokens of the prompt and one answer; a longer prompt loses its beginning.",
+        empty="from the data and the model", ge=2, le=10_000_000,
+    )  # fmt: skip
     # Adapter
-    lora_r: int = field(default=16, metadata={"help": "LoRA rank; 0: full fine-tuning"})
-    lora_alpha: float = field(default=32.0, metadata={"help": "LoRA scale times rank"})
-    lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the LoRA matrices"})
-    lora_target_modules: str | list = field(default="all-linear", metadata={"help": "module names, or all-linear"})
-    use_rslora: bool = field(default=False, metadata={"help": "scale by alpha/√r"})
-    use_dora: bool = field(default=False, metadata={"help": "weight-decomposed LoRA"})
-    adapter: str | None = field(
-        default=None, metadata={"help": "existing adapter to train on from; the reference is the model with it"}
+    lora_r: int = _setting(16, "Size of the adapter (LoRA's rank); 0 trains every weight of the model.", ge=0, le=4096)
+    lora_alpha: float = _setting(32.0, "Scale of the adapter, divided by the rank.", ge=0, le=100_000)
+    lora_dropout: float = _setting(0.0, "Dropout before the adapter's matrices.", ge=0, lt=1)
+    lora_target_modules: str | list[str] = _setting(
+        "all-linear", "Names of modules, separated by commas, or all-linear.", takes="all-linear or names of modules"
     )
-    load_in_4bit: bool = field(default=False, metadata={"help": "QLoRA: 4-bit base weights (CUDA, bitsandbytes)"})
+    use_rslora: bool = _setting(False, "Scale by alpha/√rank instead of alpha/rank.")
+    use_dora: bool = _setting(False, "Decompose the weights into direction and size (DoRA).")
+    adapter: str | None = _setting(
+        None, "Folder of an adapter to train on from; the reference is the model with it.",
+        empty="a new one", max_length=2000,
+    )  # fmt: skip
+    load_in_4bit: bool = _setting(False, "Hold the base weights in 4 bits (QLoRA); needs an NVIDIA GPU.")
     # Numbers and machine
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = field(
-        default="float32", metadata={"help": "type of the base weights"}
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = _setting(
+        "float32", "Number type of the base weights."
     )
-    mixed_precision: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "autocast around forward"})
-    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda, mps"})
-    seed: int = field(default=42, metadata={"help": "order of the pairs, LoRA initialisation, dropout, samples"})
-    token_budget: int | None = field(
-        default=None, metadata={"help": "tokens in one forward; empty: from the memory at hand"}
+    mixed_precision: Literal["no", "bf16", "fp16"] = _setting(
+        "no", "Number type of the forward pass over float32 weights (autocast)."
     )
-    head_chunk_mb: float = field(default=64.0, metadata={"help": "size of one block of logits"})
-    gradient_checkpointing: Literal["auto", "on", "off"] = field(
-        default="auto", metadata={"help": "auto: on only when memory asks for it"}
+    device: str = _setting(
+        "auto", "What to compute on: auto, cpu, cuda, cuda:N or mps.",
+        takes="auto, cpu, cuda, cuda:N or mps", pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
+    )  # fmt: skip
+    seed: int = _setting(
+        42, "Fixes the order of the pairs, the adapter's start, dropout and the samples.", ge=0, le=2**31 - 1
     )
-    share_prefix: Literal["auto", "off"] = field(
-        default="auto", metadata={"help": "compute a prompt once for both answers where the model allows"}
+    token_budget: int | None = _setting(
+        None, "Tokens in one forward pass.", empty="from the memory at hand", ge=1, le=100_000_000
     )
-    reference_cache: str | None = field(
-        default=None, metadata={"help": "folder of reference log-probabilities; empty: ~/.cache/prefloop"}
+    head_chunk_mb: float = _setting(64.0, "Size of one block of logits, in MB.", ge=0.01, le=100_000)
+    gradient_checkpointing: Literal["auto", "on", "off"] = _setting(
+        "auto", "Trade time for memory; auto: only when memory asks for it."
+    )
+    share_prefix: Literal["auto", "off"] = _setting(
+        "auto", "Compute a prompt once for both answers; auto: where the model allows it."
+    )
+    reference_cache: str | None = _setting(
+        None, "Folder of reference log-probabilities.", empty="~/.cache/prefloop", max_length=2000
     )
     # Evaluation, saving, reporting
-    eval_steps: int | None = field(
-        default=None, metadata={"help": "evaluate every N steps; empty: five times in a run"}
+    eval_steps: int | None = _setting(
+        None, "Steps between evaluations.", empty="five times in a run", ge=1, le=MOST_STEPS
     )
-    early_stopping_patience: int = field(
-        default=0, metadata={"help": "evaluations without improvement before stopping; 0: never"}
+    early_stopping_patience: int = _setting(
+        0, "Evaluations without improvement before it stops; 0: never.", ge=0, le=10_000
     )
-    metric_for_best_model: str = field(
-        default="eval_loss", metadata={"help": "what best means; a loss is better lower, else higher"}
+    metric_for_best_model: str = _setting(
+        "eval_loss", "The metric that picks the best step: lowest for a loss and eval_kl, else highest.",
+        choices=list(METRICS), takes=f"one of {', '.join(METRICS)}, or eval_loss/NAME of a loss in a sum",
+    )  # fmt: skip
+    publish: Literal["auto", "last", "best"] = _setting(
+        "auto", "Which weights the checkpoint holds; auto: the best with early stopping, else the last."
     )
-    publish: Literal["auto", "last", "best"] = field(
-        default="auto", metadata={"help": "which weights OUT holds; auto: best with early stopping, else last"}
+    save_steps: int | None = _setting(
+        None, "Steps between training states.", empty="by time alone", ge=1, le=MOST_STEPS
     )
-    save_steps: int | None = field(default=None, metadata={"help": "training state every N steps"})
-    save_minutes: float = field(default=10.0, metadata={"help": "training state every M minutes; 0: never by time"})
-    sample_prompts: int = field(default=2, metadata={"help": "evaluation prompts answered before and after; 0: none"})
-    sample_tokens: int = field(default=64, metadata={"help": "longest sampled answer"})
-    report_to: list = field(default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, mlflow, wandb"})
-    num_workers: int | None = field(default=None, metadata={"help": "processes that tokenise; empty: by the cores"})
+    save_minutes: float = _setting(10.0, "Minutes between training states; 0: never by time.", ge=0, le=10_000)
+    sample_prompts: int = _setting(2, "Evaluation prompts answered before and after; 0: none.", ge=0, le=64)
+    sample_tokens: int = _setting(64, "Longest sampled answer, in tokens.", ge=1, le=4096)
+    report_to: list[Literal["tensorboard", "mlflow", "wandb", "none"]] = _setting(
+        ["tensorboard"], "Trackers that also get the metrics.", max_length=4
+    )
+    num_workers: int | None = _setting(None, "Processes that tokenise.", empty="by the cores", ge=0, le=1024)
 
-    def __post_init__(self) -> None:
-        _check_ranges(self)
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        value = SETTINGS[name].read(value)
+        return OWN_WAYS[name](value) if name in OWN_WAYS else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        options = {name: getattr(self, name) for name in OPTION_NAMES}
+        problems = [*option_problems(self.loss_type, options, sft_weight=self.sft_weight), *self._contradictions()]
+        if problems:
+            raise ConfigError(*problems)
+        return self
+
+    def _contradictions(self) -> list[Problem]:
+        rules = (
+            (
+                self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs == 0),
+                "max_steps", "There would be nothing to train.",
+                "Set 'max_steps' to 1 or more, or 'num_train_epochs' above 0.",
+            ),
+            (
+                self.dtype == "float16" and not self.is_lora,
+                "dtype", "Full fine-tuning in float16 loses small steps.",
+                "Set 'dtype' to bfloat16, or to float32 with 'mixed_precision' at fp16.",
+            ),
+            (
+                self.load_in_4bit and not self.is_lora,
+                "load_in_4bit", "4-bit weights can't be trained themselves.",
+                "Set 'lora_r' to 1 or more, or 'load_in_4bit' to false.",
+            ),
+            (
+                self.lora_r == 0 and self.use_dora,
+                "use_dora", "DoRA belongs to LoRA.", "Set 'lora_r' to 1 or more, or 'use_dora' to false.",
+            ),
+            (
+                self.lora_r == 0 and self.use_rslora,
+                "use_rslora", "rsLoRA belongs to LoRA.", "Set 'lora_r' to 1 or more, or 'use_rslora' to false.",
+            ),
+            (
+                self.mixed_precision != "no" and self.dtype != "float32",
+                "mixed_precision", "Autocast works on float32 weights.",
+                "Leave 'dtype' at float32, or 'mixed_precision' at no.",
+            ),
+            (
+                self.metric_for_best_model not in self._metrics(),
+                "metric_for_best_model", f"This run has no metric {shown(self.metric_for_best_model)}.",
+                f"It has {', '.join(self._metrics())}.",
+            ),
+        )  # fmt: skip
+        return [Problem(*problem) for broken, *problem in rules if broken]
+
+    def _metrics(self) -> list[str]:
+        """What an evaluation of this run measures."""
+        terms = [name for name, _ in components(self.loss_type)] + ([SFT] if self.sft_weight else [])
+        has_reference = any(TERMS[name].uses_reference for name in terms)
+        parts = [f"eval_loss/{name}" for name in terms] if len(terms) > 1 else []
+        return [name for name in METRICS if has_reference or name != "eval_kl"] + parts
 
     @property
     def is_lora(self) -> bool:
@@ -118,138 +217,46 @@ class TrainConfig:
         return self.learning_rate if self.learning_rate is not None else (5e-6 if self.is_lora else 5e-7)
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return self.model_dump()
 
 
-def load_config(path: Path | None, settings: list[str] | tuple[str, ...] = ()) -> TrainConfig:
-    """The configuration of a JSON or YAML file, overridden by `key=value` settings.
-
-    Raises ConfigError for an unknown key (naming the nearest), a wrong type or an impossible value.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        values.update(_read_mapping(path))
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set takes key=value, not {setting!r}.")
-        values[key.strip()] = _parse_value(text)
-    return from_mapping(values)
+OWN_WAYS = {"loss_type": read_loss, "lora_target_modules": read_modules}
+SETTINGS: dict[str, Setting] = {name: describe(name, field) for name, field in TrainConfig.model_fields.items()}
 
 
-def from_mapping(values: dict[str, Any]) -> TrainConfig:
-    """A checked TrainConfig from plain values. Raises ConfigError."""
-    hints = typing.get_type_hints(TrainConfig)
-    checked = {}
-    for key, value in values.items():
-        if key not in hints:
-            raise ConfigError(_unknown(key, hints))
-        checked[key] = _coerce(key, value, hints[key])
-    return TrainConfig(**checked)
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
+def from_mapping(values: Mapping[Any, Any]) -> TrainConfig:
+    """A checked TrainConfig from plain values. Raises ConfigError that names every setting at fault."""
+    unknown = [str(key) for key in values if key not in SETTINGS][:MOST_PROBLEMS]
+    problems = [Problem(key, f"There is no setting {shown(key)}.", nearest(key[:100], SETTINGS)) for key in unknown]
+    known = {key: value for key, value in values.items() if key in SETTINGS}
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as problem:
-        raise ConfigError(f"Cannot read the configuration {path}: {problem}") from problem
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"The configuration {path} must be a mapping of settings, not a {type(values).__name__}.")
-    return values
+        config = TrainConfig.model_validate(known)
+    except ValidationError as error:
+        raise ConfigError(*problems, *_problems(error, known)) from None
+    if problems:
+        raise ConfigError(*problems)
+    return config
 
 
-def _parse_value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _unknown(key: str, known: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else " See `python -m worker.dpo train --help`."
-    return f"There is no setting {key!r}.{hint}"
-
-
-def _coerce(key: str, value: Any, wanted: Any) -> Any:
-    """The value as the field's type; numbers given as text (YAML reads 5e-6 as text) become numbers."""
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    if value is None and types.NoneType in options:
-        return None
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            return _coerce_choice(key, value, typing.get_args(option))
-        converted = _as_type(value, option)
-        if converted is not None:
-            return converted
-    names = " or ".join(option.__name__ for option in options if option is not types.NoneType)
-    raise ConfigError(f"The setting {key!r} takes {names}, not {value!r}.")
-
-
-def _coerce_choice(key: str, value: Any, choices: tuple[str, ...]) -> str:
-    # YAML reads on, off and no as booleans.
-    aliases = {True: ("on",), False: ("off", "no")}
-    for candidate in (value, *aliases.get(value, ())) if isinstance(value, bool) else (value,):
-        if candidate in choices:
-            return candidate
-    raise ConfigError(f"The setting {key!r} is one of {', '.join(choices)}, not {value!r}.")
-
-
-def _as_type(value: Any, wanted: type) -> Any:
-    if wanted is bool or isinstance(value, bool):
-        return value if isinstance(value, bool) and wanted is bool else None
-    if wanted in (int, float) and isinstance(value, int | float | str):
-        try:
-            number = float(value)
-        except ValueError:
-            return None
-        if wanted is float:
-            return number
-        return int(number) if number.is_integer() else None
-    if wanted is list and isinstance(value, list | tuple):
-        return list(value)
-    return value if isinstance(value, wanted) else None
-
-
-def _check_ranges(config: TrainConfig) -> None:
-    at_least = {
-        "batch_size": 1, "lora_r": 0, "lora_dropout": 0, "warmup_ratio": 0, "weight_decay": 0, "max_grad_norm": 0,
-        "sft_weight": 0, "early_stopping_patience": 0, "save_minutes": 0, "sample_prompts": 0, "sample_tokens": 1,
-        "learning_rate": 0, "max_length": 2, "token_budget": 1, "eval_steps": 1, "save_steps": 1, "head_chunk_mb": 0.01,
-        "num_train_epochs": 0,
-    }  # fmt: skip
-    for name, least in at_least.items():
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise ConfigError(f"The setting {name!r} must be at least {least}, not {value}.")
-    if config.warmup_ratio > 1 or config.lora_dropout >= 1:
-        raise ConfigError("The settings 'warmup_ratio' and 'lora_dropout' are shares: between 0 and 1.")
-    if config.max_steps == 0 or config.max_steps < -1 or (config.max_steps == -1 and config.num_train_epochs == 0):
-        raise ConfigError("Nothing to train: set 'max_steps' to 1 or more, or 'num_train_epochs' above 0.")
-    if config.dtype == "float16" and not config.is_lora:
-        raise ConfigError(
-            "Full fine-tuning in float16 loses small steps: use dtype=bfloat16, or mixed_precision=fp16 on float32."
-        )
-    if config.load_in_4bit and not config.is_lora:
-        raise ConfigError(
-            "4-bit weights can't be trained themselves: set 'lora_r' to 1 or more, or 'load_in_4bit' to false."
-        )
-    if config.lora_r == 0 and (config.use_dora or config.use_rslora):
-        raise ConfigError("'use_dora' and 'use_rslora' belong to LoRA: set 'lora_r' to 1 or more.")
-    if config.mixed_precision != "no" and config.dtype != "float32":
-        raise ConfigError(
-            "Autocast ('mixed_precision') works on float32 weights: leave 'dtype' at float32, or autocast off."
-        )
+def _problems(error: ValidationError, values: Mapping[str, Any]) -> list[Problem]:
+    problems: dict[str, Problem] = {}
+    for item in error.errors(include_url=False, include_input=False):
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            problems |= {problem.setting: problem for problem in cause.problems}
+        else:
+            name = str(item["loc"][0])
+            problems.setdefault(name, SETTINGS[name].refusal(values[name]))
+    return list(problems.values())
 
 
 def settings_table() -> list[tuple[str, str, str]]:
     """(name, default, meaning) of every setting, for `--help` and the documentation."""
-    defaults = TrainConfig()
-    rows = []
-    for item in fields(TrainConfig):
-        default = getattr(defaults, item.name)
-        rows.append((item.name, "" if default is None else json.dumps(default), item.metadata["help"]))
-    return rows
+    return [
+        (
+            setting.name,
+            "" if setting.default is None else json.dumps(setting.default),
+            setting.meaning + (f" Empty: {setting.empty}." if setting.empty else ""),
+        )
+        for setting in SETTINGS.values()
+    ]

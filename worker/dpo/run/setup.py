@@ -97,17 +97,11 @@ def fingerprint(settings: Mapping[str, Any], weights: str, train: str, evaluatio
 
 
 def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Accelerator) -> RunSetup:
-    """Load and check everything that `request` names. Raises ModelError, DataFileError, LossOptionError, BadData."""
+    """Load and check everything that `request` names. Raises ModelError, DataFileError, BadData."""
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
     config = request.config
-    loss = configure(
-        config.loss_type,
-        beta=config.beta,
-        label_smoothing=config.label_smoothing,
-        gamma=config.gamma,
-        sft_weight=config.sft_weight,
-    )
+    loss = configure(config)
     events.emit(Event.STATE, stage="loading")
     tokenizer = loading.load_tokenizer(request.model)
     device = str(accelerator.device) if accelerator.num_processes > 1 else loading.choose_device(config.device)

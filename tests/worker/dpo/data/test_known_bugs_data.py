@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.worker.dpo.losses_for_tests import configure
 from tests.worker.dpo.tiny import CHATML, toy_pairs, write_pairs
 from tests.worker.dpo.tokenizers_for_tests import LLAMA, NO_END, REWRITES_HISTORY, trained_tokenizer, trl_ids
 from worker.dpo.data import chat
@@ -14,7 +15,7 @@ from worker.dpo.data.fitting import fit
 from worker.dpo.data.forms import parse_pair
 from worker.dpo.data.pairs import Dataset, TokenPair, pair_length
 from worker.dpo.data.reading import load_dataset
-from worker.dpo.loss.registry import LossOptionError, configure
+from worker.dpo.ground.values import ConfigError
 
 
 def chat_row(question: str, chosen: str, rejected: str) -> dict:
@@ -208,5 +209,5 @@ def test_bug_24_label_smoothing_is_used_or_refused_never_ignored():
     # Δ = 0.1·((-3 + 8) - (-9 + 9)) = 0.5: smoothing adds ε·Δ.
     assert loss(0.2) - loss(0.0) == pytest.approx(0.2 * 0.5, rel=1e-5)
     for name in ("hinge", "ipo", "apo_zero", "nca_pair", "bco_pair", "sppo_hard", "orpo"):
-        with pytest.raises(LossOptionError, match="does not use label_smoothing"):
+        with pytest.raises(ConfigError, match="doesn't use 'label_smoothing'"):
             configure(name, label_smoothing=0.2)

@@ -13,8 +13,11 @@ from trl import DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
+from tests.worker.dpo.losses_for_tests import configure
+from worker.dpo.ground.losses import LOSSES, OPTION_NAMES, TERMS
+from worker.dpo.ground.values import ConfigError
 from worker.dpo.loss.pair_losses import PairLosses, RewardMean, pair_losses
-from worker.dpo.loss.registry import LOSS_TYPES, LossConfig, LossOptionError, check_options, configure
+from worker.dpo.loss.registry import LOSS_TYPES, LossConfig
 
 IN_TRL_DPO = [
     ("sigmoid", {"beta": 0.1}),
@@ -127,17 +130,14 @@ def test_every_loss_that_trl_has_and_we_have_is_compared():
 def test_weighted_sum_of_losses_agrees_with_trl():
     batch = Batch(2)
     theirs, _ = batch.trl(["sigmoid", "bco_pair"], [0.8, 0.2], beta=0.1)
-    for config in (
-        configure(["sigmoid", "bco_pair"], loss_weights=[0.8, 0.2]),
-        configure([("sigmoid", 0.8), ["bco_pair", 0.2]]),
-    ):
-        ours = batch.ours(config)
-        agree(ours.loss.mean(), theirs)
-        assert set(ours.components) == {"sigmoid", "bco_pair"}
-        agree(
-            batch.gradient(batch.ours(config).loss.mean()),
-            batch.gradient(batch.trl(["sigmoid", "bco_pair"], [0.8, 0.2])[0]),
-        )
+    config = configure([["sigmoid", 0.8], ["bco_pair", 0.2]])
+    ours = batch.ours(config)
+    agree(ours.loss.mean(), theirs)
+    assert set(ours.components) == {"sigmoid", "bco_pair"}
+    agree(
+        batch.gradient(batch.ours(config).loss.mean()),
+        batch.gradient(batch.trl(["sigmoid", "bco_pair"], [0.8, 0.2])[0]),
+    )
 
 
 def test_sft_term_agrees_with_trl_where_pairs_do_not_share_a_micro_batch():
@@ -305,15 +305,19 @@ def test_loss_of_an_untrained_policy_is_log_two():
     assert not result.rewards_chosen.any()
 
 
+def test_every_loss_has_a_formula_and_facts():
+    assert set(LOSS_TYPES) == set(TERMS)
+    assert {option for loss in LOSSES.values() for option in loss.defaults} == set(OPTION_NAMES)
+
+
 @pytest.mark.parametrize("name", sorted(LOSS_TYPES))
-@pytest.mark.parametrize("option", ["beta", "label_smoothing", "gamma"])
+@pytest.mark.parametrize("option", OPTION_NAMES)
 def test_an_option_that_a_loss_does_not_use_is_refused(name, option):
-    names = [name] if LOSS_TYPES[name].alone else ["sigmoid_norm", name]
-    used = frozenset().union(*(LOSS_TYPES[n].options for n in names))
-    if option in used:
-        configure(names, **{option: 0.2})
+    names = [name] if name in LOSSES else ["sigmoid_norm", name]
+    if any(option in TERMS[each].defaults for each in names):
+        assert getattr(configure(names, **{option: 0.2}), option) == 0.2
     else:
-        with pytest.raises(LossOptionError, match=f"does not use {option}"):
+        with pytest.raises(ConfigError, match=f"doesn't use '{option}'"):
             configure(names, **{option: 0.2})
 
 
@@ -321,28 +325,30 @@ def test_an_option_that_a_loss_does_not_use_is_refused(name, option):
     ("arguments", "said"),
     [
         ({"loss_type": "sigmod"}, "Did you mean 'sigmoid'"),
-        ({"loss_type": []}, "empty list"),
-        ({"loss_type": "sft"}, "no preference"),
+        ({"loss_type": []}, "must name a loss that learns from preferences"),
+        ({"loss_type": "sft"}, "must name a loss that learns from preferences"),
+        ({"loss_type": [["sigmoid", 0.0], ["sft", 1.0]]}, "with a weight above 0"),
         ({"loss_type": "orpo", "sft_weight": 0.1}, "SFT term already"),
+        ({"loss_type": [["sigmoid", 1.0], ["sft", 0.5]], "sft_weight": 0.1}, "SFT term already"),
         ({"loss_type": ["sigmoid", "sigmoid"]}, "twice"),
-        ({"loss_type": ["sigmoid", "ipo"], "loss_weights": [1.0]}, "1 numbers for 2"),
-        ({"loss_type": [("sigmoid", -1.0)]}, "neither a name"),
+        ({"loss_type": [("sigmoid", -1.0)]}, "weight of 'sigmoid' must be a number from 0"),
+        ({"loss_type": [["sigmoid", 1.0, 2.0]]}, "each a name or "),
         ({"loss_type": "sigmoid", "beta": 0.0}, "above 0"),
         ({"loss_type": "sigmoid", "label_smoothing": 0.5}, "0.5"),
         ({"loss_type": "exo_pair", "label_smoothing": 0.0}, "infinite"),
-        ({"loss_type": "simpo", "gamma": -1.0}, "negative"),
-        ({"loss_type": "sigmoid", "temperature": 2.0}, "no loss option 'temperature'"),
+        ({"loss_type": "simpo", "gamma": -1.0}, "from 0 to 100"),
+        ({"loss_type": "sigmoid", "temperature": 2.0}, "no setting “temperature”"),
     ],
 )
-def test_a_mistaken_loss_configuration_says_what_is_wrong(arguments, said):
-    with pytest.raises(LossOptionError, match=said):
+def test_a_mistaken_loss_says_what_is_wrong(arguments, said):
+    with pytest.raises(ConfigError, match=said):
         configure(**arguments)
 
 
-def test_options_left_at_none_are_not_given():
-    check_options("hinge", {"beta": 0.1, "label_smoothing": None})
+def test_options_that_are_not_given_are_the_first_losses_own_that_uses_them():
     assert configure("hinge", beta=None, label_smoothing=None) == configure("hinge")
     assert configure("simpo").beta == 2.0
+    assert configure(["sppo_hard", "simpo"]) == LossConfig((("sppo_hard", 1.0), ("simpo", 1.0)), 0.001, 0.0, 0.5)
     assert configure("sigmoid", sft_weight=0.5).loss_type == "1·sigmoid + 0.5·sft"
 
 

@@ -10,11 +10,11 @@ from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from tests.worker.dpo.loss.test_losses import IN_TRL_DPO
+from tests.worker.dpo.losses_for_tests import configure
 from tests.worker.dpo.tiny import save_tiny, tiny_llama, toy_pairs, write_pairs
 from worker.dpo.data.reading import load_dataset
 from worker.dpo.ground.config import from_mapping
 from worker.dpo.loss.pair_losses import losses_of
-from worker.dpo.loss.registry import configure
 from worker.dpo.model import loading
 from worker.dpo.model.agreement import choose_scorer
 

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_arguments
 from tests.worker.dpo.tiny import save_tiny, tiny_tokenizer, toy_pairs, write_pairs
-from worker.dpo.ground.config import ConfigError, load_config, settings_table
+from worker.dpo.ground.config_file import load_config
+from worker.dpo.ground.values import ConfigError
 from worker.dpo.loss.metrics import wilson_interval
 from worker.dpo.run import step
 from worker.dpo.run.optimizer import learning_rate
@@ -219,9 +220,9 @@ def test_training_on_from_an_adapter_starts_at_log_2_and_keeps_its_shape(tmp_pat
     ("settings", "code", "said"),
     [
         (["learning_rte=1"], 2, "Did you mean 'learning_rate'?"),
-        (["beta=lots"], 2, "takes float"),
-        (["loss_type=ipo", "label_smoothing=0.1"], 2, "does not use label_smoothing"),
-        (["report_to=[nothing]"], 2, "There is no tracker"),
+        (["beta=lots"], 2, "'beta' must be a number above 0"),
+        (["loss_type=ipo", "label_smoothing=0.1"], 2, "doesn't use 'label_smoothing'"),
+        (["report_to=[nothing]"], 2, "'report_to' must be a list of tensorboard"),
         (["load_in_4bit=true"], 2, "needs a CUDA GPU"),
         (["mixed_precision=fp16"], 2, "fp16 needs a CUDA GPU"),
         (["dtype=float16", "lora_r=0"], 2, "loses small steps"),
@@ -230,7 +231,7 @@ def test_training_on_from_an_adapter_starts_at_log_2_and_keeps_its_shape(tmp_pat
         (["adapter=/nowhere/at/all"], 2, "Cannot load the adapter"),
         (["max_length=100000"], 3, "reads at most 512 tokens"),
         (["max_length=3"], 3, "no pair that fits in 3 tokens"),
-        (["learning_rate=.inf"], 5, "Lower learning_rate"),
+        (["loss_type=sppo_hard", "beta=1e-30"], 5, "Lower learning_rate"),
     ],
 )
 def test_a_run_that_cannot_be_done_says_what_to_change(settings, code, said, tmp_path, engine):
@@ -297,10 +298,6 @@ def test_a_file_that_is_no_configuration_is_refused(text, tmp_path):
     file.write_text(text)
     with pytest.raises(ConfigError):
         load_config(file)
-
-
-def test_every_setting_is_explained():
-    assert all(name and meaning for name, _, meaning in settings_table())
 
 
 @pytest.mark.parametrize("total", [7, 40, 101])
