@@ -59,22 +59,27 @@ def main() -> None:
     if args.child:
         child(args)
         return
-    wanted = chosen(args.sections)
+    wanted, silent = chosen(args.sections), 0
     while wanted:
         left = args.began + args.budget - time.time()
         if left < 5:
             break
         command = [sys.executable, "-m", "bench.gpu.check", *sys.argv[1:], "--child", ",".join(wanted)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            done = follow(process, args, wanted)
-        finally:
-            process.kill()
-            process.wait()
-        if not done:
-            say(args.out, {"check": wanted[0], "ok": False, "error": "the process died before it said anything"})
-            done = wanted[:1]
-        wanted = wanted[len(done) :]
+        with (args.out / "errors.log").open("w+", encoding="utf-8") as errors:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+            try:
+                done = follow(process, args, wanted)
+            finally:
+                process.kill()
+                process.wait()
+            if process.returncode not in (0, 75, -signal.SIGKILL):
+                errors.seek(0)
+                silent = silent + 1 if len(done) == 1 else 0
+                say(args.out, {"check": "process", "ok": False, "error": errors.read()[-1500:]})
+        wanted = wanted[len(done) or 1 :]
+        if silent == 2:
+            # Not the checks' fault: nothing here will run.
+            break
     if wanted:
         say(args.out, {"check": "budget", "ok": False, "no_time_for": wanted})
     say(args.out, {"check": "end", "ok": not wanted, "seconds": round(time.time() - args.began, 1)})
