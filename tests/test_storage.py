@@ -95,3 +95,13 @@ def test_missing_bucket_and_blocked_folder_are_explained(buckets: Callable[[str]
     for url in (f"file://{tmp_path}/file/inside", "s3://a-bucket-that-is-not-there"):
         with pytest.raises(Unavailable, match="artifact store"):
             Storage(url).check()
+
+
+def test_fetched_file_comes_with_its_size_and_hash(store: Storage, tmp_path: Path) -> None:
+    data = secrets.token_bytes(3_000_000)  # several chunks
+    store.put_bytes("a/b.bin", data)
+    arrived = store.fetch("a/b.bin", tmp_path / "b.bin")
+    assert (tmp_path / "b.bin").read_bytes() == data
+    assert (arrived.key, arrived.size, arrived.sha256) == ("a/b.bin", len(data), hashlib.sha256(data).hexdigest())
+    with pytest.raises(NotFound):
+        store.fetch("a/absent.bin", tmp_path / "absent.bin")

@@ -84,7 +84,7 @@ def serve() -> None:
 
 
 def worker() -> None:
-    """Run one training worker alone. It takes one job at a time."""
+    """Run one worker alone. It takes one job at a time."""
     os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - our own program; the app never imports the worker
 
 

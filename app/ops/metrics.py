@@ -78,7 +78,7 @@ class _Facts:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         with read_session(self.engine) as session:
-            jobs = GaugeMetricFamily("prefloop_jobs", "Training runs by state.", labels=["state"])
+            jobs = GaugeMetricFamily("prefloop_jobs", "Jobs of every kind by state.", labels=["state"])
             counts = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples().all())
             for state in JobState:
                 jobs.add_metric([state.value], counts.get(state, 0))

@@ -23,7 +23,7 @@ from app.errors import PrefloopError
 RESTARTS_ALLOWED = 5
 RESTART_WINDOW_SECONDS = 120
 READY_SECONDS = 60
-STOP_SECONDS = 40  # a training process saves its state first
+STOP_SECONDS = 40  # a job's process saves its state first
 
 
 class CannotStart(PrefloopError):
