@@ -5,6 +5,7 @@ import sys
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from sqlalchemy.exc import OperationalError
 
 from app.commands import checkpoints, imports, jobs, models, people, projects, runs, server, snapshots, tokens, workers
@@ -41,7 +42,7 @@ def main() -> None:
     try:
         cli()
     except PrefloopError as error:
-        errors.print(f"[bold red]Error:[/bold red] {error.what}", markup=True)
+        errors.print(f"[bold red]Error:[/bold red] {escape(error.what)}", markup=True)
         if error.next_step:
             errors.print(error.next_step, markup=False)
         sys.exit(1)

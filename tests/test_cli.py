@@ -163,6 +163,11 @@ def test_a_mistake_is_two_lines_and_exit_status_one(settings: Settings, factory:
     unknown = outside("snapshot", "list", "nowhere")
     assert unknown.returncode == 1
     assert "There is no project" in unknown.stderr
+    factory.project(slug="tone")
+    odd = outside("train", "tone", "--model", "tiny", "--set", "dtype=x[/red]", "--set", "seed=-1")
+    assert odd.returncode == 1
+    assert "not “x[/red]”" in odd.stderr and "'seed' must be a whole number" in odd.stderr
+    assert "Traceback" not in odd.stderr
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

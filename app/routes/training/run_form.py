@@ -69,6 +69,12 @@ class Form:
             rule["min_judgments"] = int(needed)
         return rule
 
+    def places(self) -> dict[str, str]:
+        """The id of the part of the page where each thing is set, by the name that an error gives it."""
+        return {"base_model": "model-title", "min_judgments": RULE + "min_judgments"} | {
+            key: SETTING + key for key in run_settings.BY_KEY
+        }
+
     def inputs(self) -> list[tuple[str, list[Input]]]:
         """(group, its fields) of every setting."""
         return [

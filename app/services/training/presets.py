@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from app.services.training.run_config.values import plain
 from app.services.training.run_settings import BY_KEY
 
 
@@ -15,7 +16,7 @@ class Preset:
 
     @property
     def summary(self) -> str:
-        return " · ".join(f"{BY_KEY[key].label} {value:g}" for key, value in self.settings.items())
+        return " · ".join(f"{BY_KEY[key].label} {plain(value)}" for key, value in self.settings.items())
 
 
 PRESETS = (

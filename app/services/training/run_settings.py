@@ -97,8 +97,8 @@ _GROUPS: dict[str, tuple[tuple[str, str] | tuple[str, str, str], ...]] = {
         ("sample_tokens", "Sample length", "tokens"),
     ),
     "Saving": (
-        ("save_steps", "Save every", "steps"),
-        ("save_minutes", "Save every", "minutes"),
+        ("save_steps", "Save by steps", "steps"),
+        ("save_minutes", "Save by time", "minutes"),
         ("report_to", "Report to"),
     ),
 }

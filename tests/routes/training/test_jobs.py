@@ -159,6 +159,7 @@ def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(
     again = browser.get(f"/projects/{project.slug}/train?from={first}").text
     assert 'name="config.beta" type="text" value="0.3"' in again
     assert 'value="tensorboard,wandb"' in again
+    assert browser.get(f"/projects/{project.slug}/train?from={'9' * 5000}").status_code == 200
     with read_session(engine) as session:
         snapshot_id = runs.get(session, first).snapshot_id
     page = browser.get(f"/projects/{project.slug}/train?snapshot={snapshot_id}").text
@@ -169,6 +170,66 @@ def test_a_run_can_be_repeated_with_its_settings_or_on_its_snapshot(
     assert reply.status_code == 303
     with read_session(engine) as session:
         assert {run.snapshot_id for run in session.scalars(select(TrainingRun))} == {snapshot_id}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words_for_it"),
+    [
+        ("loss_type", '[["sigmoid", 0.8], ["bco_pair", 0.2]]', "0.8 × DPO + 0.2 × BCO"),
+        ("loss_type", '["ipo"]', "1 × IPO, per-token means"),
+        ("metric_for_best_model", "eval_kl", "eval_kl"),
+        ("lora_target_modules", "q_proj,v_proj", "q_proj,v_proj"),
+        ("use_soft_labels", "false", "no"),
+    ],
+)
+def test_a_repeated_run_has_the_same_settings_whatever_they_were(
+    browser: TestClient, project: Project, engine: Engine, name: str, text: str, words_for_it: str
+) -> None:
+    first = start(browser, project, **{f"config.{name}": text})
+    again = browser.get(f"/projects/{project.slug}/train?from={first}").text
+    field = re.search(rf'name="config\.{name}".*?</div>', again, re.DOTALL)[0]
+    value, shown = (
+        re.findall(r'value="([^"]+)" selected>([^<]*)<', field) or [2 * re.findall(r' value="(.*?)"', field)]
+    )[0]
+    assert words_for_it in shown
+    second = start(browser, project, **{f"config.{name}": html.unescape(value)})
+    with read_session(engine) as session:
+        assert runs.get(session, first).config == runs.get(session, second).config
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, '[["sigmoid", null]]', "<b>x</b>", "[[1]]", "5", "\x00", "[/red]"])
+@pytest.mark.parametrize("name", ["loss_type", "dtype", "use_dora", "report_to", "beta", "no_such_setting"])
+def test_garbage_in_a_setting_is_answered_with_the_form(
+    browser: TestClient, project: Project, name: str, text: str
+) -> None:
+    reply = browser.post(
+        f"/projects/{project.slug}/train",
+        data={"base_model": "tiny", f"config.{name}": text, "note": "kept"},
+        headers=OWN,
+    )
+    assert (reply.status_code, 'value="kept"' in reply.text) == (
+        (303, False) if (name, text) == ("beta", "5") else (422, True)
+    )
+    assert "<b>x" not in reply.text
+
+
+def test_everything_that_is_wrong_with_the_form_is_said_at_once_with_a_way_to_each_field(
+    browser: TestClient, project: Project
+) -> None:
+    reply = browser.post(
+        f"/projects/{project.slug}/train",
+        data={"base_model": "elsewhere", "rule.min_judgments": "many", "config.beta": "0", "config.seed": "x"},
+        headers=OWN,
+    )
+    notice = reply.text[reply.text.index('class="problems"') :].partition("</ul>")[0]
+    assert re.findall(r'href="#([^"]+)"', notice) == [
+        "model-title",
+        "rule.min_judgments",
+        "config.beta",
+        "config.seed",
+    ]
+    for place in re.findall(r'href="#([^"]+)"', notice):
+        assert f'id="{place}"' in reply.text
 
 
 def test_a_queued_run_without_a_worker_says_how_to_start_one(

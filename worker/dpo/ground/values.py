@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import reprlib
 import types
 import typing
@@ -188,10 +189,11 @@ def read_modules(value: Any) -> Any:
 
 
 def plain(value: float | None) -> str:
-    """A bound as people write it."""
+    """A number as people write it; nothing for None."""
     if value is None:
         return ""
-    return f"{int(value):,}" if value == int(value) else f"{value:g}"
+    # 5e-6, not 5e-06.
+    return f"{int(value):,}" if value == int(value) else re.sub(r"e-0+", "e-", f"{value:g}")
 
 
 def shown(value: Any) -> str:
