@@ -36,7 +36,7 @@ def test_an_invitation_goes_from_the_page_to_an_account(boss: TestClient) -> Non
     assert link not in boss.get("/people").text  # shown once
     grace = TestClient(boss.app, follow_redirects=False)
     form = grace.get(link, headers=TYPED)
-    assert "invited as engineer" in form.text
+    assert "invited as an engineer" in form.text
     action = re.search(r'action="(/invitation/[^"]+)"', form.text)
     assert action
     grace.post(

@@ -236,7 +236,7 @@ def test_a_race_for_a_link_ends_with_one_session(client: TestClient, engine: Eng
 def test_an_invitation_is_taken_on_its_page(client: TestClient, engine: Engine, factory: Factory) -> None:
     with write_session(engine) as session:
         token = links.invite(session, role=Role.ENGINEER, by=None)
-    assert "invited as engineer" in client.get(f"/link/{token}").text
+    assert "invited as an engineer" in client.get(f"/link/{token}").text
     form = {"username": "grace", "display_name": "Grace", "password": "short"}
     refused = client.post(f"/invitation/{token}", data=form, headers=OWN)
     assert refused.status_code == 422

@@ -115,7 +115,7 @@ def test_freezing_twice_without_new_judgments_gives_the_same_snapshot(browser: T
     project = factory.judged(8, eval_percent=0)
     first = browser.post(f"/projects/{project.slug}/snapshots", headers=OWN)
     page = browser.get(first.headers["location"])
-    assert "Snapshot 1 is frozen." in page.text
+    assert "Snapshot 1 was frozen." in page.text
     again = browser.post(f"/projects/{project.slug}/snapshots", headers=OWN)
     assert again.headers["location"] == first.headers["location"]
     assert "Nothing has changed since" in browser.get(again.headers["location"]).text
@@ -142,7 +142,7 @@ def test_a_snapshot_page_shows_its_hash_its_rule_and_what_was_trained_on_it(
     snapshot = factory.snapshot()
     page = browser.get(f"/snapshots/{snapshot.id}").text
     assert snapshot.sha256 in page
-    assert "Nothing yet." in words(page)
+    assert "No runs yet." in words(page)
     assert f"train?snapshot={snapshot.id}" in page
 
 
