@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from worker.dpo.data import chat, reading
-from worker.dpo.data.pairs import DataFileError, Problem
+from worker.dpo.data.pairs import Problem
+from worker.dpo.ground.errors import DataFileError
 from worker.dpo.model import loading
 from worker.dpo.model.generation import BATCH_SIZE, answers
 

@@ -4,7 +4,8 @@ import math
 from dataclasses import replace
 
 from worker.dpo.data import tokens
-from worker.dpo.data.pairs import DataFileError, Dataset, Problem, TokenPair, pair_length
+from worker.dpo.data.pairs import Dataset, Problem, TokenPair, pair_length
+from worker.dpo.ground.errors import DataFileError
 
 
 def suggest_max_length(

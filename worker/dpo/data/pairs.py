@@ -6,14 +6,8 @@ or changed, and `Dataset` is everything that one file gave.
 
 from dataclasses import dataclass
 
-from worker.dpo.ground.errors import BadData
-
 # The role of messages that stand for a plain string, which no chat template wraps.
 PLAIN_TEXT = "text"
-
-
-class DataFileError(BadData):
-    """A file that can't be used as a whole: missing, damaged, or without a single usable pair."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from worker.dpo.data import chat, tokens
 from worker.dpo.data.fitting import fit
 from worker.dpo.data.forms import BadLine, parse_pair, parse_prompt, parse_row
-from worker.dpo.data.pairs import DataFileError, Dataset, Pair, Problem, Prompt
+from worker.dpo.data.pairs import Dataset, Pair, Problem, Prompt
+from worker.dpo.ground.errors import DataFileError
 
 GZIP_MAGIC = b"\x1f\x8b"
 

@@ -40,6 +40,10 @@ class BadData(RunError, ValueError):
     exit_code, reason = BAD_DATA, "bad_data"
 
 
+class DataFileError(BadData):
+    """A file that can't be used as a whole: missing, damaged, or without a single usable pair."""
+
+
 class OutOfMemory(RunError):
     exit_code, reason = OUT_OF_MEMORY, "out_of_memory"
 

@@ -12,8 +12,9 @@ from tests.worker.dpo.tokenizers_for_tests import NO_END, trained_tokenizer
 from worker.dpo.data import chat, tokens
 from worker.dpo.data.fitting import fit, suggest_max_length
 from worker.dpo.data.forms import parse_pair
-from worker.dpo.data.pairs import DataFileError, Pair, Problem, Prompt, TokenPair, pair_length
+from worker.dpo.data.pairs import Pair, Problem, Prompt, TokenPair, pair_length
 from worker.dpo.data.reading import load_dataset, read_pairs, read_prompts
+from worker.dpo.ground.errors import DataFileError
 
 USER = {"role": "user", "content": "What colour is the sky?"}
 BLUE = {"role": "assistant", "content": "It is blue."}

@@ -66,13 +66,17 @@ def test_a_token_of_vanishing_probability_keeps_a_finite_log_probability():
     assert logps.item() == pytest.approx(-500.0)
 
 
-def test_a_half_precision_head_sums_in_float32():
+def test_a_half_precision_head_normalises_and_sums_in_float32():
     hidden, head, target, owner = inputs()
-    head = head.bfloat16().requires_grad_(False)
-    logps = sequence_logps(
-        hidden.bfloat16(), head, target, owner, sequences=SEQUENCES, shape=LogitShape(), chunk_bytes=1 << 20
+    hidden, head = hidden.detach().bfloat16(), head.bfloat16().requires_grad_(False)
+    summed = sequence_logps(
+        hidden, head, target, owner, sequences=SEQUENCES, shape=LogitShape(), chunk_bytes=3 * 3 * VOCAB * 8
     )
-    assert logps.dtype == torch.float32
+    # The logits are bfloat16's, and nothing after them is: a softmax in bfloat16 would be off by parts in a hundred.
+    expected = torch.log_softmax(head(hidden).double(), -1).gather(1, target[:, None]).squeeze(1)
+    expected = torch.zeros(SEQUENCES, dtype=torch.float64).index_add(0, owner, expected)
+    assert summed.dtype == torch.float32
+    torch.testing.assert_close(summed.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_frozen_head_keeps_no_logits_for_the_backward():

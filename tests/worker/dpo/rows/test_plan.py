@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +33,20 @@ def test_the_order_changes_with_the_epoch_and_with_the_seed():
 
 def test_a_step_needs_no_step_before_it():
     plan = make_plan(50, batch_size=8, seed=3, epochs=4)
-    assert [plan.batch(step) for step in range(20)][17] == make_plan(50, batch_size=8, seed=3, epochs=4).batch(17)
+    forwards = [plan.batch(step) for step in range(plan.total_steps)]
+    backwards = []
+    for step in reversed(range(plan.total_steps)):
+        # As a resumed run has it: another random state, and no step before this one.
+        torch.manual_seed(step)
+        backwards.append(make_plan(50, batch_size=8, seed=3, epochs=4).batch(step))
+    assert backwards[::-1] == forwards
+
+
+def test_a_training_state_of_an_earlier_version_goes_on_with_the_batches_that_it_began_with():
+    plan = make_plan(10, batch_size=4, seed=42, epochs=2)
+    assert [plan.batch(step) for step in range(6)] == [
+        [1, 2, 3, 7], [0, 8, 4, 9], [5, 6], [8, 5, 2, 7], [6, 0, 4, 1], [9, 3],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

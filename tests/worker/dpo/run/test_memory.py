@@ -34,13 +34,17 @@ def plan(available: int, monkeypatch, said: list[str] | None = None, **settings)
     return plan_memory(scorer(), random_pairs(60), config, log=(said if said is not None else []).append)
 
 
-def test_plenty_of_memory_gives_the_full_budget_without_recomputing(monkeypatch):
-    planned = plan(1 << 34, monkeypatch)
-    assert (
-        planned.token_budget == memory_plan.BUDGET_CPU
-        or planned.token_budget == scorer().packing(random_pairs(60)).together()
-    )
-    assert not planned.checkpointing
+def test_plenty_of_memory_gives_the_budget_of_full_speed_without_recomputing(monkeypatch):
+    together = scorer().packing(random_pairs(60)).together()
+    monkeypatch.setattr(memory_plan, "BUDGET_CPU", together // 2)
+    full = plan(1 << 34, monkeypatch)
+    assert (full.token_budget, full.checkpointing) == (together // 2, False)
+
+
+def test_a_budget_is_never_more_than_all_pairs_take_together(monkeypatch):
+    together = scorer().packing(random_pairs(60)).together()
+    monkeypatch.setattr(memory_plan, "BUDGET_CPU", 2 * together)
+    assert plan(1 << 34, monkeypatch).token_budget == together
 
 
 def test_less_memory_gives_a_smaller_budget_then_recomputed_activations_then_a_warning(monkeypatch):

@@ -1,5 +1,6 @@
 """Reference log-probabilities: computed once, kept, and never read for another model or other tokens."""
 
+import ast
 import dataclasses
 import sqlite3
 
@@ -9,6 +10,7 @@ import torch
 from tests.worker.dpo.pairs_for_tests import events_of, random_pairs, run_folder, train_arguments
 from tests.worker.dpo.tiny import tiny_llama, toy_pairs, write_pairs
 from worker.dpo.data.pairs import TokenPair
+from worker.dpo.ground.cache import ENGINE
 from worker.dpo.ground.config import from_mapping
 from worker.dpo.model.loading import prepare_policy, weights_hash
 from worker.dpo.run import reference
@@ -31,6 +33,31 @@ def test_the_code_that_scores_and_the_version_of_torch_are_in_the_key(monkeypatc
     monkeypatch.undo()
     monkeypatch.setattr(torch, "__version__", "0.0")
     assert len({before, changed_code, model_key(**KEY)}) == 3
+
+
+def imported_by(module: str, known: set[str]) -> set[str]:
+    """The engine's modules that a module imports, and those that they import, itself included."""
+    if module in known:
+        return known
+    known.add(module)
+    for node in ast.walk(ast.parse((ENGINE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("worker.dpo."):
+            source = node.module.removeprefix("worker.dpo.").replace(".", "/")
+            names = [source] if (ENGINE / f"{source}.py").exists() else [f"{source}/{name.name}" for name in node.names]
+            for name in names:
+                imported_by(name, known)
+    return known
+
+
+def test_all_code_that_decides_a_log_probability_is_in_the_key():
+    scoring = imported_by("model/scorer", set())
+    assert {"model/head", "model/cpu_attention", "model/fused", "rows/masks", "ground/matmul"} <= scoring
+    hashed = {
+        file.relative_to(ENGINE).with_suffix("").as_posix()
+        for place in reference.SCORING_CODE
+        for file in ([ENGINE / place] if place.endswith(".py") else (ENGINE / place).rglob("*.py"))
+    }
+    assert scoring - hashed == set()
 
 
 @pytest.mark.parametrize("field", ["prompt_ids", "chosen_ids", "rejected_ids"])

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_arguments
+from worker.dpo.ground.config import from_mapping
 from worker.dpo.run import loop, state
+from worker.dpo.run.setup import fingerprint
 
 ROOT = Path(__file__).parents[4]
 
@@ -226,6 +228,44 @@ def test_states_hold_no_pickle(tmp_path, engine):
     assert names == {"tensors.safetensors", "state.json"}
 
 
+RELEASED = {
+    "6a9a7b84df7e4506d43845a015347e6b1b8481fb2f8275030100cb0bd83756fe": {},
+    "2528cfbcda2fa6476a8629c3ef606104d4c921b6740fdb3159cec4a8b609605a": {
+        "lora_r": 0,
+        "beta": 0.2,
+        "dtype": "bfloat16",
+        "loss_type": [["sigmoid", 0.8], ["bco_pair", 0.2]],
+    },
+}
+
+
+@pytest.mark.parametrize("released", RELEASED)
+def test_a_training_state_of_the_first_release_is_recognised(released):
+    settings = from_mapping(RELEASED[released]).as_dict()
+    assert fingerprint(settings, "weights", "train", "evaluation", 2) == released
+
+
+def test_training_states_have_the_form_of_the_first_release(tmp_path, engine):
+    files = run_folder(tmp_path)
+    engine(*train_arguments(files, tmp_path / "out", "max_steps=1", "dtype=bfloat16"))
+    (folder,) = state.states(tmp_path / "out")
+    facts = json.loads((folder / "state.json").read_text())
+    assert facts.keys() == {"format", "fingerprint", "progress", "numbers"} and facts["format"] == 1
+    assert facts["progress"].keys() == {
+        "step", "token_budget", "best_value", "best_step", "evaluations_without_gain", "reward_mean", "seconds",
+        "pairs_seen",
+    }  # fmt: skip
+    assert facts["numbers"].keys() == {"scaler", "before", "after", "last"}
+    names = {name.replace(".default.weight", "").rpartition("layers.0.self_attn.q_proj.")[::2]
+             for name in load_file(folder / "tensors.safetensors") if "layers.0.self_attn.q_proj" in name}  # fmt: skip
+    inside = "model.base_model.model.model."
+    assert names == {
+        (f"{kind}/{inside}", matrix)
+        for kind in ("weight", "master", "adam/step", "adam/exp_avg", "adam/exp_avg_sq")
+        for matrix in ("lora_A", "lora_B")
+    }
+
+
 def test_only_the_newest_state_is_kept(tmp_path, engine):
     files = run_folder(tmp_path)
     _, events = engine(*train_arguments(files, tmp_path / "out", "save_steps=1"))
@@ -233,10 +273,16 @@ def test_only_the_newest_state_is_kept(tmp_path, engine):
     assert len(state.states(tmp_path / "out")) == 1
 
 
-def test_states_by_the_clock(tmp_path, engine, monkeypatch):
+def test_a_state_is_saved_once_more_than_save_minutes_have_passed(tmp_path, engine, monkeypatch):
     files = run_folder(tmp_path)
-    now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now.__setitem__(0, now[0] + 20.0) or now[0])
+    now, real = [0.0], loop.optimizer_step
+
+    def takes_100_seconds(run):
+        now[0] += 100.0
+        return real(run)
+
+    monkeypatch.setattr(loop, "optimizer_step", takes_100_seconds)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
     _, events = engine(*train_arguments(files, tmp_path / "out", "num_train_epochs=4", "save_minutes=5"))
     saved = [event["step"] for event in events_of(events, "checkpoint") if event["kind"] == "state"]
-    assert 1 < len(saved) < 16
+    assert saved == [4, 8, 12, 16]
