@@ -247,7 +247,7 @@ def test_a_training_state_of_the_first_release_is_recognised(released):
 
 def test_training_states_have_the_form_of_the_first_release(tmp_path, engine):
     files = run_folder(tmp_path)
-    engine(*train_arguments(files, tmp_path / "out", "max_steps=1", "dtype=bfloat16"))
+    engine(*train_arguments(files, tmp_path / "out", "max_steps=1", "lora_r=0", "dtype=bfloat16"))
     (folder,) = state.states(tmp_path / "out")
     facts = json.loads((folder / "state.json").read_text())
     assert facts.keys() == {"format", "fingerprint", "progress", "numbers"} and facts["format"] == 1
@@ -256,14 +256,10 @@ def test_training_states_have_the_form_of_the_first_release(tmp_path, engine):
         "pairs_seen",
     }  # fmt: skip
     assert facts["numbers"].keys() == {"scaler", "before", "after", "last"}
-    names = {name.replace(".default.weight", "").rpartition("layers.0.self_attn.q_proj.")[::2]
-             for name in load_file(folder / "tensors.safetensors") if "layers.0.self_attn.q_proj" in name}  # fmt: skip
-    inside = "model.base_model.model.model."
-    assert names == {
-        (f"{kind}/{inside}", matrix)
-        for kind in ("weight", "master", "adam/step", "adam/exp_avg", "adam/exp_avg_sq")
-        for matrix in ("lora_A", "lora_B")
-    }
+    kinds = ("weight", "master", "adam/step", "adam/exp_avg", "adam/exp_avg_sq")
+    name = "model.model.layers.0.self_attn.q_proj.weight"
+    saved = [key for key in load_file(folder / "tensors.safetensors") if key.endswith(name)]
+    assert sorted(saved) == sorted(f"{kind}/{name}" for kind in kinds)
 
 
 def test_only_the_newest_state_is_kept(tmp_path, engine):
