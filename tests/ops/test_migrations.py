@@ -10,10 +10,16 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from starlette.testclient import TestClient
 
+from app import security
 from app.config import Settings
+from app.db import write_session
+from app.main import create_app
 from app.models import Base
 from app.ops import migrate
+from app.services.accounts import users
+from app.services.collecting import judgments
 from tests.conftest import ROOT
 from tests.ops.filled import DATABASES, Filled, Row, rows_of
 
@@ -76,22 +82,134 @@ def test_a_migrated_database_has_the_constraints_and_indexes_of_the_models(engin
 
 def test_an_upgrade_keeps_what_people_gave(engine: Engine, filled: Filled) -> None:
     migrate.upgrade(engine)
-    after = as_it_was(rows_of(engine))
-    for table, rows in filled.rows.items():
-        assert len(after[table]) == len(rows), table
-        for before, now in zip(rows, after[table], strict=True):
-            names = kept(table, before)
-            assert {name: now[name] for name in names} == {name: before[name] for name in names}, table
+    assert_kept(filled.rows, as_it_was(rows_of(engine)), GONE)
+
+
+PAGES = [
+    "/",
+    *(
+        f"/projects/{slug}/{page}"
+        for slug in ("tone", "brought", "support-tone")
+        for page in ("data", "compare", "history")
+    ),
+    "/projects/tone/settings",
+    "/projects/tone/guidelines",
+    "/projects/tone/guidelines?version=1",
+    "/projects/brought/import",
+    *(f"/imports/{number}" for number in (1, 2, 3, 4, 5)),
+    *(f"/comparisons/{number}" for number in (1, 6, 10, 20)),
+    "/snapshots/1",
+    "/snapshots/2",
+    "/projects/brought/runs",
+    *(f"/jobs/{number}" for number in (1, 2, 3, 4, 5, 6, 7)),
+    "/projects/brought/train",
+    "/projects/brought/checkpoints",
+    "/checkpoints/1",
+    "/workers",
+    "/people",
+    "/audit",
+    "/account",
+]
+
+
+@pytest.fixture
+def client(engine: Engine, filled: Filled, settings: Settings) -> Iterator[TestClient]:
+    """The app on an upgraded database, with the admin's browser session of before."""
+    migrate.upgrade(engine)
+    with TestClient(create_app(settings), follow_redirects=False) as client:
+        client.cookies.set(security.cookie_name(settings), filled.given["session"])
+        yield client
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_every_page_shows_what_was_there_before_the_upgrade(client: TestClient) -> None:
+    replies = {page: client.get(page) for page in PAGES}
+    assert {page: reply.status_code for page, reply in replies.items() if reply.status_code != 200} == {}
+    assert "26 lines read" in replies["/imports/1"].text
+    assert "It says hello." in replies["/comparisons/6"].text
+    assert "Length doesn&#39;t count." in replies["/projects/tone/guidelines"].text
+    assert "The loss is not a number at step 3." in replies["/jobs/2"].text
+
+
+def test_files_of_before_the_upgrade_download_as_they_were(client: TestClient, filled: Filled) -> None:
+    engineer = bearer(filled.given["token"])
+    (readme,) = [content for key, content in filled.files.items() if key.endswith("README.md")]
+    assert client.get("/api/v1/checkpoints/1/files/README.md", headers=engineer).text == readme
+    for snapshot in filled.rows["snapshots"]:
+        for file in snapshot["files"]:
+            reply = client.get(f"/api/v1/snapshots/{snapshot['id']}/files/{file['name']}", headers=engineer)
+            assert reply.text == filled.files[file["key"]]
+
+
+def test_judging_goes_on_after_an_upgrade(client: TestClient, engine: Engine, filled: Filled) -> None:
+    evaluator, engineer = bearer(filled.given["evaluator_token"]), bearer(filled.given["token"])
+    held = client.post("/api/v1/projects/tone/next", headers=evaluator).json()
+    assert held["token"] == filled.given["running_lease"]
+    with write_session(engine) as session:
+        slow = users.get(session, "evaluator-2")
+        lost = judgments.record(session, token=filled.given["lost_lease"], user=slow, choice="tie")
+    assert not lost.late and lost.slot_id is not None
+    choices = 0
+    while (reply := client.post("/api/v1/projects/tone/next", headers=evaluator)).status_code == 200:
+        said = {"token": reply.json()["token"], "choice": "right"}
+        assert not client.post("/api/v1/judgments", headers=evaluator, json=said).json()["late"]
+        choices += 1
+    assert choices == 8  # of fourteen pairs this person had judged four and skipped one, and others have filled another
+    again = client.post("/api/v1/projects/tone/undo", headers=evaluator).json()
+    assert again["previous"]["choice"] == "right"
+    frozen = client.post("/api/v1/projects/tone/snapshots", headers=engineer, json={}).json()
+    assert frozen["number"] == 2 and frozen["counts"]["pairs"] > filled.rows["snapshots"][1]["counts"]["pairs"]
+
+
+def test_a_failed_run_of_before_the_upgrade_is_tried_again(client: TestClient, filled: Filled) -> None:
+    engineer = bearer(filled.given["token"])
+    assert client.post("/api/v1/jobs/2/retry", headers=engineer).json()["state"] == "queued"
+    events = client.get("/api/v1/jobs/1/events", headers=engineer).json()
+    assert len(events["items"]) == sum(event["job_id"] == 1 for event in filled.rows["job_events"])
+
+
+@pytest.mark.parametrize(
+    ("broken", "repaired"),
+    [
+        ("state = 'leased', lease_token = NULL", ("open", None, None, None)),
+        ("state = 'leased', leased_until = NULL, lease_token = 'x'", ("open", None, None, None)),
+        ("state = 'open'", ("open", None, None, None)),
+        ("state = 'done', lease_token = 'x', leased_until = leased_at", ("done", 3, None, None)),
+    ],
+)
+def test_a_slot_that_is_not_whole_is_repaired(
+    engine: Engine, filled: Filled, broken: str, repaired: tuple[object, ...]
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE slots SET holder_id = 3, {broken} WHERE id = 34"))
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        row = connection.execute(
+            text("SELECT state, holder_id, lease_token, leased_until FROM slots WHERE id = 34")
+        ).one()
+    assert tuple(row) == repaired
+
+
+def test_every_slot_has_the_priority_of_its_comparison(engine: Engine, filled: Filled) -> None:
+    migrate.upgrade(engine)
+    rows = rows_of(engine)
+    priorities = {row["id"]: row["priority"] for row in rows["comparisons"]}
+    assert {row["id"]: row["priority"] for row in rows["slots"]} == {
+        row["id"]: priorities[row["comparison_id"]] for row in rows["slots"]
+    }
 
 
 def test_a_downgrade_and_another_upgrade_keep_it_as_well(engine: Engine, filled: Filled) -> None:
     migrate.upgrade(engine)
     upgraded = rows_of(engine)
     migrate.downgrade(engine, RELEASED[0])
-    before = rows_of(engine)
-    assert {table: len(rows) for table, rows in before.items()} == {
-        table: len(filled.rows.get(table, [])) for table in before
-    }
+    downgraded = rows_of(engine)
+    assert set(downgraded) == set(filled.rows)
+    assert_kept(filled.rows, downgraded, LOST)
+    assert all(slot["rank"] == -upgraded["slots"][at]["priority"] for at, slot in enumerate(downgraded["slots"]))
     migrate.upgrade(engine)
     assert rows_of(engine) == upgraded
 
@@ -152,22 +270,22 @@ def as_it_was(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
     return rows | {"jobs": [{"stage": job["phase"]} | job | runs[job["id"]] for job in rows["jobs"]]}
 
 
-# Columns that follow from others now, and the tokens of leases that a migration takes back.
-GONE = {
-    "checkpoints": {"project_id"},
-    "imports": {"lines"},
-    "jobs": {"lease_token"},
-    "slots": {"rank", "leased_at"},
-    "workers": {"job_id"},
-}
+# What a downgrade can't bring back: the tokens of leases that the upgrade took back, who runs what, and the rank of the
+# demo's extra slots, which wasn't that of their pair.
+LOST = {"jobs": {"lease_token"}, "slots": {"rank"}, "workers": {"job_id"}}
+# What an upgrade leaves out as well: columns that follow from others.
+GONE = LOST | {"checkpoints": {"project_id"}, "imports": {"lines"}, "slots": {"rank", "leased_at"}}
 
 
-def kept(table: str, row: Row) -> list[str]:
-    """The columns that must come out as they went in."""
-    gone = set(GONE.get(table, ()))
-    if table == "slots" and row["state"] != "leased":
-        gone |= {"lease_token"}  # of a lease that had ended
-    return [name for name in row if name not in gone]
+def assert_kept(before: dict[str, list[Row]], after: dict[str, list[Row]], gone: dict[str, set[str]]) -> None:
+    """Every row came out as it went in, but for the columns in `gone` and the lease of a slot that isn't leased."""
+    for table, rows in before.items():
+        assert len(after[table]) == len(rows), table
+        for old, new in zip(rows, after[table], strict=True):
+            names = set(old) - gone.get(table, set())
+            if table == "slots" and old["state"] != "leased":
+                names -= {"lease_token", "leased_at"}
+            assert {name: new[name] for name in names} == {name: old[name] for name in names}, table
 
 
 def is_postgresql(connection: Connection) -> bool:
