@@ -27,9 +27,13 @@ KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*(/[A-Za-z0-9_][A-Za-z0-9._+@=-]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What was stored: its key, its size in bytes and the SHA-256 of its content in hex."""
+class StoredFile:
+    """A file of the artifact store, whoever it belongs to: a snapshot, a checkpoint, an export.
 
+    `name` is what people call it, `key` its place in the store; `size` in bytes, `sha256` of its content in hex.
+    """
+
+    name: str
     key: str
     size: int
     sha256: str
@@ -47,13 +51,17 @@ class Storage:
         if self._local:
             self._fs.auto_mkdir = True
 
-    def put_file(self, key: str, path: Path) -> Stored:
-        """Store a file. An existing key is replaced at once by the whole new file."""
-        with path.open("rb") as source:
-            return self._put(key, source)
+    def put_file(self, key: str, path: Path, *, name: str = "") -> StoredFile:
+        """Store a file, named after its key's last part where no name is given.
 
-    def put_bytes(self, key: str, data: bytes) -> Stored:
-        return self._put(key, BytesIO(data))
+        An existing key is replaced at once by the whole new file.
+        """
+        with path.open("rb") as source:
+            return self._put(key, source, name)
+
+    def put_bytes(self, key: str, data: bytes, *, name: str = "") -> StoredFile:
+        """Store bytes, as `put_file` does."""
+        return self._put(key, BytesIO(data), name)
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
         """Open a file for reading from byte `start` on. Raises NotFound."""
@@ -68,14 +76,14 @@ class Storage:
         with self.open(key) as file:
             return file.read()
 
-    def fetch(self, key: str, target: Path) -> Stored:
+    def fetch(self, key: str, target: Path) -> StoredFile:
         """Copy a file out of the store. Returns what arrived, so that its SHA-256 can be compared. Raises NotFound."""
         digest, size = hashlib.sha256(), 0
         with self.open(key) as source, target.open("wb") as file:
             while chunk := source.read(CHUNK):
                 digest.update(chunk)
                 size += file.write(chunk)
-        return Stored(key, size, digest.hexdigest())
+        return StoredFile(target.name, key, size, digest.hexdigest())
 
     def size(self, key: str) -> int:
         path = self._path(key)
@@ -105,7 +113,7 @@ class Storage:
         finally:
             self.delete(key)
 
-    def _put(self, key: str, source: BinaryIO) -> Stored:
+    def _put(self, key: str, source: BinaryIO, name: str) -> StoredFile:
         path, temporary = self._path(key), self._path(f"tmp/{secrets.token_hex(16)}")
         digest, size = hashlib.sha256(), 0
         with self._explained(key, writing=True):
@@ -123,7 +131,7 @@ class Storage:
             except BaseException:
                 self._discard(temporary)
                 raise
-        return Stored(key, size, digest.hexdigest())
+        return StoredFile(name or key.rpartition("/")[2], key, size, digest.hexdigest())
 
     def _publish(self, temporary: str, path: str) -> None:
         if self._local:

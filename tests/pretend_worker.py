@@ -152,8 +152,8 @@ class PretendWorker:
         }
         with write_session(self.engine) as session:
             job = leases.hold(session, job_id=self.job_id, token=self.token)
-        uploads = [
-            checkpoints.Upload(name, storage.put_bytes(f"checkpoints/job-{job.id}/{name}", data))
+        files = [
+            storage.put_bytes(f"checkpoints/job-{job.id}/{name}", data, name=name)
             for name, data in sorted(contents.items())
         ]
         with write_session(self.engine) as session:
@@ -161,7 +161,7 @@ class PretendWorker:
             version = checkpoints.guideline_version(session, run=run)
             base = {"weights_sha256": "b7" * 32, "origin": "a folder", "note": MANIFEST["note"]}
             chain = checkpoints.provenance(run=run, guideline_version=version, facts=facts, base=base)
-            checkpoint = checkpoints.publish(session, run=run, uploads=uploads, facts=facts, provenance=chain)
+            checkpoint = checkpoints.publish(session, run=run, files=files, facts=facts, provenance=chain)
             runs.record_end(session, job_id=job.id, numbers={"peak_memory_bytes": 2_400_000_000})
             leases.succeed(session, job_id=job.id, token=self.token)
         return checkpoint

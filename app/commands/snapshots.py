@@ -1,6 +1,7 @@
 """prefloop snapshot …, prefloop export"""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -28,9 +29,13 @@ def freeze(slug: str, as_user: ActAs = None, as_json: AsJson = False) -> None:
             storage=get_storage(get_settings()),
         )
         if as_json:
-            show([{"id": row.id, "number": row.number, "sha256": row.sha256, **row.counts}], as_json=True, empty="")
+            show(
+                [{"id": row.id, "number": row.number, "sha256": row.sha256, **asdict(row.counts)}],
+                as_json=True,
+                empty="",
+            )
         else:
-            console.print(f"Snapshot {row.number} (id {row.id}), SHA-256 {row.sha256}: {row.counts}")
+            console.print(f"Snapshot {row.number} (id {row.id}), SHA-256 {row.sha256}: {asdict(row.counts)}")
 
 
 @snapshot.command("list")
@@ -39,7 +44,13 @@ def list_snapshots(slug: str, as_json: AsJson = False) -> None:
     with read_session() as session:
         show(
             (
-                {"id": row.id, "number": row.number, "sha256": row.sha256, "created": row.created_at, **row.counts}
+                {
+                    "id": row.id,
+                    "number": row.number,
+                    "sha256": row.sha256,
+                    "created": row.created_at,
+                    **asdict(row.counts),
+                }
                 for row in snapshots.listing(session, project=projects.get(session, slug))
             ),
             as_json=as_json,
@@ -60,9 +71,9 @@ def export_snapshot(
         row = snapshots.get(session, snapshot_id)
     out.mkdir(parents=True, exist_ok=True)
     for file in row.files:
-        with storage.open(file["key"]) as source, (out / file["name"]).open("wb") as target:
+        with storage.open(file.key) as source, (out / file.name).open("wb") as target:
             shutil.copyfileobj(source, target)
-        console.print(f"{out / file['name']}  {file['sha256']}")
+        console.print(f"{out / file.name}  {file.sha256}")
 
 
 def export(

@@ -19,7 +19,7 @@ from app.models.importing import Import, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
 from app.models.project import Guideline, Project
-from app.models.snapshot import Snapshot
+from app.models.snapshot import Agreed, Counts, Evaluator, Sides, Snapshot, Source, Statistics, Warned
 from app.models.training_run import TrainingRun
 from app.models.user import ApiToken, Link, LinkKind, LoginAttempt, Role, User, UserSession
 from app.models.worker import Worker
@@ -27,6 +27,7 @@ from app.models.worker import Worker
 __all__ = [
     "FINISHED",
     "TRANSITIONS",
+    "Agreed",
     "ApiToken",
     "AuditEntry",
     "Base",
@@ -34,6 +35,8 @@ __all__ = [
     "CheckpointFile",
     "Choice",
     "Comparison",
+    "Counts",
+    "Evaluator",
     "Guideline",
     "Import",
     "ImportState",
@@ -53,14 +56,18 @@ __all__ = [
     "Role",
     "Showing",
     "Side",
+    "Sides",
     "Slot",
     "SlotState",
     "Snapshot",
+    "Source",
     "SourceKind",
     "Split",
     "Stage",
+    "Statistics",
     "TrainingRun",
     "User",
     "UserSession",
+    "Warned",
     "Worker",
 ]

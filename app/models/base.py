@@ -2,11 +2,14 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from pydantic import TypeAdapter
 from sqlalchemy import JSON, DateTime, Dialect, Enum, MetaData, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
+
+from app.storage import StoredFile
 
 Json = JSON().with_variant(JSONB(), "postgresql")
 
@@ -28,6 +31,30 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Typed = TypeVar("Typed")
+
+
+class JsonOf(TypeDecorator[Typed]):
+    """A dataclass, with what it holds, as JSON. Fields that it no longer has are left unread in older rows."""
+
+    impl = Json
+    cache_ok = True
+
+    def __init__(self, kind: type[Typed]) -> None:
+        super().__init__()
+        self.kind = kind
+        self._adapter: TypeAdapter[Typed] = TypeAdapter(kind)
+
+    def process_bind_param(self, value: Typed | None, dialect: Dialect) -> Any:
+        return None if value is None else self._adapter.dump_python(value, mode="json")
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> Typed | None:
+        return None if value is None else self._adapter.validate_python(value)
+
+
+FileList = JsonOf(tuple[StoredFile, ...])
 
 
 def string_enum(kind: type[StrEnum], name: str) -> Enum:

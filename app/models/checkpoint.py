@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
 from app.models.training_run import TrainingRun
+from app.storage import StoredFile
 
 
 class Stage(StrEnum):
@@ -33,11 +34,16 @@ class Checkpoint(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     run: Mapped[TrainingRun] = relationship(lazy="raise")
-    files: Mapped[list["CheckpointFile"]] = relationship(lazy="raise", order_by="CheckpointFile.name")
+    file_rows: Mapped[list["CheckpointFile"]] = relationship(lazy="raise", order_by="CheckpointFile.name")
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """Its files by name."""
+        return tuple(StoredFile(row.name, row.key, row.size, row.sha256) for row in self.file_rows)
 
 
 class CheckpointFile(Base):
-    """One file; `key` is its place in the artifact store."""
+    """One file of a checkpoint, in the database. Everything else speaks of a StoredFile."""
 
     __tablename__ = "checkpoint_files"
     __table_args__ = (UniqueConstraint("checkpoint_id", "name"),)

@@ -9,18 +9,10 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.storage import StoredFile
+
 BLOCK = 512
 RECORD = 20 * BLOCK
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A stored file and its path within the archive."""
-
-    path: str
-    key: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +34,26 @@ class Content:
     is_hash_of_bytes: bool = True
 
 
-def stored(key: str, *, size: int, sha256: str) -> Content:
+def stored(file: StoredFile) -> Content:
     """One file of the artifact store."""
-    return Content((Part(size, key=key),) if size else (), size, sha256)
+    return Content((Part(file.size, key=file.key),) if file.size else (), file.size, file.sha256)
 
 
-def tar(members: Sequence[Member], *, mtime: int) -> Content:
-    """An archive of the members in order, all with the same time (Unix seconds), owner and rights.
+def tar(files: Sequence[StoredFile], *, folder: str, mtime: int) -> Content:
+    """An archive of the files in order, in one folder, all with the same time (Unix seconds), owner and rights.
 
     Its hash is over headers and file hashes: it names the content without reading it.
     """
     parts: list[Part] = []
     digest = hashlib.sha256()
-    for member in members:
-        info = tarfile.TarInfo(member.path)
-        info.size, info.mtime, info.mode = member.size, mtime, 0o644
+    for file in files:
+        info = tarfile.TarInfo(f"{folder}/{file.name}")
+        info.size, info.mtime, info.mode = file.size, mtime, 0o644
         header = info.tobuf(tarfile.PAX_FORMAT)
-        parts += [Part(len(header), data=header), Part(member.size, key=member.key)]
-        if padding := -member.size % BLOCK:
+        parts += [Part(len(header), data=header), Part(file.size, key=file.key)]
+        if padding := -file.size % BLOCK:
             parts.append(Part(padding, data=bytes(padding)))
-        digest.update(header + member.sha256.encode())
+        digest.update(header + file.sha256.encode())
     end = 2 * BLOCK
     end += -(sum(part.size for part in parts) + end) % RECORD
     parts.append(Part(end, data=bytes(end)))

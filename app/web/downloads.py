@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from app.services.datasets import snapshots
 from app.services.training import checkpoints
 from app.storage import Storage
-from app.web.archive import Content, Member, stored, tar
+from app.web.archive import Content, stored, tar
 
 CHUNK = 512 * 1024
 RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
@@ -64,7 +64,7 @@ def send_snapshot_file(
     return send(
         request,
         storage,
-        stored(file["key"], size=file["size"], sha256=file["sha256"]),
+        stored(file),
         filename=f"{snapshot.project.slug}-{snapshot.number}-{name}",
         media_type="application/x-ndjson",
         modified=snapshot.created_at,
@@ -75,13 +75,13 @@ def send_checkpoint_file(
     request: Request, session: Session, storage: Storage, *, checkpoint_id: int, name: str
 ) -> Response:
     """One file of a checkpoint, for the page and the API. Raises NotFound."""
-    checkpoint, row = checkpoints.file(session, checkpoint_id=checkpoint_id, name=name)
+    checkpoint, file = checkpoints.file(session, checkpoint_id=checkpoint_id, name=name)
     return send(
         request,
         storage,
-        stored(row.key, size=row.size, sha256=row.sha256),
-        filename=row.name.rpartition("/")[2],
-        media_type=checkpoints.media_type(row.name),
+        stored(file),
+        filename=file.name.rpartition("/")[2],
+        media_type=checkpoints.media_type(file.name),
         modified=checkpoint.created_at,
     )
 
@@ -90,11 +90,10 @@ def send_checkpoint_archive(request: Request, session: Session, storage: Storage
     """All files of a checkpoint as one tar, in a folder of its own. Raises NotFound."""
     checkpoint = checkpoints.get(session, checkpoint_id)
     folder = checkpoints.folder_name(checkpoint)
-    members = [Member(f"{folder}/{row.name}", row.key, row.size, row.sha256) for row in checkpoint.files]
     return send(
         request,
         storage,
-        tar(members, mtime=int(checkpoint.created_at.timestamp())),
+        tar(checkpoint.files, folder=folder, mtime=int(checkpoint.created_at.timestamp())),
         filename=f"{folder}.tar",
         media_type="application/x-tar",
         modified=checkpoint.created_at,

@@ -129,9 +129,10 @@ def test_the_newcomer_first_gets_a_pair_that_nobody_judged(session: Session, see
 
 def test_what_is_judged_is_enough_to_train_and_to_evaluate(session: Session, seeded: Project) -> None:
     preview = snapshots.preview(session, project=seeded)
-    assert preview.train_pairs >= 24 and preview.eval_pairs >= 5
-    assert preview.pairs + sum(preview.left_out.values()) == len(PAIRS)
-    assert {"tie", "both_bad"} <= {reason for reason, count in preview.left_out.items() if count}
+    counts = preview.counts
+    assert counts.train >= 24 and counts.eval >= 5
+    assert counts.pairs + sum(counts.left_out.values()) == len(PAIRS)
+    assert {"tie", "both_bad"} <= {reason for reason, count in counts.left_out.items() if count}
 
 
 def test_a_project_of_that_name_is_left_alone(engine: Engine, factory: Factory) -> None:

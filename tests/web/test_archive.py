@@ -7,7 +7,8 @@ import tarfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.archive import Content, Member, tar
+from app.storage import StoredFile
+from app.web.archive import Content, tar
 
 files = st.lists(
     st.tuples(st.from_regex(r"[a-z]{1,12}\.json", fullmatch=True), st.binary(max_size=2000)),
@@ -18,8 +19,8 @@ files = st.lists(
 
 
 def content_of(contents: list[tuple[str, bytes]]) -> tuple[Content, dict[str, bytes]]:
-    members = [Member(f"folder/{name}", name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents]
-    return tar(members, mtime=1_700_000_000), dict(contents)
+    stored = [StoredFile(name, f"key/{name}", len(data), hashlib.sha256(data).hexdigest()) for name, data in contents]
+    return tar(stored, folder="folder", mtime=1_700_000_000), {f"key/{name}": data for name, data in contents}
 
 
 def whole(content: Content, stored: dict[str, bytes]) -> bytes:
@@ -47,6 +48,6 @@ def test_same_files_give_the_same_bytes_and_another_content_another_hash() -> No
 
 
 def test_file_larger_than_eight_gigabytes_fits() -> None:
-    huge = tar([Member("folder/model.safetensors", "key", 9 * 2**30, "0" * 64)], mtime=0)
+    huge = tar([StoredFile("model.safetensors", "key", 9 * 2**30, "0" * 64)], folder="folder", mtime=0)
     header = b"".join(part.data for part in huge.parts if not part.key)[:1536]
     assert b"size=9663676416" in header

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.errors import PrefloopError
 from app.models import Job, JobKind, TrainingRun
+from app.services.datasets import snapshots
 from app.services.jobs.leases import Printed
 from app.services.training import base_models, checkpoints, run_settings, runs
 from app.storage import Storage
@@ -65,11 +66,11 @@ class Training:
     def _fetch_pairs(self, folder: Path, storage: Storage) -> dict[str, Path]:
         """The snapshot's files that hold pairs, with their hashes checked."""
         snapshot = self._run.snapshot
-        pairs = {file["name"]: folder / file["name"] for file in snapshot.files if file["pairs"]}
+        pairs = {file.name: folder / file.name for file in snapshot.files if snapshots.pairs_in(snapshot, file.name)}
         for file in snapshot.files:
-            if file["name"] in pairs and storage.fetch(file["key"], pairs[file["name"]]).sha256 != file["sha256"]:
+            if file.name in pairs and storage.fetch(file.key, pairs[file.name]).sha256 != file.sha256:
                 raise InputsBroken(
-                    f"{file['name']} of snapshot {snapshot.number} isn't what was frozen: its SHA-256 differs.",
+                    f"{file.name} of snapshot {snapshot.number} isn't what was frozen: its SHA-256 differs.",
                     "Look at the artifact store, or freeze a new snapshot.",
                 )
         return pairs
@@ -88,14 +89,14 @@ class Training:
         out = folder / "out"
         facts, provenance = self._complete(out)
         token = str(self._job.lease_token)
-        uploads = checkpoints.upload(storage, out, prefix=f"checkpoints/job-{self._job.id}/{token[:12]}")
+        files = checkpoints.upload(storage, out, prefix=f"checkpoints/job-{self._job.id}/{token[:12]}")
 
         def end(session: Session) -> None:
-            checkpoints.publish(session, run=self._run, uploads=uploads, facts=facts, provenance=provenance)
+            checkpoints.publish(session, run=self._run, files=files, facts=facts, provenance=provenance)
             numbers = {name: facts.get(name) for name in ("peak_memory_bytes", "train_seconds")}
             runs.record_end(session, job_id=self._job.id, numbers=numbers)
 
-        return Result(end, [one.stored.key for one in uploads])
+        return Result(end, [file.key for file in files])
 
     def _complete(self, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Add to what the engine wrote who trained, from what and for which project, and write the card anew.

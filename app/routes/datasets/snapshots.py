@@ -23,6 +23,7 @@ class SnapshotPage:
     project: Project
     snapshot: Snapshot
     runs: list[TrainingRun]
+    pairs: dict[str, int]
     left_out_words: dict[str, str]
 
 
@@ -30,7 +31,9 @@ class SnapshotPage:
 def show(snapshot_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
     snapshot = snapshots.get(session, snapshot_id)
     trained = runs.listing(session, snapshot=snapshot).items
-    return render(request, "datasets/snapshots/show.html", SnapshotPage(snapshot.project, snapshot, trained, LEFT_OUT))
+    pairs = {file.name: snapshots.pairs_in(snapshot, file.name) for file in snapshot.files}
+    page = SnapshotPage(snapshot.project, snapshot, trained, pairs, LEFT_OUT)
+    return render(request, "datasets/snapshots/show.html", page)
 
 
 @router.post("/projects/{slug}/snapshots")
@@ -54,7 +57,7 @@ def download(
     return send(
         request,
         storage,
-        stored(file["key"], size=file["size"], sha256=file["sha256"]),
+        stored(file),
         media_type="application/x-ndjson",
         filename=f"{snapshot.project.slug}-snapshot-{snapshot.number}-{name}",
         modified=snapshot.created_at,

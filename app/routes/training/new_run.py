@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.errors import Invalid, PrefloopError
-from app.models import JobKind, Project, Snapshot, TrainingRun, User
+from app.models import Counts, JobKind, Project, Snapshot, Statistics, TrainingRun, User
 from app.routes.training import run_form
 from app.routes.training.run_form import RULE_HELP, Form
 from app.services.collecting import projects
@@ -33,9 +33,8 @@ class Dataset:
     """What would be trained on: the project as it is now, or a snapshot that is frozen already."""
 
     sentence: str
-    counts: dict[str, Any]
-    statistics: dict[str, Any]
-    warnings: list[tuple[str, str]]
+    counts: Counts
+    statistics: Statistics
     snapshot: Snapshot | None = None
 
 
@@ -180,7 +179,7 @@ def _page(
     dataset = _dataset(session, project, form)
     living = workers.alive(session, silent_after=settings.worker_lease_seconds)
     if not form.preset:
-        form = replace(form, preset=presets.preset_for(int(dataset.counts["train"])))
+        form = replace(form, preset=presets.preset_for(dataset.counts.train))
     return NewRunPage(
         project=project,
         dataset=dataset,
@@ -195,20 +194,14 @@ def _page(
 def _dataset(session: Session, project: Project, form: Form) -> Dataset:
     if form.snapshot_id is not None:
         frozen = _snapshot(session, project, form.snapshot_id)
-        text = f"Snapshot {frozen.number}: {frozen.counts['train']:,} pairs to train on and {frozen.counts['eval']:,} to evaluate with."
-        return Dataset(
-            text,
-            frozen.counts,
-            frozen.statistics,
-            [tuple(one) for one in frozen.statistics.get("warnings", [])],
-            frozen,
-        )
+        text = f"Snapshot {frozen.number}: {frozen.counts.train:,} pairs to train on and {frozen.counts.eval:,} to evaluate with."
+        return Dataset(text, frozen.counts, frozen.statistics, frozen)
     try:
         rule = form.checked_rule()
     except Invalid:
         rule = {}
     now = snapshots.preview(session, project=project, rule=rule)
-    return Dataset(now.sentence, now.counts, now.statistics, now.warnings)
+    return Dataset(now.sentence, now.counts, now.statistics)
 
 
 def _cost(session: Session, form: Form, dataset: Dataset) -> Cost:
@@ -216,7 +209,7 @@ def _cost(session: Session, form: Form, dataset: Dataset) -> Cost:
         config = run_settings.validate(form.config())
     except Invalid as error:
         return Cost(problem=str(error))
-    pairs = int(dataset.counts["train"])
+    pairs = dataset.counts.train
     if not pairs:
         return Cost()
     estimate = estimates.estimate(session, base_model=form.base_model, config=config, pairs=pairs)

@@ -1,14 +1,14 @@
 """What a dataset looks like before and after it is frozen: statistics, warnings, one sentence. Pure."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from app.models import Split
-from app.services.datasets.rules import LEFT_OUT, Verdict
-from app.stats.agreement import agreement
+from app.models import Agreed, Counts, Evaluator, Sides, Source, Split, Statistics, Warned
+from app.services.datasets.rules import LEFT_OUT, Decision
+from app.stats.agreement import Agreement, agreement
 from app.stats.lengths import lengths
-from app.stats.shares import Share, share
+from app.stats.shares import share
 
 FEW_TRAIN_PAIRS = 100
 FEW_EVAL_PAIRS = 20
@@ -22,7 +22,7 @@ class Pair:
     comparison_id: int
     prompt_id: int
     split: Split
-    verdict: Verdict
+    decision: Decision
     characters: tuple[int, int]
     words: tuple[int, int]
     chosen_hash: str
@@ -45,164 +45,186 @@ class Collected:
     names: dict[int, str] = field(default_factory=dict)
 
 
-def counts(found: Collected) -> dict[str, Any]:
-    evaluated = sum(pair.split is Split.EVAL for pair in found.pairs)
-    return {
-        "comparisons": found.comparisons,
-        "judgments": found.judgments,
-        "pairs": len(found.pairs),
-        "train": len(found.pairs) - evaluated,
-        "eval": evaluated,
-        "left_out": {reason: found.left_out[reason] for reason in LEFT_OUT if found.left_out[reason]},
-    }
+def counts(collected: Collected) -> Counts:
+    evaluated = sum(pair.split is Split.EVAL for pair in collected.pairs)
+    return Counts(
+        comparisons=collected.comparisons,
+        judgments=collected.judgments,
+        pairs=len(collected.pairs),
+        train=len(collected.pairs) - evaluated,
+        eval=evaluated,
+        left_out={reason: collected.left_out[reason] for reason in LEFT_OUT if collected.left_out[reason]},
+    )
 
 
-def statistics(found: Collected) -> dict[str, Any]:
-    pairs = found.pairs
+def statistics(collected: Collected) -> Statistics:
+    """Everything but the warnings; see `warnings`."""
+    pairs = collected.pairs
     different = [pair for pair in pairs if pair.characters[0] != pair.characters[1]]
-    longer = share(sum(pair.characters[0] > pair.characters[1] for pair in different), len(different))
     repeated = Counter(pair.chosen_hash for pair in pairs)
-    return {
-        "prompts": len({pair.prompt_id for pair in pairs}),
-        "characters": {
-            side: asdict(lengths([pair.characters[at] for pair in pairs]))
-            for at, side in enumerate(("chosen", "rejected"))
-        },
-        "words": {
-            side: asdict(lengths([pair.words[at] for pair in pairs])) for at, side in enumerate(("chosen", "rejected"))
-        },
-        "chosen_longer": asdict(longer),
-        "left_picked": asdict(share(found.left_picked, found.sided)),
-        "repeated_chosen": sum(count for count in repeated.values() if count > 1),
-        "sources": _sources(pairs),
-        "mean_weight": round(sum(pair.verdict.weight for pair in pairs) / len(pairs), 4) if pairs else None,
-        "mean_p_chosen": round(sum(pair.verdict.p_chosen for pair in pairs) / len(pairs), 4) if pairs else None,
-        **_people(found),
-    }
+    agreed = agreement(collected.votes)
+    return Statistics(
+        prompts=len({pair.prompt_id for pair in pairs}),
+        characters=_sides([pair.characters for pair in pairs]),
+        words=_sides([pair.words for pair in pairs]),
+        chosen_longer=share(sum(pair.characters[0] > pair.characters[1] for pair in different), len(different)),
+        left_picked=share(collected.left_picked, collected.sided),
+        repeated_chosen=sum(count for count in repeated.values() if count > 1),
+        sources=_sources(pairs),
+        mean_weight=_mean([pair.decision.weight for pair in pairs]),
+        mean_p_chosen=_mean([pair.decision.p_chosen for pair in pairs]),
+        evaluators=_evaluators(collected, agreed),
+        imported=collected.imported,
+        agreement=Agreed(agreed.units, agreed.same, agreed.alpha),
+    )
 
 
-def _sources(pairs: list[Pair]) -> list[dict[str, Any]]:
-    """How often each source's answers were chosen, in pairs from two different sources."""
+def _sides(of_pairs: Sequence[tuple[int, int]]) -> Sides:
+    return Sides(lengths([chosen for chosen, _ in of_pairs]), lengths([rejected for _, rejected in of_pairs]))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def _sources(pairs: Sequence[Pair]) -> list[Source]:
     chosen: Counter[str] = Counter()
     taken: Counter[str] = Counter()
     for pair in pairs:
         if pair.sources[0] != pair.sources[1]:
             chosen[pair.sources[0]] += 1
             taken.update(pair.sources)
-    return [{"name": name, "chosen": chosen[name], "pairs": total} for name, total in taken.most_common(20)]
+    return [Source(name, chosen[name], total) for name, total in taken.most_common(20)]
 
 
-def _people(found: Collected) -> dict[str, Any]:
-    made = Counter(user_id for _, user_id, _ in found.votes)
-    agreed = agreement(found.votes)
+def _evaluators(collected: Collected, agreed: Agreement) -> list[Evaluator]:
+    """The people by how much they judged, the busiest first."""
+    made = Counter(user_id for _, user_id, _ in collected.votes)
+    total = len(collected.votes) + collected.imported
     evaluators = []
-    total = len(found.votes) + found.imported
     for user_id, count in made.most_common():
         same, pairs = agreed.by_rater.get(user_id, (0, 0))
         evaluators.append(
-            {
-                "user_id": user_id,
-                "name": found.names.get(user_id, ""),
-                "judgments": count,
-                "share": count / total,
-                "agreement": same / pairs if pairs else None,
-                "overlap": pairs,
-            }
+            Evaluator(
+                user_id=user_id,
+                name=collected.names.get(user_id, ""),
+                judgments=count,
+                share=count / total,
+                agreement=same / pairs if pairs else None,
+                overlap=pairs,
+            )
         )
-    return {
-        "evaluators": evaluators,
-        "imported": found.imported,
-        "agreement": {"comparisons": agreed.units, "same": agreed.same, "alpha": agreed.alpha},
-    }
+    return evaluators
 
 
-def warnings(numbers: dict[str, Any], facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """(code, text) for each thing to think about before training; `numbers` and `facts` as made above."""
-    found = []
-    train, evaluated, pairs = numbers["train"], numbers["eval"], numbers["pairs"]
-    if 0 < train < FEW_TRAIN_PAIRS:
-        found.append(
-            (
-                "too_few_pairs",
-                f"Only {_many(train, 'pair')} to train on: the model will learn little, or learn these by heart. "
-                "Several hundred make a difference that people notice.",
-            )
-        )
-    if evaluated == 0:
-        found.append(
-            (
-                "no_eval_pairs",
-                "No pair is kept for evaluation, so nothing will show whether the model got better on "
-                "prompts that it hasn't seen.",
-            )
-        )
-    elif evaluated < FEW_EVAL_PAIRS:
-        found.append(
-            (
-                "few_eval_pairs",
-                f"Only {_many(evaluated, 'pair')} for evaluation: one pair more or less moves the "
-                f"accuracy by {100 / evaluated:.0f} points.",
-            )
-        )
-    if facts["evaluators"] and facts["evaluators"][0]["share"] > 0.8:
-        busiest = facts["evaluators"][0]
-        found.append(
-            (
-                "one_evaluator",
-                f"{busiest['name'] or 'One person'} made {busiest['share']:.0%} of the judgments: the model "
-                "will learn one person's taste.",
-            )
-        )
-    longer = Share(**facts["chosen_longer"])
-    if longer.share is not None and longer.total >= FEW_FOR_A_SHARE and longer.share > 0.7:
-        found.append(
-            (
-                "chosen_longer",
-                f"The chosen answer is the longer one in {longer.share:.0%} of the pairs: the model may "
-                "learn to write long rather than well.",
-            )
-        )
-    left = Share(**facts["left_picked"])
-    if left.share is not None and left.total >= FEW_FOR_A_SHARE and left.differs_from_half:
-        side = left.share if left.share > 0.5 else 1 - left.share
-        found.append(
-            (
-                "position_bias",
-                f"{side:.0%} of the picks fell on the {'left' if left.share > 0.5 else 'right'} answer, more "
-                "than chance explains, though sides are drawn at random: some may have been made without reading.",
-            )
-        )
-    alpha = facts["agreement"]["alpha"]
-    if alpha is not None and facts["agreement"]["comparisons"] >= FEW_FOR_A_SHARE and alpha < 0.4:
-        found.append(
-            (
-                "low_agreement",
-                f"People who judged the same pair agree little (Krippendorff's alpha {alpha:.2f}): clearer "
-                "guidelines would make the data worth more.",
-            )
-        )
-    if pairs and facts["repeated_chosen"] > 0.1 * pairs and facts["repeated_chosen"] >= 5:
-        found.append(
-            (
-                "repeated_chosen",
-                f"{facts['repeated_chosen']} chosen answers have the same text as another chosen answer: the "
-                "model may learn to say it everywhere.",
-            )
-        )
-    return found
+def warnings(counts: Counts, statistics: Statistics) -> tuple[Warned, ...]:
+    """What to think about before training."""
+    return tuple(filter(None, (check(counts, statistics) for check in CHECKS)))
 
 
-def sentence(numbers: dict[str, Any]) -> str:
+def _too_few_pairs(counts: Counts, _: Statistics) -> Warned | None:
+    if not 0 < counts.train < FEW_TRAIN_PAIRS:
+        return None
+    return Warned(
+        "too_few_pairs",
+        f"Only {_many(counts.train, 'pair')} to train on: the model will learn little, or learn these by heart. "
+        "Several hundred make a difference that people notice.",
+    )
+
+
+def _too_few_to_evaluate(counts: Counts, _: Statistics) -> Warned | None:
+    if counts.eval == 0:
+        return Warned(
+            "no_eval_pairs",
+            "No pair is kept for evaluation, so nothing will show whether the model got better on "
+            "prompts that it hasn't seen.",
+        )
+    if counts.eval >= FEW_EVAL_PAIRS:
+        return None
+    return Warned(
+        "few_eval_pairs",
+        f"Only {_many(counts.eval, 'pair')} for evaluation: one pair more or less moves the "
+        f"accuracy by {100 / counts.eval:.0f} points.",
+    )
+
+
+def _one_evaluator(_: Counts, statistics: Statistics) -> Warned | None:
+    if not statistics.evaluators or statistics.evaluators[0].share <= 0.8:
+        return None
+    busiest = statistics.evaluators[0]
+    return Warned(
+        "one_evaluator",
+        f"{busiest.name or 'One person'} made {busiest.share:.0%} of the judgments: the model "
+        "will learn one person's taste.",
+    )
+
+
+def _chosen_is_longer(_: Counts, statistics: Statistics) -> Warned | None:
+    longer = statistics.chosen_longer
+    if longer.share is None or longer.total < FEW_FOR_A_SHARE or longer.share <= 0.7:
+        return None
+    return Warned(
+        "chosen_longer",
+        f"The chosen answer is the longer one in {longer.share:.0%} of the pairs: the model may "
+        "learn to write long rather than well.",
+    )
+
+
+def _position_bias(_: Counts, statistics: Statistics) -> Warned | None:
+    left = statistics.left_picked
+    if left.share is None or left.total < FEW_FOR_A_SHARE or not left.differs_from_half:
+        return None
+    return Warned(
+        "position_bias",
+        f"{max(left.share, 1 - left.share):.0%} of the picks fell on the {'left' if left.share > 0.5 else 'right'} "
+        "answer, more than chance explains, though sides are drawn at random: some may have been made without reading.",
+    )
+
+
+def _low_agreement(_: Counts, statistics: Statistics) -> Warned | None:
+    agreed = statistics.agreement
+    if agreed.alpha is None or agreed.comparisons < FEW_FOR_A_SHARE or agreed.alpha >= 0.4:
+        return None
+    return Warned(
+        "low_agreement",
+        f"People who judged the same pair agree little (Krippendorff's alpha {agreed.alpha:.2f}): clearer "
+        "guidelines would make the data worth more.",
+    )
+
+
+def _repeated_chosen(counts: Counts, statistics: Statistics) -> Warned | None:
+    repeated = statistics.repeated_chosen
+    if not counts.pairs or repeated < 5 or repeated <= 0.1 * counts.pairs:
+        return None
+    return Warned(
+        "repeated_chosen",
+        f"{repeated} chosen answers have the same text as another chosen answer: the "
+        "model may learn to say it everywhere.",
+    )
+
+
+CHECKS = (
+    _too_few_pairs,
+    _too_few_to_evaluate,
+    _one_evaluator,
+    _chosen_is_longer,
+    _position_bias,
+    _low_agreement,
+    _repeated_chosen,
+)
+
+
+def sentence(counts: Counts) -> str:
     """One sentence that says what would be trained on and what is left out."""
     text = (
-        f"{_many(numbers['train'], 'pair')} to train on and {_many(numbers['eval'], 'pair')} to evaluate with, from "
-        f"{_many(numbers['judgments'], 'judgment')} of {_many(numbers['comparisons'], 'comparison')}"
+        f"{_many(counts.train, 'pair')} to train on and {_many(counts.eval, 'pair')} to evaluate with, from "
+        f"{_many(counts.judgments, 'judgment')} of {_many(counts.comparisons, 'comparison')}"
     )
-    left_out = left_out_text(numbers["left_out"])
+    left_out = left_out_text(counts.left_out)
     return f"{text}; left out: {left_out}." if left_out else f"{text}."
 
 
-def left_out_text(left_out: dict[str, int]) -> str:
+def left_out_text(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {LEFT_OUT[reason]}" for reason, count in left_out.items())
 
 

@@ -79,7 +79,7 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """The winner of a comparison, or why there is none (`left_out`, a key of LEFT_OUT)."""
 
     left_out: str = ""
@@ -90,21 +90,21 @@ class Verdict:
     votes_chosen: int = 0
 
 
-def decide(votes: Sequence[Vote], rule: Rule) -> Verdict:
+def decide(votes: Sequence[Vote], rule: Rule) -> Decision:
     """The choice that more people made than any other wins; a draw leaves the comparison out."""
     if any(vote.flagged for vote in votes) and not rule.include_flagged:
-        return Verdict("flagged")
+        return Decision("flagged")
     counted = [vote for vote in votes if vote.choice is not Choice.SKIP and (rule.include_late or not vote.late)]
     if not counted:
-        return Verdict("skipped" if any(vote.choice is Choice.SKIP for vote in votes) else "not_judged")
+        return Decision("skipped" if any(vote.choice is Choice.SKIP for vote in votes) else "not_judged")
     if len(counted) < rule.min_judgments:
-        return Verdict("too_few_judgments")
+        return Decision("too_few_judgments")
     (winner, count), *others = Counter(vote.choice for vote in counted).most_common()
     if others and others[0][1] == count:
-        return Verdict("no_majority")
+        return Decision("no_majority")
     if winner not in (Choice.FIRST, Choice.SECOND):
-        return Verdict(winner.value)
-    return Verdict(
+        return Decision(winner.value)
+    return Decision(
         chosen=winner,
         weight=_weight(counted, winner, rule),
         p_chosen=_p_chosen(counted, winner, rule),

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from app import events, paging
 from app.errors import Invalid, NotFound
 from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project, TrainingRun
 from app.models.base import now as utc_now
-from app.storage import Storage, Stored
+from app.storage import Storage, StoredFile
 
 FACTS = "prefloop.json"
 # What may be offered for download: weights as safetensors, text, and the tokenizers' own files. Nothing pickled.
@@ -29,14 +29,6 @@ MEDIA_TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One file of a finished run, stored, and its name in the checkpoint."""
-
-    name: str
-    stored: Stored
-
-
 def is_offered(name: str) -> bool:
     """Whether a file of the engine's folder belongs into the checkpoint."""
     return bool(OFFERED.fullmatch(name) or CURVES.fullmatch(name))
@@ -46,7 +38,7 @@ def media_type(name: str) -> str:
     return MEDIA_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
 
 
-def upload(storage: Storage, folder: Path, *, prefix: str) -> list[Upload]:
+def upload(storage: Storage, folder: Path, *, prefix: str) -> list[StoredFile]:
     """Store the files of a finished run under `prefix`. Slow: call it outside of any transaction.
 
     Raises Invalid if the folder isn't a whole result.
@@ -57,7 +49,7 @@ def upload(storage: Storage, folder: Path, *, prefix: str) -> list[Upload]:
     names = [name for name in names if is_offered(name)]
     if FACTS not in names or not any(name.endswith(".safetensors") for name in names):
         raise _not_whole()
-    return [Upload(name, storage.put_file(f"{prefix}/{name}", folder / name)) for name in names]
+    return [storage.put_file(f"{prefix}/{name}", folder / name, name=name) for name in names]
 
 
 def guideline_version(session: Session, *, run: TrainingRun) -> int:
@@ -84,7 +76,7 @@ def provenance(
             "number": snapshot.number,
             "sha256": snapshot.sha256,
             "rule": snapshot.rule,
-            "counts": snapshot.counts,
+            "counts": asdict(snapshot.counts),
         },
         "base_model": {"name": run.base_model, "weights_sha256": facts.get("base_sha256"), **base},
         "job": {
@@ -107,7 +99,7 @@ def publish(
     session: Session,
     *,
     run: TrainingRun,
-    uploads: Sequence[Upload],
+    files: Sequence[StoredFile],
     facts: Mapping[str, Any],
     provenance: Mapping[str, Any],
     name: str = "final",
@@ -125,18 +117,9 @@ def publish(
     )
     session.add(checkpoint)
     session.flush()
-    for one in uploads:
-        session.add(
-            CheckpointFile(
-                checkpoint_id=checkpoint.id,
-                name=one.name,
-                key=one.stored.key,
-                size=one.stored.size,
-                sha256=one.stored.sha256,
-            )
-        )
-    size = sum(one.stored.size for one in uploads)
-    told = {"checkpoint_id": checkpoint.id, "name": name, "files": len(uploads), "size": size}
+    session.add_all(CheckpointFile(checkpoint_id=checkpoint.id, **asdict(file)) for file in files)
+    size = sum(file.size for file in files)
+    told = {"checkpoint_id": checkpoint.id, "name": name, "files": len(files), "size": size}
     events.append(session, job=run.job_id, type="checkpoint", step=checkpoint.step, data=told, now=now)
     session.flush()
     return checkpoint
@@ -167,18 +150,18 @@ def listing(
     return paging.fetch(session, query, page=page, size=size)
 
 
-def file(session: Session, *, checkpoint_id: int, name: str) -> tuple[Checkpoint, CheckpointFile]:
+def file(session: Session, *, checkpoint_id: int, name: str) -> tuple[Checkpoint, StoredFile]:
     """One file by its exact name. Raises NotFound."""
     checkpoint = get(session, checkpoint_id)
-    for row in checkpoint.files:
-        if row.name == name:
-            return checkpoint, row
+    for file in checkpoint.files:
+        if file.name == name:
+            return checkpoint, file
     raise NotFound(f"Checkpoint {checkpoint_id} has no file “{name[:120]}”.", "Its page lists its files.")
 
 
 def size(checkpoint: Checkpoint) -> int:
     """Bytes of all its files."""
-    return sum(row.size for row in checkpoint.files)
+    return sum(file.size for file in checkpoint.files)
 
 
 def folder_name(checkpoint: Checkpoint) -> str:
@@ -205,7 +188,7 @@ def _loaded() -> Any:
     run = joinedload(Checkpoint.run)
     job = run.joinedload(TrainingRun.job)
     return select(Checkpoint).options(
-        selectinload(Checkpoint.files),
+        selectinload(Checkpoint.file_rows),
         run.joinedload(TrainingRun.snapshot),
         job.joinedload(Job.project),
         job.joinedload(Job.created_by),

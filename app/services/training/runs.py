@@ -132,7 +132,7 @@ def of_jobs(session: Session, *, job_ids: Sequence[int]) -> dict[int, TrainingRu
 
 def train_pairs(snapshot: Snapshot) -> int:
     """Pairs in the snapshot's training file."""
-    return sum(int(file["pairs"]) for file in snapshot.files if file["name"] == "train.jsonl")
+    return snapshot.counts.train
 
 
 def record(session: Session, *, job_id: int, printed: Sequence[Printed]) -> None:

@@ -124,14 +124,14 @@ def test_freezing_twice_without_new_judgments_gives_the_same_snapshot(browser: T
 
 def test_a_snapshot_s_file_downloads_whole_and_by_range(browser: TestClient, factory: Factory) -> None:
     snapshot = factory.snapshot()
-    file = next(file for file in snapshot.files if file["name"] == "train.jsonl")
+    file = next(file for file in snapshot.files if file.name == "train.jsonl")
     address = f"/snapshots/{snapshot.id}/files/train.jsonl"
     assert address in browser.get(f"/snapshots/{snapshot.id}").text
     whole = browser.get(address)
-    assert len(whole.content) == file["size"]
+    assert len(whole.content) == file.size
     assert [set(json.loads(line)) >= {"prompt", "chosen", "rejected"} for line in whole.text.splitlines()] == [
         True
-    ] * file["pairs"]
+    ] * snapshot.counts.train
     assert browser.get(address, headers={"Range": "bytes=5-9"}).content == whole.content[5:10]
     assert browser.get(f"/snapshots/{snapshot.id}/files/other.jsonl").status_code == 404
 

@@ -304,8 +304,8 @@ def test_damaged_snapshot_is_never_trained_on(
     watcher: Watcher,
     storage: Storage,
 ) -> None:
-    train = next(file for file in snapshot.files if file["name"] == "train.jsonl")
-    storage.put_bytes(train["key"], storage.read_bytes(train["key"])[:-2] + b" \n")
+    train = next(file for file in snapshot.files if file.name == "train.jsonl")
+    storage.put_bytes(train.key, storage.read_bytes(train.key)[:-2] + b" \n")
     job = queue_job(engine, snapshot, engineer)
     workers.start()
     failed = watcher.until_over(job.id)

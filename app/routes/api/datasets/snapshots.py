@@ -1,5 +1,6 @@
 """Snapshots: what would be frozen, freezing it, and its files."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal
 
@@ -71,10 +72,12 @@ class PreviewOut(BaseModel):
 
     @classmethod
     def of(cls, preview: Preview) -> "PreviewOut":
+        statistics = asdict(preview.statistics)
+        del statistics["warnings"]  # told apart, with their codes named
         return cls(
-            rule=RuleIn(**preview.rule),
-            counts=Counts(**preview.counts),
-            statistics=preview.statistics,
+            rule=RuleIn(**preview.rule.as_dict()),
+            counts=Counts.model_validate(preview.counts, from_attributes=True),
+            statistics=statistics,
             sentence=preview.sentence,
             warnings=[Warning(code=code, text=text) for code, text in preview.warnings],
         )
@@ -106,9 +109,14 @@ class SnapshotOut(BaseModel):
             number=row.number,
             sha256=row.sha256,
             rule=RuleIn(**row.rule),
-            counts=Counts(**row.counts),
-            statistics=row.statistics,
-            files=[SnapshotFile(**file) for file in row.files],
+            counts=Counts.model_validate(row.counts, from_attributes=True),
+            statistics=asdict(row.statistics),
+            files=[
+                SnapshotFile(
+                    name=file.name, size=file.size, sha256=file.sha256, pairs=snapshots.pairs_in(row, file.name)
+                )
+                for file in row.files
+            ],
             created_at=row.created_at,
         )
 

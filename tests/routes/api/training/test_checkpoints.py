@@ -57,10 +57,10 @@ def checkpoint_id(engine: Engine, factory: Factory, storage: Storage, tmp_path: 
     with write_session(engine) as session:
         runs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user))
         job = leases.claim(session, worker="w", kinds=list(JobKind), lease_seconds=60)
-        uploads = checkpoints.upload(storage, out, prefix="checkpoints/job-1/t")
+        stored = checkpoints.upload(storage, out, prefix="checkpoints/job-1/t")
         run = runs.get(session, job.id)
         chain = checkpoints.provenance(run=run, guideline_version=1, facts=FACTS, base={"origin": "a folder"})
-        row = checkpoints.publish(session, run=run, uploads=uploads, facts=FACTS, provenance=chain)
+        row = checkpoints.publish(session, run=run, files=stored, facts=FACTS, provenance=chain)
         leases.succeed(session, job_id=job.id, token=job.lease_token)
         return row.id
 

@@ -1,0 +1,79 @@
+"""A snapshot's files: JSON Lines that TRL's DPOTrainer reads as they are."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from app.models import Choice, Comparison, Prompt, Response, Split
+from app.services.datasets.report import Pair
+from app.storage import Storage, StoredFile
+
+SPLITS = {"eval.jsonl": Split.EVAL, "train.jsonl": Split.TRAIN}
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Both files in a folder, and the hash that names the dataset: SHA-256 of what `sha256sum` prints of them."""
+
+    folder: Path
+    sha256: str
+
+    def upload(self, storage: Storage, *, project_id: int) -> tuple[StoredFile, ...]:
+        """Store the files, named by content: who stores them again overwrites them with the same bytes."""
+        prefix = f"snapshots/{project_id}/{self.sha256}"
+        return tuple(storage.put_file(f"{prefix}/{name}", self.folder / name) for name in SPLITS)
+
+
+def write(session: Session, pairs: Sequence[Pair], folder: Path) -> Written:
+    """Writes both files, a page of pairs at a time."""
+    digests = {split: hashlib.sha256() for split in SPLITS.values()}
+    with ExitStack() as stack:
+        handles = {split: stack.enter_context((folder / name).open("wb")) for name, split in SPLITS.items()}
+        for start in range(0, len(pairs), PAGE):
+            for pair, line in _lines(session, pairs[start : start + PAGE]):
+                handles[pair.split].write(line)
+                digests[pair.split].update(line)
+    printed = "".join(f"{digests[split].hexdigest()}  {name}\n" for name, split in SPLITS.items())
+    return Written(folder, hashlib.sha256(printed.encode()).hexdigest())
+
+
+def _lines(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bytes]]:
+    first, second = aliased(Response), aliased(Response)
+    query = (
+        select(Comparison.id, Comparison.external_id, Prompt.messages, first.text, second.text)
+        .join(Prompt, Prompt.id == Comparison.prompt_id)
+        .join(first, first.id == Comparison.first_response_id)
+        .join(second, second.id == Comparison.second_response_id)
+        .where(Comparison.id.in_([pair.comparison_id for pair in pairs]))
+    )
+    rows = {row[0]: row[1:] for row in session.execute(query)}
+    for pair in pairs:
+        external_id, messages, *texts = rows[pair.comparison_id]
+        chosen, rejected = texts if pair.decision.chosen is Choice.FIRST else reversed(texts)
+        yield (
+            pair,
+            orjson.dumps(
+                {
+                    "prompt": [{"role": message["role"], "content": message["content"]} for message in messages],
+                    "chosen": [{"role": "assistant", "content": chosen}],
+                    "rejected": [{"role": "assistant", "content": rejected}],
+                    "weight": pair.decision.weight,
+                    "p_chosen": pair.decision.p_chosen,
+                    "votes": pair.decision.votes,
+                    "votes_chosen": pair.decision.votes_chosen,
+                    "comparison_id": pair.comparison_id,
+                    "prompt_id": pair.prompt_id,
+                    "external_id": external_id or "",
+                    "chosen_source": pair.sources[0],
+                    "rejected_source": pair.sources[1],
+                },
+                option=orjson.OPT_APPEND_NEWLINE,
+            ),
+        )
