@@ -1,4 +1,4 @@
-"""`python -m worker.dpo train|score|generate|merge|estimate`: the engine as a program of its own."""
+"""`python -m worker.dpo train|score|generate|merge|export|estimate`: the engine as a program of its own."""
 
 import sys
 

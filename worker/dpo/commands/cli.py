@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from worker.dpo.commands import estimate, generate, merge, score, train
+    from worker.dpo.commands import estimate, export, generate, merge, score, train
 
     codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
     parser = argparse.ArgumentParser(
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         ("score", score, "log-probabilities and rewards per pair"),
         ("generate", generate, "answers to prompts"),
         ("merge", merge, "an adapter merged into its base model"),
+        ("export", export, "a checkpoint as merged safetensors or GGUF, proven"),
         ("estimate", estimate, "memory that a run would need"),
     ):
         command = commands.add_parser(name, help=help_text)

@@ -3,26 +3,19 @@
 import argparse
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
-from worker.dpo.ground.errors import BadSetting
-from worker.dpo.model import loading
+from worker.dpo.publish.card import FACTS
+from worker.dpo.publish.folder import staged
+from worker.dpo.publish.merge import MergeError, has_adapter, load_trained, merge_weights, write_merged
 
 EXAMPLES = """examples:
   python -m worker.dpo merge --model models/base --adapter out --out merged
   python -m worker.dpo merge --model models/base --adapter out --out merged --dtype bfloat16
 """
 DTYPES = ("float32", "bfloat16", "float16")
-# What goes along from the adapter's folder: where the weights come from.
-PROVENANCE = ("prefloop.json",)
-
-
-class MergeError(BadSetting):
-    """An adapter that can't be merged as asked. The text says what to do."""
 
 
 def merge(model: str | Path, adapter: str | Path, out: str | Path, *, dtype: str | None = None) -> Path:
@@ -30,44 +23,20 @@ def merge(model: str | Path, adapter: str | Path, out: str | Path, *, dtype: str
 
     dtype: of the written weights; None is the base's own. The sum is taken in float32 and rounded once. A base that is
     stored quantised is refused: its weights can't take the adapter's without a loss. `out` appears when it's complete.
-    Raises MergeError and models.ModelError.
+    Raises MergeError and loading.ModelError.
     """
     model, adapter, out = str(model), Path(adapter), Path(out)
     if out.exists() and any(out.iterdir()):
         raise MergeError(f"{out} is not empty: choose a new folder for the merged model.")
-    if not (adapter / "adapter_config.json").is_file():
+    if not has_adapter(adapter):
         raise MergeError(f"{adapter} holds no adapter: there is no adapter_config.json.")
-    config = _config(model)
-    if getattr(config, "quantization_config", None):
-        raise MergeError(f"{model} is quantised. Merge into the model that it was made from, in full precision.")
-    target = getattr(torch, dtype) if dtype else (config.dtype or torch.float32)
-    base = loading.load_base(model, dtype="float32")
-    merged = loading.load_adapter(base, str(adapter)).merge_and_unload(safe_merge=True).to(target)
-    merged.config.dtype = target
-    has_tokenizer = (adapter / "tokenizer_config.json").is_file()
-    tokenizer = loading.load_tokenizer(str(adapter) if has_tokenizer else model)
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
-        merged.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        for name in PROVENANCE:
-            if (adapter / name).is_file():
-                shutil.copyfile(adapter / name, part / name)
-        part.chmod(0o755)
-        part.replace(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    trained = load_trained(model, adapter)
+    with staged(out) as part:
+        target = getattr(torch, dtype) if dtype else trained.dtype
+        write_merged(merge_weights(trained), trained.tokenizer, part, dtype=target)
+        if (adapter / FACTS).is_file():
+            shutil.copyfile(adapter / FACTS, part / FACTS)
     return out
-
-
-def _config(model: str) -> AutoConfig:
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
-        raise MergeError(f"Cannot read the model {model}: {error}") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ BAD_DATA = 3
 OUT_OF_MEMORY = 4
 NOT_FINITE = 5
 DISK_FULL = 6
+EXPORT_DIFFERS = 7
 TERMINATED = 143
 
 EXIT_CODES = {
@@ -17,6 +18,7 @@ EXIT_CODES = {
     OUT_OF_MEMORY: "out of memory, after every smaller token budget was tried",
     NOT_FINITE: "the loss or the gradient became NaN or infinite",
     DISK_FULL: "the disk is full; the last training state is whole",
+    EXPORT_DIFFERS: "the export isn't the trained model; nothing was published",
     TERMINATED: "stopped by SIGTERM or Ctrl-C; the training state was saved",
 }
 

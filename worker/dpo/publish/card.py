@@ -25,8 +25,8 @@ def write_card(out: str | Path, facts: Mapping[str, Any]) -> None:
 
     facts, all optional: `title`, `base_model` (hub id or name), `base_sha256`, `method` ("lora" or "full"), `loss`,
     `project`, `started_by`, `created` (ISO 8601), `license`, `chat_template`, `seed`; the mappings `data` (such as
-    file, pairs, sha256, snapshot), `config` and `versions`; and `metrics` with mappings `before` and `after`, under
-    TRL's names. `prefloop.json` holds all facts as given, others too.
+    file, pairs, sha256, snapshot), `config`, `versions` and `export` (as, dtype, file); and `metrics` with mappings
+    `before` and `after`, under TRL's names. `prefloop.json` holds all facts as given, others too.
     """
     out = Path(out)
     record = {"format": FORMAT, **facts}
@@ -42,6 +42,7 @@ def card(facts: Mapping[str, Any]) -> str:
     for heading, section in (
         ("Results on the evaluation pairs", _metrics(facts.get("metrics"))),
         ("Where it comes from", _table(_provenance(facts))),
+        ("Export", _table(facts.get("export"))),
         ("Data", _table(facts.get("data"))),
         ("Configuration", _table(facts.get("config"))),
         ("Versions", _table(facts.get("versions"))),
@@ -53,7 +54,9 @@ def card(facts: Mapping[str, Any]) -> str:
 
 def _front_matter(facts: Mapping[str, Any]) -> str:
     base = str(facts.get("base_model") or "")
-    fields: dict[str, Any] = {"library_name": "peft" if _is_lora(facts) else "transformers"}
+    fields: dict[str, Any] = {
+        "library_name": "gguf" if _gguf(facts) else "peft" if _is_adapter(facts) else "transformers"
+    }
     # A local folder's name means nothing to a hub, which refuses it here.
     if HUB_ID.fullmatch(base):
         fields["base_model"] = base
@@ -64,12 +67,19 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=False, width=math.inf)}---"
 
 
-def _is_lora(facts: Mapping[str, Any]) -> bool:
-    return str(facts.get("method", "lora")).lower() == "lora"
+def _is_adapter(facts: Mapping[str, Any]) -> bool:
+    """Whether the folder holds an adapter: exports of one hold the whole model."""
+    return str(facts.get("method", "lora")).lower() == "lora" and not facts.get("export")
+
+
+def _gguf(facts: Mapping[str, Any]) -> str | None:
+    """The name of the GGUF file in the folder; None where there is none."""
+    file = (facts.get("export") or {}).get("file")
+    return str(file) if file else None
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
-    what = "A LoRA adapter for" if _is_lora(facts) else "A fine-tuned version of"
+    what = "A LoRA adapter for" if _is_adapter(facts) else "A fine-tuned version of"
     base = _escape(facts.get("base_model") or "its base model")
     loss = f" with the loss {_escape(facts['loss'])}" if facts.get("loss") else ""
     return f"{what} {base}, trained on human preferences{loss} by Prefloop."
@@ -77,7 +87,9 @@ def _summary(facts: Mapping[str, Any]) -> str:
 
 def _snippet(facts: Mapping[str, Any]) -> str:
     base = ascii(str(facts.get("base_model") or "BASE_MODEL"))
-    if _is_lora(facts):
+    if file := _gguf(facts):
+        return f"```sh\nllama-server -m THIS_FOLDER/{file}\n```"
+    if _is_adapter(facts):
         body = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

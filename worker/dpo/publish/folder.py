@@ -1,9 +1,11 @@
 """A checkpoint's folder, which peft and transformers load as it is: complete, or not there at all."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from worker.dpo.ground.disk import sync
+from worker.dpo.ground.errors import DiskFull
 from worker.dpo.model.loading import save_weights
 from worker.dpo.publish.card import FACTS, write_card
 
@@ -44,3 +47,31 @@ def publish(
         os.replace(path, target)
     shutil.rmtree(staging)
     return sorted(path.name for path in out.iterdir() if path.is_file())
+
+
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` to write into; it becomes `out` when the block ends, and goes when the block fails.
+
+    out: a new or an empty folder. What a killed process left in the staging folder goes as well. Raises DiskFull.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.parent / f".{out.name}.partial"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        yield part
+        for path in part.rglob("*"):
+            sync(path)
+        part.replace(out)
+        sync(out.parent)
+    except OSError as problem:
+        shutil.rmtree(part, ignore_errors=True)
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"The disk of {out} is full: nothing was written. Free some space and start again."
+            ) from problem
+        raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
