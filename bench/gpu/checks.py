@@ -121,7 +121,7 @@ def attention_variants(place: Place) -> dict[str, Any]:
 def attention_cases(place: Place, cases: list[Case]) -> dict[str, Any]:
     """Errors of outputs and gradients relative to their norm, by type, row, window and softcap."""
     limits = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     compiled: dict[str, float] = {}
     good = True
     for dtype, window, softcap, lengths in cases:
@@ -138,13 +138,13 @@ def attention_cases(place: Place, cases: list[Case]) -> dict[str, Any]:
             gradients = torch.autograd.grad(output, inputs, upstream)
             wait(place)
         except Exception as problem:
-            found[name], good = f"{type(problem).__name__}: {problem}"[-400:], False
+            figures[name], good = f"{type(problem).__name__}: {problem}"[-400:], False
             continue
         compiled[name] = round(time.time() - started, 1)
         expected = dense(*inputs, layout, window, softcap)
         wanted = torch.autograd.grad(expected, inputs, upstream.double())
         errors = [apart(*each) for each in zip((output, *gradients), (expected, *wanted), strict=True)]
-        found[name] = [float(f"{error:.1e}") for error in errors]
+        figures[name] = [float(f"{error:.1e}") for error in errors]
         good &= max(errors) < limits[dtype]
         # The same once more must be the same to the last bit: a resumed run depends on it.
         again = shared_prefix_attention(
@@ -153,10 +153,10 @@ def attention_cases(place: Place, cases: list[Case]) -> dict[str, Any]:
         repeated = torch.autograd.grad(again, inputs, upstream)
         same = all(torch.equal(*each) for each in zip((output, *gradients), (again, *repeated), strict=True))
         if not same:
-            found[name].append("not repeatable")
+            figures[name].append("not repeatable")
             good = False
     used = flex_attention.serves(inputs[0])
-    return {"ok_if": good and (used or not place.is_gpu), "flex": used, "errors": found, "first_seconds": compiled}
+    return {"ok_if": good and (used or not place.is_gpu), "flex": used, "errors": figures, "first_seconds": compiled}
 
 
 def attention_speed(place: Place) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def attention_speed(place: Place) -> dict[str, Any]:
     sizes = {"hh": [(149, 40, 50)] * (2 if place.tiny else 68), "long": [(2000, 150, 150)] * (1 if place.tiny else 7)}
     if place.tiny:
         sizes["long"] = [(300, 20, 20)]
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, lengths in sizes.items():
         layout = row(*lengths)
         inputs = drawn(place, layout, torch.bfloat16)
@@ -181,20 +181,20 @@ def attention_speed(place: Place) -> dict[str, Any]:
             flex_attention.refuse("" if path == "flex" else "to be compared")
             try:
                 whole = median_seconds(place, both, repeats=3 if path == "strands" else 10)
-                found[f"{name} {path}"] = {
+                figures[f"{name} {path}"] = {
                     "tokens": layout.strands[-1].end,
                     "ms": round(1e3 * whole, 3),
                     "forward_ms": round(1e3 * median_seconds(place, forward, repeats=5), 3),
                 }
             except Exception as problem:
-                found[f"{name} {path}"] = f"{type(problem).__name__}: {problem}"[-300:]
+                figures[f"{name} {path}"] = f"{type(problem).__name__}: {problem}"[-300:]
             finally:
                 flex_attention.refuse("")
         begun = time.perf_counter()
         fresh = row(*lengths)
         flex_attention.block_mask(fresh, None, torch.device(place.device))
-        found[f"{name} row and mask, ms on the host"] = round(1e3 * (time.perf_counter() - begun), 2)
-    return found
+        figures[f"{name} row and mask, ms on the host"] = round(1e3 * (time.perf_counter() - begun), 2)
+    return figures
 
 
 def pointwise_exact(place: Place) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def pointwise_exact(place: Place) -> dict[str, Any]:
         "block_powers": (raw, place_, picked, top, total, 1.0, None),
         "block_gradient": (raw, place_, top + 1, total.log() + 5, upstream, 1.0, None),
     }
-    found, worst = {}, 0.0
+    figures, worst = {}, 0.0
     for name, given in calls.items():
         function = getattr(pointwise, name)
         wide = [value.float() if isinstance(value, Tensor) and value.is_floating_point() else value for value in given]
@@ -236,9 +236,9 @@ def pointwise_exact(place: Place) -> dict[str, Any]:
             outputs, wanted = (outputs,), (wanted,)
         error = max(apart(*each) for each in zip(outputs, wanted, strict=True))
         ms = 1e3 * median_seconds(place, lambda function=function, given=given: function(*given), repeats=5)
-        found[name] = {"error": float(f"{error:.1e}"), "first_seconds": round(seconds, 1), "ms": round(ms, 3)}
+        figures[name] = {"error": float(f"{error:.1e}"), "first_seconds": round(seconds, 1), "ms": round(ms, 3)}
         worst = max(worst, error)
-    return {"ok_if": worst < 1e-2, **found}
+    return {"ok_if": worst < 1e-2, **figures}
 
 
 def shared_bfloat16(place: Place) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def shared_float32(place: Place) -> dict[str, Any]:
 
 def agreement(place: Place, dtype: str) -> dict[str, Any]:
     """HH pairs of the 135M shape in shared rows and, one at a time, in plain ones with the model's own layers and head."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     good = True
     for lora_r in (LORA_R, 0):
         torch.manual_seed(1)
@@ -274,12 +274,12 @@ def agreement(place: Place, dtype: str) -> dict[str, Any]:
         limit = {"float32": 2e-3, "bfloat16": 5e-2}[dtype]
         errors = {"logps": apart(fast[0], plain[0]), "gradients": apart(fast[1], plain[1])}
         good &= scorer.shared and "fused" in said[0] and max(errors.values()) < limit
-        found["lora" if lora_r else "full"] = {name: float(f"{error:.1e}") for name, error in errors.items()} | {
+        figures["lora" if lora_r else "full"] = {name: float(f"{error:.1e}") for name, error in errors.items()} | {
             "said": said
         }
         del policy, scorer, fast, plain
         place.tidy()
-    return {"ok_if": good, **found}
+    return {"ok_if": good, **figures}
 
 
 LORA_R = 16

@@ -28,7 +28,7 @@ def _weights(out: Path) -> dict[str, torch.Tensor]:
 def resume(place: Place) -> dict[str, Any]:
     """A run stopped after half its steps and started again ends with the weights of one that wasn't, to the last bit."""
     data = place.data("hh", 96)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     good = True
     for name, settings in {
         "lora": {"learning_rate": 1e-4, "lora_dropout": 0.0},
@@ -54,14 +54,14 @@ def resume(place: Place) -> dict[str, Any]:
         both = _losses(first) + _losses(second)
         one, other = _weights(whole), _weights(halves)
         same = all(torch.equal(one[key], other[key]) for key in one)
-        found[name] = {
+        figures[name] = {
             "steps": [len(_losses(first)), len(_losses(second))],
             "same_weights": same,
             "same_losses": both == expected,
             "largest_difference": max((one[key].float() - other[key].float()).abs().max().item() for key in one),
         }
         good &= same and len(_losses(first)) == 3
-    return {"ok_if": good, **found}
+    return {"ok_if": good, **figures}
 
 
 def out_of_memory(place: Place) -> dict[str, Any]:
@@ -104,19 +104,19 @@ def types(place: Place) -> dict[str, Any]:
             "fp16 autocast, full": {"dtype": "float32", "mixed_precision": "fp16", "lora_r": 0},
             "QLoRA": {"load_in_4bit": "true"},
         }
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     good = True
     for name, settings in cases.items():
         try:
             events = engine_run(place, "SmolLM2-135M", data, place.folder / f"type-{name}", **settings)
         except Exception as problem:
-            found[name], good = f"{type(problem).__name__}: {problem}"[:300], False
+            figures[name], good = f"{type(problem).__name__}: {problem}"[:300], False
             continue
         losses = _losses(events)
         good &= abs(losses[0] - 0.6931) < 0.03 and all(loss == loss and loss < 10 for loss in losses)
         fallbacks = [event["message"] for event in events if "can't be used" in event.get("message", "")]
-        found[name] = {"losses": [round(loss, 4) for loss in losses], "fallbacks": fallbacks}
-    return {"ok_if": good, **found}
+        figures[name] = {"losses": [round(loss, 4) for loss in losses], "fallbacks": fallbacks}
+    return {"ok_if": good, **figures}
 
 
 def trl_losses(place: Place) -> dict[str, Any]:

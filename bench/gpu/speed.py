@@ -282,12 +282,12 @@ def engine_models(place: Place) -> dict[str, Any]:
     """Every shape once."""
     shapes = ("SmolLM2-135M", "Qwen2.5-0.5B", "Llama-3.2-1B")
     names = ("pairs_per_second", "pairs_per_second_counted", "share_of_rate", "peak_gb", "predicted_gb")
-    found = {}
+    figures = {}
     for shape in shapes:
         facts = engine_speed(place, shape, "hh", 160)
-        found[shape] = {name: facts[name] for name in names}
+        figures[shape] = {name: facts[name] for name in names}
         place.tidy()
-    return found
+    return figures
 
 
 def pairs_5000(place: Place) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from app.services.jobs import leases
 from app.services.jobs.leases import LeaseLost, Printed
 from app.storage import Storage
 from worker.kinds.kind import Kind, Result
-from worker.process import output
+from worker.process import ends, output
 from worker.process.folder import WorkFolder
 from worker.pulse import Pulse
 
@@ -35,7 +35,6 @@ Written = TypeVar("Written")
 LOOK_SECONDS = 0.25
 CANCEL_LOOK_SECONDS = 1.0
 LAST_LINES = 30
-TERMINATED = 143  # the program's exit code after SIGTERM, with its state saved
 
 
 class Supervisor:
@@ -71,10 +70,10 @@ class Supervisor:
         try:
             self._folder.create()
             self._catch_up()
-            ooms_before = _out_of_memory_kills()
+            ooms_before = ends.out_of_memory_kills()
             child = self._start(self._command())
             self._watch(child)
-            self._end(child.returncode, killed_for_memory=_out_of_memory_kills() > ooms_before)
+            self._end(child.returncode, killed_for_memory=ends.out_of_memory_kills() > ooms_before)
         except LeaseLost:
             log.warning("job.taken_away", job=self.job.id)
         except PrefloopError as error:
@@ -208,11 +207,11 @@ class Supervisor:
             self._succeed()
         elif self._cancelled:
             self._write(lambda session: leases.end_cancelled(session, job_id=self.job.id, token=self.token, kept=kept))
-        elif self._must_give_back or (code in (TERMINATED, -signal.SIGTERM) and self._stopping.wait(2)):
+        elif self._must_give_back or (code in (ends.TERMINATED, -signal.SIGTERM) and self._stopping.wait(2)):
             reason = "Its worker is shutting down. " + (kept.partition(";")[0] + "." if kept else "It starts anew.")
             self._write(lambda session: leases.give_back(session, job_id=self.job.id, token=self.token, reason=reason))
         else:
-            self._fail(*_explain(code, self._error, killed_for_memory, self.kind.program))
+            self._fail(*ends.explain(code, self._error, killed_for_memory, self.kind.program))
 
     def _succeed(self) -> None:
         """Store the result, then its rows and the job's end in one short transaction."""
@@ -264,31 +263,6 @@ class Supervisor:
                 if not self._pulse.has_lease:
                     raise LeaseLost(f"Job {self.job.id}: the database was away for too long.") from error
                 time.sleep(1)
-
-
-def _explain(code: int, error: dict[str, Any], killed_for_memory: bool, program: str) -> tuple[str, str]:
-    """(stable code, what happened) of a process that ended by itself. `program`: what people call it."""
-    if error.get("message"):
-        return str(error.get("reason") or "failed"), str(error["message"])
-    if code == -signal.SIGKILL and killed_for_memory:
-        return "out_of_memory", f"The system ended the {program} because memory ran out."
-    if code == -signal.SIGKILL:
-        return "killed", f"The {program} was killed (SIGKILL), most likely by the system because memory ran out."
-    if code < 0:
-        return "crashed", f"The {program} crashed ({signal.Signals(-code).name})."
-    if code == TERMINATED:
-        return "terminated", f"The {program} was told to end (SIGTERM) by somebody other than Prefloop."
-    return "crashed", f"The {program} ended with exit code {code} and gave no reason."
-
-
-def _out_of_memory_kills() -> int:
-    """How many processes the system has killed for memory since it started; 0 where it doesn't say."""
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == "oom_kill":
-                return int(value)
-    return 0
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:

@@ -100,8 +100,14 @@ def block_powers(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`block_statistics`, exp(old top − new top), (tokens, 1), and exp(logit − top)·slope in raw's type, (tokens, columns)."""
     shaped = _shaped(raw, scale, softcap)
-    found, new_top, new_total, powers = _statistics(shaped, place, picked, top, total)
-    return found, new_top, new_total, torch.exp(top - new_top), (powers * _slope(shaped, scale, softcap)).to(raw.dtype)
+    new_picked, new_top, new_total, powers = _statistics(shaped, place, picked, top, total)
+    return (
+        new_picked,
+        new_top,
+        new_total,
+        torch.exp(top - new_top),
+        (powers * _slope(shaped, scale, softcap)).to(raw.dtype),
+    )
 
 
 @_compiled

@@ -67,10 +67,10 @@ def check_blocks(mask, expected):
 
 
 def tables(counts, indices):
-    found = np.zeros(indices.shape[-2:], bool)
+    marked = np.zeros(indices.shape[-2:], bool)
     for line, count in enumerate(counts[0, 0].tolist()):
-        found[line, indices[0, 0, line, :count].tolist()] = True
-    return found
+        marked[line, indices[0, 0, line, :count].tolist()] = True
+    return marked
 
 
 def test_a_long_prompt_s_blocks_are_seen_whole_by_its_answers_and_not_looked_at_between_strangers():
