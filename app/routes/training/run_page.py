@@ -83,6 +83,7 @@ class Live:
     checkpoint: Checkpoint | None
     verdict: Verdict | None
     waiting: Waiting | None
+    slow: str
     samples: list[ShownSample] = field(default_factory=list)
     log: list[LogLine] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
@@ -125,6 +126,7 @@ def live(session: Session, *, run: TrainingRun, settings: Settings, kinds: set[s
         checkpoint=checkpoint,
         verdict=verdicts.verdict(checkpoint.metrics) if checkpoint else None,
         waiting=queue.get(job.id),
+        slow=history.slow_because(session, job=job),
     )
     if "sample" in kinds:
         shown = replace(shown, samples=[_sample(one) for one in history.samples(session, job=job)])

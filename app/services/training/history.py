@@ -99,6 +99,23 @@ def log_tail(session: Session, *, job: Job, lines: int = LOG_LINES) -> list[JobE
     return list(session.scalars(newest))[::-1]
 
 
+def slow_because(session: Session, *, job: Job) -> str:
+    """Why the run is slower than it could be, as the engine warned when it last began; empty where it didn't."""
+    # When it begins, the engine says once how it computes (`fused_layers`), and just before that what it must do without.
+    newest = (
+        select(JobEvent)
+        .where(
+            JobEvent.job_id == job.id,
+            JobEvent.type == "log",
+            JobEvent.data["fused_layers"].as_boolean().is_not(None),
+        )
+        .order_by(JobEvent.id.desc())
+        .limit(2)
+    )
+    warnings = [event for event in session.scalars(newest) if event.data.get("level") == "warning"]
+    return str(warnings[0].data.get("message", "")) if warnings else ""
+
+
 def last_error(session: Session, *, job: Job) -> dict[str, Any]:
     """The newest error event's data: code, message, kept, lines. Empty if there is none."""
     newest = (

@@ -271,6 +271,24 @@ def test_a_running_run_shows_where_it_stands_without_any_script(
     assert re.search(r'<td class="num">7</td>\s*<td class="num">0\.\d+</td>', table)
 
 
+def test_a_run_without_its_fused_layers_says_above_everything_that_it_is_slow(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    worker.claim()
+    why = "Prefix-shared rows with fused layers can't be used, so this run is slower than it could be: no kernel."
+    worker.say(("log", None, {"message": why, "level": "warning", "fused_layers": False}))
+    begins = {"message": "Memory: about 1.0 GiB at the peak.", "peak_bytes": 1 << 30}
+    worker.say(("log", None, begins | {"fused_layers": False}))
+    worker.start(40)
+    page = browser.get(address).text
+    assert f"This run is slower than it could be {why}" in words(page)
+    assert page.index("This run is slower") < page.index("data-run-charts")
+    # Begun again by a version in which they work.
+    worker.say(("log", None, begins | {"fused_layers": True}))
+    assert "This run is slower" not in words(browser.get(address).text)
+
+
 def test_a_finished_run_puts_its_checkpoint_and_verdict_first(
     browser: TestClient, project: Project, worker: PretendWorker
 ) -> None:
