@@ -1,4 +1,4 @@
-"""Settings: the only reader of the environment (variables named PREFLOOP_*)."""
+"""Settings: the only code that reads the environment (variables named PREFLOOP_*)."""
 
 import secrets
 from contextlib import suppress

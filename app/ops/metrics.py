@@ -1,4 +1,4 @@
-"""Prometheus metrics: requests as this server counts them, the product's numbers as the database knows them."""
+"""Prometheus metrics: this server counts requests, the database knows the product's numbers."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """Of one web process, or of all of them: several share their counts through files in the data folder."""
+    """The counts of one web process, or of several that share them through files in the data folder."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""The web server's look for lost jobs: when the last worker died, nobody else is there to say that its job is lost."""
+"""The web server looks for lost jobs too: when the last worker has died, nobody else can say that its job is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator

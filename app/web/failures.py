@@ -50,7 +50,7 @@ class FailurePage:
 
 
 def install(app: FastAPI) -> None:
-    """Plain functions: they run in a thread, since a page looks up who is signed in."""
+    """Handlers are plain functions: they run in a thread, since a page looks up who is signed in."""
     for kind in (
         PrefloopError,
         HTTPException,

@@ -1,7 +1,7 @@
 """An answer's Markdown to safe HTML.
 
-Three walls, since answers come from models and files: raw HTML is text to the parser, the renderer below makes no
-image, style or handler, and nh3 lets through only what is listed here. The page's CSP is a fourth.
+Answers come from models and files, so there are three walls: the parser takes raw HTML for text, the renderer below
+makes no image, style or handler, and nh3 lets through only what is listed here. The page's CSP is the fourth.
 """
 
 import html
@@ -19,7 +19,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-# Past these an answer is shown as plain text, or cut: time to parse grows faster than length on hostile input.
+# Beyond these an answer is shown as plain text, or cut: on hostile input the parser's time grows faster than the length.
 MARKDOWN_LIMIT = 60_000
 SHOWN_LIMIT = 400_000
 LINE_LIMIT = 10_000

@@ -1,5 +1,6 @@
-"""What surrounds every request, as plain ASGI so that streams stay streams: number, log, headers, and the checks
-that come before anything of the request is looked at."""
+"""What surrounds every request: number, log, headers, and the checks that come before anything is read.
+
+Plain ASGI, so that streams stay streams."""
 
 import re
 import secrets
@@ -39,7 +40,7 @@ class StreamOver(Exception):
 
 
 class Frame:
-    """Outermost: gives a request its number, its answer the headers, and an unexpected error a page; counts and logs."""
+    """Outermost: numbers the request, completes the answer's headers, turns an unexpected error into a page, counts, logs."""
 
     look_again_seconds = 60.0  # one small query a minute for each open stream
 

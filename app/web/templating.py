@@ -23,7 +23,7 @@ FLASH_COOKIE = "prefloop_flash"
 THEME_COOKIE = "prefloop_theme"
 THEMES = ("auto", "light", "dark")
 
-# The part of the bar that is lit: the path's word after the project, or its first word where there is no project.
+# Which part of the bar is lit, by the path's word after the project, or by its first word without a project.
 SECTIONS = {
     "compare": "compare",
     "history": "history",
@@ -106,7 +106,7 @@ def _flashes(request: Request) -> list[tuple[str, str]]:
 
 @lru_cache
 def environment() -> Environment:
-    """The one environment. A name that a page forgot is an error, not an empty string."""
+    """The only environment. A name that a page forgot is an error, not an empty string."""
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -31,8 +31,8 @@ def listing(
     since: datetime | None = None,
     page: int = 1,
 ) -> paging.Page[tuple[AuditEntry, str | None]]:
-    """Entries with the user name of who did it, newest first; by exact `username`, by the beginning of `action`
-    (`job` or `job.cancel`) and by words in `target`."""
+    """Entries with the user name of whoever did it, newest first: of exactly this `username`, with an `action` that
+    starts so (`job` or `job.cancel`), with these words in `target`."""
     query = select(AuditEntry, User.username).outerjoin(User, User.id == AuditEntry.user_id)
     if username:
         query = query.where(User.username == username.strip().lower())
