@@ -28,19 +28,13 @@ def test_imports_go_in_the_drawn_directions() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# Broken in places that are being re-cut; each leaves this set when its last breach does.
-OPEN = {
-    house_rules.modules_are_short,
-    house_rules.nouns_have_their_tests,
-    house_rules.names_say_what_they_hold,
-}
+# Where a rule is still broken: the room of events is being cut.
+OPEN = ("app/events.py", "app/services/training/history.py", "tests/test_events.py")
 
 
-@pytest.mark.parametrize(
-    "rule", [rule for rule in house_rules.RULES if rule not in OPEN], ids=lambda rule: rule.__name__
-)
+@pytest.mark.parametrize("rule", house_rules.RULES, ids=lambda rule: rule.__name__)
 def test_no_rule_of_the_house_is_broken(rule: Callable[[Path], Iterable[str]]) -> None:
-    assert list(rule(ROOT)) == []
+    assert [breach for breach in rule(ROOT) if not breach.startswith(OPEN)] == []
 
 
 def test_every_enum_column_has_its_check() -> None:

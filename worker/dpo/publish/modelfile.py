@@ -64,9 +64,9 @@ def modelfile(file: str, known: Known, stops: Sequence[str]) -> str:
 def _default_system(template: str, prompt: Rendered, bos: str) -> str | None:
     """What the chat template says as the system where a conversation has no system turn; None where it says nothing."""
     marked = render_go(template, _context([{"role": "system", "content": PROBE}, *prompt.messages]))
-    before, found, after = marked.partition(PROBE)
+    before, marker, after = marked.partition(PROBE)
     text = prompt.text.removeprefix(bos)
-    if not found or not text.startswith(before) or not text.endswith(after) or len(text) < len(before) + len(after):
+    if not marker or not text.startswith(before) or not text.endswith(after) or len(text) < len(before) + len(after):
         return None
     words = text[len(before) : len(text) - len(after)]
     return None if '"""' in words else words
