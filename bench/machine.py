@@ -58,7 +58,7 @@ def choose_pairs(
         if len(rows) == count:
             break
         pair = replace(pair, prompt=pair.prompt[-turns:]) if turns else pair
-        if max_length is None or pair_length(chat.encode(tokenizer, pair)) <= max_length:
+        if max_length is None or pair_length(chat.encode_with_notes(tokenizer, pair)[0]) <= max_length:
             rows.append({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected})
     if len(rows) < count:
         raise SystemExit(f"{data} has only {len(rows)} such pairs, not {count}: ask for fewer, or allow longer ones.")

@@ -64,8 +64,8 @@ def ensure_template(tokenizer: Tokenizer) -> str:
 
     The fallback ends each turn with `<|im_end|>` where that is one token of the vocabulary, else with the tokenizer's
     EOS token, so that the vocabulary stays as it is and generation stops at a token that the model knows. A tokenizer
-    that puts BOS before plain text gets BOS once at the start. Saved with the tokenizer, the template travels with the
-    checkpoint. Raises NoEndToken.
+    that puts BOS before plain text gets BOS once at the start. The template is saved with
+    the tokenizer, and so comes with every checkpoint. Raises NoEndToken.
     """
     template = tokenizer.chat_template
     if not template:
@@ -92,15 +92,10 @@ def is_plain(messages: Sequence[dict]) -> bool:
     return bool(messages) and messages[0]["role"] == PLAIN_TEXT
 
 
-def encode(tokenizer: Tokenizer, pair: Pair) -> TokenPair:
-    """Token ids of a pair. Raises CannotEncode's kinds."""
-    return encode_with_notes(tokenizer, pair)[0]
-
-
 def encode_with_notes(tokenizer: Tokenizer, pair: Pair) -> tuple[TokenPair, tuple[str, ...]]:
-    """Token ids of a pair and the stable codes of what was out of the ordinary with it.
+    """Token ids of a pair, and stable codes for what is unusual about it.
 
-    Codes: `boundary_split`, `generation_prompt_differs`, `eos_added`.
+    Codes: `boundary_split`, `generation_prompt_differs`, `eos_added`. Raises CannotEncode's kinds.
     """
     sides = (pair.chosen, pair.rejected)
     if is_plain(pair.prompt):

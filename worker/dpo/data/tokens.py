@@ -1,4 +1,4 @@
-"""Tokenizing a whole file once: in parallel where that pays, kept on disk for the next run."""
+"""A file's pairs as token ids: computed once, in parallel where that pays, and kept on disk for the next run."""
 
 import hashlib
 import json
@@ -23,7 +23,6 @@ from worker.dpo.data import chat
 from worker.dpo.data.pairs import Dataset, Pair, Problem, TokenPair
 from worker.dpo.ground.cache import code_hash
 
-# The code that decides ids and problems: its text is part of the cache's key, so that no change of it is forgotten.
 CHUNK = 256
 # A worker process has to import transformers first, which takes some seconds.
 WORTHWHILE_SECONDS = 20.0
@@ -35,7 +34,7 @@ NOTES = {
     "eos_added": "The chat template ends an answer without an end-of-turn token, so the tokenizer's EOS was added (to "
     "every answer like this one).",
 }
-# The template's doing and so the same on every line: said once.
+# The template does these on every line alike, so they are said once.
 ONCE = {"eos_added", "generation_prompt_differs"}
 
 Encoded = tuple[list[TokenPair], list[Problem], bool]
@@ -50,7 +49,7 @@ def tokenize(
     cache_dir: str | Path | None = None,
     num_workers: int | None = None,
 ) -> Dataset:
-    """All pairs that `read` finds in the file at `path`, as token ids of any length."""
+    """All pairs that `read` gives of the file at `path`, as token ids of any length."""
     template = chat.ensure_template(tokenizer)
     cached = Path(cache_dir) / f"tokens-{cache_key(path, tokenizer)}.safetensors" if cache_dir is not None else None
     if cached is not None and (dataset := _load(cached)) is not None:
@@ -58,9 +57,9 @@ def tokenize(
     problems: list[Problem] = []
     pairs: list[TokenPair] = []
     any_plain = any_chat = False
-    for done, encoded, plain in _encode_all(tokenizer, read(problems.append), num_workers):
-        pairs += done
-        problems += encoded
+    for encoded, remarks, plain in _encode_all(tokenizer, read(problems.append), num_workers):
+        pairs += encoded
+        problems += remarks
         any_plain, any_chat = any_plain or plain, any_chat or not plain
     if any_plain and not any_chat:
         template = chat.PLAIN
@@ -101,8 +100,8 @@ def cache_key(path: Path, tokenizer: Tokenizer) -> str:
 
 
 def _encode_all(tokenizer: Tokenizer, pairs: Iterator[Pair], num_workers: int | None) -> Iterator[Encoded]:
-    """Encoded chunks in file order. Without a number of workers, processes start only if the first chunk says that the
-    rest takes long."""
+    """Encoded chunks in file order. Without a number of workers, processes start only if the first chunk shows that the
+    rest will take long."""
     workers = num_workers if num_workers is not None else _cores()
     if num_workers is None:
         started = time.perf_counter()

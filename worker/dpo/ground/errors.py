@@ -47,18 +47,24 @@ class DataFileError(BadData):
 
 
 class OutOfMemory(RunError):
+    """No token budget was small enough for the memory at hand."""
+
     exit_code, reason = OUT_OF_MEMORY, "out_of_memory"
 
 
 class NotFinite(RunError):
+    """The loss or the gradient became NaN or infinite."""
+
     exit_code, reason = NOT_FINITE, "not_finite"
 
 
 class DiskFull(RunError):
+    """There was no room to write. The training state before is whole."""
+
     exit_code, reason = DISK_FULL, "disk_full"
 
 
 class Terminated(RunError):
-    """SIGTERM or Ctrl-C: the state was saved where there was something to save."""
+    """SIGTERM or Ctrl-C. The training state was saved, if there was anything to save."""
 
     exit_code, reason = TERMINATED, "terminated"

@@ -1,4 +1,4 @@
-"""Ending a run from outside: a signal sets a flag, and the run ends where its state is whole."""
+"""A run that is ended from outside: a signal sets a flag, and the run stops where its training state is whole."""
 
 import signal
 
@@ -12,6 +12,7 @@ class Stop:
         self.requested = False
 
     def listen(self) -> None:
+        """Have SIGTERM and SIGINT set the flag."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 

@@ -18,7 +18,7 @@ from worker.dpo.model import cpu_attention, flex_attention
 from worker.dpo.rows.masks import Layout, Span, is_causal, mask_of
 
 NAME = "prefloop_shared_prefix"
-# Each mixes tokens only through an attention that this file replaces whole.
+# Layers that mix tokens only through their attention, which this file replaces.
 SHAREABLE_LAYERS = frozenset({"full_attention", "sliding_attention", "attention"})
 SHAREABLE_ROPE = frozenset({"default", "linear", "llama3", "yarn", "proportional"})
 
@@ -56,7 +56,7 @@ def shared_prefix_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    # split, not slices: its backward is one concatenation, not a zero-filled row for every slice.
+    # Not slices, whose backward fills a whole row with zeros for each of them; that of split is one concatenation.
     cuts = prefix_layout.cuts
     sizes = [end - begin for begin, end in pairwise(cuts)]
     queries, keys, values = (tensor.split(sizes, dim=2) for tensor in (query, key, value))

@@ -14,10 +14,10 @@ from worker.dpo.rows.masks import Layout, Span, Strand, causal_mask, is_causal, 
 
 _KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 _AVAILABLE = all(hasattr(torch.ops.aten, name) for name in (_KERNEL, f"{_KERNEL}_backward"))
-# Sequences of up to so many tokens are short: on HH pairs plain products take a sixth less time than the kernel; from about
-# this length on they are no faster, and in the thousands much slower (`bench/attention_speed.py`).
+# The longest sequence, in tokens, for plain products. On HH pairs they take a sixth less time than the kernel; from about
+# this length on they aren't faster, and at thousands of tokens they are much slower (`bench/attention_speed.py`).
 SHORT = 384
-# Queries of a plain product: what later queries see and these don't is never computed.
+# Queries in one plain product. Keys that only later queries see are left out of it.
 BLOCK = 64
 
 
@@ -75,7 +75,7 @@ class _Attention(torch.autograd.Function):
             d_query[0, :, own] = gradients[0]
             for total, gradient in ((d_key[0], gradients[1]), (d_value[0], gradients[2])):
                 total[:, own] = gradient[:, strand.before :]
-                # What it sees lies before it in the row, so it has been written to already.
+                # What the strand sees lies before it in the row, so it has been written already.
                 first = 0
                 for begin, end in strand.seen:
                     total[:, begin:end].add_(gradient[:, first : first + end - begin])
@@ -110,7 +110,7 @@ class _Products:
             output[:, block] = torch.bmm(weights, value[:, :seen]).view(len(output), -1, output.shape[-1])
 
     def gradients(self, strand: Strand, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By the strand's queries, (heads, queries, dim), and by its sequence's keys and values, (kv heads, tokens, dim).
+        """Derivatives by the strand's queries, (heads, queries, dim), and its sequence's keys and values, (kv heads, tokens, dim).
 
         upstream: (heads, queries, dim), by what `attend` wrote.
         """
@@ -173,7 +173,7 @@ def _kernel_gradients(
     inputs = _inputs(query, key, value, strand)
     mask = mask_of(ctx.layout, strand, ctx.window, inputs[0])
     again = strand.before if is_causal(strand) else 0
-    # Queries that were only attended again get no gradient from above.
+    # Queries of `seen` were only computed again, so no gradient comes to them from above.
     above, gradients = (
         torch.nn.functional.pad(tensor[:, :, strand.begin : strand.end], (0, 0, again, 0))
         for tensor in (upstream, output)

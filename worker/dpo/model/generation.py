@@ -137,5 +137,5 @@ def _takes_padding(model: Any) -> bool:
 
 
 def _until_end(ids: list[int], ends: list[int]) -> list[int]:
-    """What comes before the first end token: a batch goes on until its last line is done."""
+    """The ids before the first end token, since a batch goes on until its last line is done."""
     return list(takewhile(lambda token: token not in ends, ids))

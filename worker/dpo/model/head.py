@@ -1,8 +1,8 @@
 """Log-probabilities of completion tokens from hidden states, without ever holding all logits.
 
-The vocabulary is gone through a block of columns at a time, with a running maximum and sum, as FlashAttention goes
-through its keys (Dao et al. 2022, Algorithm 1; Milakov & Gimelshein 2018 for the softmax): each block of logits is used
-while the cache has it, and the head's matrix is read once.
+We walk the vocabulary one block of columns at a time, with a running maximum and sum, as FlashAttention walks its keys
+(Dao et al. 2022, Algorithm 1; Milakov & Gimelshein 2018 for the softmax). Each block of logits is used while it is in the
+cache, and the head's matrix is read once.
 
 A preference loss sees the logits only through one sum per sequence. Where the head is frozen, dlogp/dh of a token is
 therefore computed in the forward, and the backward scales it with one number per sequence: nothing is recomputed

@@ -147,7 +147,7 @@ def _epsilon(module: nn.Module) -> float:
 
 
 def _norm_offset(module: nn.Module) -> float | None:
-    """0 for Llama's norm, 1 for Gemma's, whose weights are kept less one; None for any other, found by trying it."""
+    """0 for Llama's norm, 1 for Gemma's, whose weights are kept less one; None for any other. We try it out."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 1:
         return None

@@ -1,4 +1,4 @@
-"""Loading what is trained: base model, tokenizer, adapter. Never pickled weights, never code from a model's folder."""
+"""Base model, tokenizer and adapter, loaded for training. We read no pickled weights and run no code of a model's folder."""
 
 import contextlib
 import hashlib
@@ -61,7 +61,7 @@ def _four_bit(device: str, compute: torch.dtype) -> dict:
 
 
 def remove_dropout(model: nn.Module) -> None:
-    """Switch off every dropout of the base model: policy and reference must differ in their weights only."""
+    """Switch off every dropout of the base model, since policy and reference may differ in their weights only."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -87,7 +87,7 @@ def prepare_policy(base: PreTrainedModel, config: TrainConfig) -> PreTrainedMode
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        # Mamba's kernels read this layer's weight themselves, past any adapter; peft refuses it.
+        # Mamba's kernels read this layer's weight themselves and pass over an adapter, so peft refuses it.
         exclude_modules=["out_proj"] if "mamba" in base.config.model_type and targets == "all-linear" else None,
         target_modules=targets if targets == "all-linear" else ([targets] if isinstance(targets, str) else targets),
         use_rslora=config.use_rslora,

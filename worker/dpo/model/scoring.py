@@ -1,4 +1,4 @@
-"""Scoring many pairs without gradients: for the reference, for evaluation and for `score`."""
+"""Log-probabilities of many pairs without gradients: for the reference, for evaluation and for `score`."""
 
 from collections.abc import Callable, Sequence
 

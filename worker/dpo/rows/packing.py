@@ -1,4 +1,4 @@
-"""How many tokens pairs take together in one forward, by layout, and in which order they are best put together."""
+"""How many tokens pairs take together in one forward, and in which order they fit best, in each layout."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ from worker.dpo.rows.rows import common_length, shared_length
 
 
 class Packing(Protocol):
-    """Sizes, in tokens, of forwards over pairs of one data set, which are named by their index in it.
+    """Sizes, in tokens, of forwards over pairs of one data set. A pair is named by its index.
 
     alone: tokens of a forward over each pair.
     """
@@ -19,7 +19,7 @@ class Packing(Protocol):
         """The pairs in the order in which forwards should take them."""
 
     def grown(self, held: Sequence[int], size: int, index: int) -> int:
-        """Tokens of a forward over `held`, which follow each other in `order` and take `size`, and the next pair."""
+        """Tokens of a forward over the pairs `held`, neighbours in `order` that take `size` tokens, and the pair `index`."""
 
     def together(self) -> int:
         """Tokens of one forward over all pairs, padding left out."""
@@ -36,7 +36,7 @@ class SharedPacking:
         self.alone = [shared_length(pair) for pair in pairs]
 
     def order(self, indices: Sequence[int]) -> list[int]:
-        # Prompts that begin alike beside each other.
+        # Prompts that begin alike come to stand beside each other.
         return sorted(indices, key=lambda index: (self.prompts[index], index))
 
     def grown(self, held: Sequence[int], size: int, index: int) -> int:
@@ -57,7 +57,7 @@ class PlainPacking:
         self.alone = [2 * pair_length(pair) for pair in pairs]
 
     def order(self, indices: Sequence[int]) -> list[int]:
-        # Pairs of like length beside each other, the longest first: a batch too large for the memory fails at once.
+        # Pairs of like length stand together, the longest first, so that a batch too large for the memory fails at once.
         return sorted(indices, key=lambda index: (-self.alone[index], index))
 
     def grown(self, held: Sequence[int], size: int, index: int) -> int:

@@ -82,7 +82,7 @@ def shared_length(pair: TokenPair) -> int:
 def common_length(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two tuples of ids have in common at their beginning."""
     low, high = 0, min(len(left), len(right))
-    # By halves: comparing slices is much faster than going token by token.
+    # We halve the range, since comparing slices is much faster than comparing tokens one by one.
     while low < high:
         middle = (low + high + 1) // 2
         if left[low:middle] == right[low:middle]:
@@ -103,8 +103,8 @@ def shared_rows(pairs: Sequence[TokenPair]) -> Rows:
     ids: list[int] = []
     positions: list[int] = []
     strands: list[Strand] = []
-    # Where in the row each sequence has its tokens. In sorted order none has more in common with an earlier one
-    # than with the one just before it.
+    # Places in the row of each sequence's tokens. In sorted order, a sequence has most in common with the one just
+    # before it.
     places: list[list[int]] = [[] for _ in sequences]
     previous: tuple[int, ...] = ()
     where: list[int] = []

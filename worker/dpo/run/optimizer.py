@@ -70,6 +70,7 @@ class Optimizer:
                 master.grad = None
 
     def zero_grad(self) -> None:
+        """Let go of all gradients."""
         for parameter in self.named.values():
             parameter.grad = None
 
@@ -85,6 +86,7 @@ class Optimizer:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
         for name, master in self.masters.items():
             if master is not self.named[name]:
                 _copy(master, tensors[f"master/{name}"])
@@ -102,12 +104,12 @@ def _can_fuse(masters: dict[str, Tensor]) -> bool:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that FSDP holds in shards, on the CPU; a collective operation then."""
+    """The whole tensor. Where FSDP holds it in shards, a collective operation that gathers it on the CPU."""
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def _like(wanted: Tensor, saved: Tensor) -> Tensor:
-    """`saved` placed as `wanted` is: on its device, in its shards."""
+    """A copy of `saved` on the device, and in the shards, of `wanted`."""
     if isinstance(wanted, DTensor):
         return distribute_tensor(saved.to(wanted.device), wanted.device_mesh, wanted.placements)
     return saved.to(wanted.device, wanted.dtype).clone()

@@ -1,4 +1,4 @@
-"""Answers to a few evaluation prompts before and after training, greedy and sampled, as events."""
+"""What the model answers to a few evaluation prompts before and after training, greedy and sampled, as events."""
 
 from functools import partial
 

@@ -1,9 +1,8 @@
 """Training states: everything that a killed run needs to go on as if nothing had happened.
 
-A state is a folder `OUT/state/step-N` with tensors in safetensors and the rest in JSON: nothing is pickled. It is
-written beside its final name, flushed to the disk and renamed, so a state is whole or absent, and the one before it
-is removed only when the new one is in place. The random generators need no place in it: each step seeds them anew, from
-the run's seed and the step's number.
+Each is a folder `OUT/state/step-N` with tensors in safetensors and the rest in JSON; nothing is pickled. We write it
+beside its final name, flush it to the disk and rename it, so it is whole or absent. Only then we remove the one before.
+The random generators need no place in it: each step seeds them anew, from the run's seed and the step's number.
 """
 
 import json
@@ -23,7 +22,7 @@ FORMAT = 1
 
 
 class StateError(BadSetting):
-    """A training state that doesn't belong to this run or can't be read. The text says what to do."""
+    """A training state of another run, or one that can't be read. The text says what to do."""
 
 
 @dataclass
@@ -55,7 +54,7 @@ class TrainingState:
 def save(
     out: Path, *, progress: Progress, fingerprint: str, tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> Path:
-    """Write the state of `progress.step`, then drop older ones. Raises OSError, leaving the older state whole."""
+    """Write the training state of `progress.step`, then drop older ones. Raises OSError, and the older one stays whole."""
     folder = out / FOLDER / f"step-{progress.step:08d}"
     staging = folder.with_suffix(".part")
     shutil.rmtree(staging, ignore_errors=True)
@@ -84,12 +83,12 @@ def save(
 
 
 def states(out: Path) -> list[Path]:
-    """The whole states under `out`, oldest first."""
+    """The folders of whole training states under `out`, oldest first."""
     return sorted(path for path in (out / FOLDER).glob("step-*") if path.suffix != ".part")
 
 
 def load(out: Path, *, fingerprint: str) -> TrainingState | None:
-    """The newest state of this run, or None. Raises StateError when it is of another run."""
+    """The newest training state of this run, or None. Raises StateError when it is of another run."""
     folders = states(out)
     if not folders:
         return None

@@ -26,7 +26,7 @@ def message(role: str, content: str, **more) -> dict:
 
 
 def encoded(tokenizer, row: dict) -> TokenPair:
-    return chat.encode(tokenizer, parse_pair(row, line=1))
+    return chat.encode_with_notes(tokenizer, parse_pair(row, line=1))[0]
 
 
 def same_as_trl(tokenizer, rows: list[dict]) -> None:

@@ -27,7 +27,7 @@ def chat_row(question: str, chosen: str, rejected: str) -> dict:
 
 
 def encoded(tokenizer, row: dict) -> TokenPair:
-    return chat.encode(tokenizer, parse_pair(row, line=1))
+    return chat.encode_with_notes(tokenizer, parse_pair(row, line=1))[0]
 
 
 def dataset_of(pairs: list[TokenPair]) -> Dataset:
