@@ -1,6 +1,7 @@
 """A run watched in a real Chromium: points come live, and no reload, second tab or restarted server loses or doubles one."""
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -294,7 +295,7 @@ def test_changing_the_form_updates_data_and_cost_in_place(
     page.get_by_text("Advanced").click()
     page.get_by_label("γ", exact=True).fill("1")
     page.get_by_label("γ", exact=True).blur()
-    expect(page.locator("#train-cost")).to_contain_text("sigmoid does not use 'gamma'")
+    expect(page.locator("#train-cost")).to_contain_text("sigmoid doesn't use 'gamma'")
     page.get_by_label("γ", exact=True).fill("")
     page.get_by_text("How judgments become pairs").click()
     page.get_by_label("Judgments needed").fill("2")
@@ -303,16 +304,25 @@ def test_changing_the_form_updates_data_and_cost_in_place(
     assert quiet == []
 
 
-def test_a_wrong_number_in_a_closed_part_of_the_form_is_shown(
+def test_a_wrong_number_in_a_closed_part_of_the_form_is_shown_beside_its_field_with_nothing_lost(
     live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project
 ) -> None:
     signed_in(Role.ENGINEER)
     page.goto(f"{live_server.url}/projects/tone/train")
     page.get_by_text("Advanced").click()
-    page.get_by_role("spinbutton", name="Batch size").fill("0")
+    size, seed = page.get_by_role("textbox", name="Batch size"), page.get_by_role("textbox", name="Seed")
+    size.fill("eight")
+    seed.fill("7")
     page.get_by_text("Advanced").click()
     page.get_by_role("button", name="Train on current dataset").click()
-    expect(page.get_by_role("spinbutton", name="Batch size")).to_be_focused()
+    notice = page.get_by_role("alert")
+    expect(notice).to_contain_text("'batch_size' must be a whole number from 1 to 65,536, not “eight”.")
+    notice.get_by_role("link", name="Go to the field").click()
+    expect(size).to_be_focused()
+    expect(size).to_be_in_viewport()
+    expect(size).to_have_value("eight")
+    expect(size).to_have_accessible_description(re.compile("not “eight”"))
+    expect(seed).to_have_value("7")
 
 
 def serious(page: Page) -> list[str]:
