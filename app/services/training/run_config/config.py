@@ -19,6 +19,7 @@ from app.services.training.run_config.values import (
     Setting,
     describe,
     nearest,
+    one_line,
     read_modules,
     shown,
 )
@@ -227,8 +228,8 @@ SETTINGS: dict[str, Setting] = {name: describe(name, field) for name, field in T
 
 def from_mapping(values: Mapping[Any, Any]) -> TrainConfig:
     """A checked TrainConfig from plain values. Raises ConfigError that names every setting at fault."""
-    unknown = [str(key) for key in values if key not in SETTINGS][:MOST_PROBLEMS]
-    problems = [Problem(key, f"There is no setting {shown(key)}.", nearest(key[:100], SETTINGS)) for key in unknown]
+    unknown = [one_line(str(key)) for key in values if key not in SETTINGS][:MOST_PROBLEMS]
+    problems = [Problem(key, f"There is no setting {shown(key)}.", nearest(key, SETTINGS)) for key in unknown]
     known = {key: value for key, value in values.items() if key in SETTINGS}
     try:
         config = TrainConfig.model_validate(known)

@@ -207,8 +207,13 @@ def shown(value: Any) -> str:
         text = str(value)
     else:
         text = _nested(value)
-    text = "".join(letter if letter.isprintable() else " " for letter in text[: SHOWN_CHARACTERS + 1])
-    return f"“{text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '…'}”"
+    return f"“{one_line(text)}”"
+
+
+def one_line(text: str) -> str:
+    """The text cut short, without line breaks and what no encoding has."""
+    short = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+    return "".join(letter if letter.isprintable() else " " for letter in short)
 
 
 def _nested(value: Any) -> str:

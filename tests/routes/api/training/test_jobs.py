@@ -179,3 +179,50 @@ def test_evaluators_and_strangers_see_nothing_of_training(
 ) -> None:
     assert client.get(f"/api/v1/{path}").status_code == 401
     assert client.get(f"/api/v1/{path}", headers=api(factory.user())).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"report_to": 5}',
+        '{"beta": 1' + "0" * 400 + "}",
+        '{"beta": 1e999}',
+        '{"beta": NaN}',
+        '{"beta": -Infinity}',
+        '{"beta": true}',
+        '{"beta": [0.1]}',
+        '{"beta": {"value": 0.1}}',
+        '{"seed": 1.5}',
+        '{"loss_type": [[["sigmoid"]]]}',
+        '{"loss_type": {"sigmoid": 1}}',
+        '{"loss_type": [["sigmoid", 1e999]]}',
+        '{"lora_target_modules": ["q\\u0000"]}',
+        '{"lora_target_modules": ["\\ud800"]}',
+        '{"lora_target_modules": [5]}',
+        '{"\\ud800": 1}',
+        '{"": 1}',
+        '{"__class__": 1, "model_config": {}, "model_fields": []}',
+        "{" + ", ".join(f'"key{number}": 1' for number in range(5000)) + "}",
+        '{"dtype": "' + "x" * 100_000 + '"}',
+        '{"loss_type": ' + "[" * 400 + "]" * 400 + "}",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_hostile_settings_are_refused_shortly(
+    client: TestClient, engineer: dict[str, str], snapshot: Snapshot, config: str
+) -> None:
+    body = f'{{"snapshot_id": {snapshot.id}, "base_model": "tiny", "config": {config}}}'
+    reply = client.post("/api/v1/jobs", content=body, headers=engineer | {"Content-Type": "application/json"})
+    assert reply.status_code == 422, reply.text[:500]
+    problem = reply.json()
+    assert problem["detail"].isprintable() and len(problem["detail"]) < 5000
+    assert all(error["field"].startswith("body.config.") and error["message"] for error in problem["errors"])
+
+
+def test_a_config_that_is_no_object_or_too_deep_is_refused(
+    client: TestClient, engineer: dict[str, str], snapshot: Snapshot
+) -> None:
+    for config in ("[]", '"beta=1"', "null", "5", "[" * 100_000, '{"beta": 1' + "0" * 5000 + "}"):
+        body = f'{{"snapshot_id": {snapshot.id}, "base_model": "tiny", "config": {config}}}'
+        reply = client.post("/api/v1/jobs", content=body, headers=engineer | {"Content-Type": "application/json"})
+        assert reply.status_code in (400, 422), (config[:20], reply.text[:500])

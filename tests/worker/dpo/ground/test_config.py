@@ -152,6 +152,8 @@ def test_whatever_is_sent_is_taken_or_refused_in_one_short_line(name: str) -> No
 def test_a_key_of_any_kind_is_an_unknown_setting(key: object) -> None:
     text = refused({key: 1})
     assert text.startswith("There is no setting “") and len(text) < 200 and text.isprintable()
+    answer = tried({key: 1})
+    assert isinstance(answer, ConfigError) and answer.problems[0].setting.isprintable()
 
 
 def test_a_crowd_of_unknown_keys_is_answered_shortly() -> None:
