@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from app.config import Settings, get_settings
 
 log = structlog.get_logger()
+_writing: ContextVar[bool] = ContextVar("writing", default=False)
 
 WISHES = "wishes"  # in session.info: [(wish, the transaction in which it was noted)]
 
@@ -75,10 +77,26 @@ def settings_of(engine: Engine) -> Settings:
 
 
 @contextmanager
+def writing() -> Iterator[None]:
+    """Marks what runs within as holding a write transaction, which on SQLite is the only one: see `is_writing`."""
+    before = _writing.get()
+    _writing.set(True)
+    try:
+        yield
+    finally:
+        _writing.set(before)  # not reset(): a web request opens and closes its session in copies of its context
+
+
+def is_writing() -> bool:
+    """Whether a write transaction is open around the running code. Slow things refuse to be done then."""
+    return _writing.get()
+
+
+@contextmanager
 def write_session(engine: Engine | None = None) -> Iterator[Session]:
     """A unit of work: commits at the end, rolls back on any error, and carries out its wishes after the commit."""
     engine = engine or get_engine()
-    with Session(engine, expire_on_commit=False) as session, session.begin():
+    with writing(), Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
     _carry_out(session, engine)
 

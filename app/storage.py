@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from app.config import Settings
+from app.db import is_writing
 from app.errors import NotFound, Unavailable
 
 CHUNK = 1024 * 1024
@@ -145,6 +146,10 @@ class Storage:
             self._fs.rm_file(temporary)
 
     def _path(self, key: str) -> str:
+        if is_writing():
+            raise RuntimeError(
+                f"{key!r} is touched within a write transaction: everybody else would wait for the store"
+            )
         if not KEY.fullmatch(key):
             raise ValueError(f"{key!r} isn't a key of the artifact store")
         return f"{self._root}/{key}"

@@ -119,9 +119,11 @@ def measure(engine: Engine, count: int, folder: str) -> None:
     for name, action in (("preview of a snapshot", snapshots.preview), ("freezing it", snapshots.freeze)):
 
         def run(action: Callable[..., object] = action) -> None:
-            with write_session(engine) as session:
-                more = {"by": ann, "storage": Storage(f"file://{folder}")} if action is snapshots.freeze else {}
-                action(session, project=session.get_one(Project, project.id), **more)
+            if action is snapshots.freeze:
+                action(engine, project=project, by_id=ann.id, storage=Storage(f"file://{folder}"))
+                return
+            with read_session(engine) as session:
+                action(session, project=project)
 
         timed(name, run, 2)
 

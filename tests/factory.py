@@ -100,7 +100,4 @@ class Factory:
         from app.storage import get_storage
 
         project = project or self.judged()
-        with write_session(self.engine) as session:
-            return snapshots.freeze(
-                session, project=session.merge(project), by=None, storage=get_storage(self.settings)
-            )
+        return snapshots.freeze(self.engine, project=project, by_id=None, storage=get_storage(self.settings))

@@ -8,7 +8,7 @@ from app.commands.context import acting_user, console
 from app.commands.jobs import watch_job
 from app.commands.options import ActAs
 from app.config import get_settings
-from app.db import write_session
+from app.db import get_engine, read_session, write_session
 from app.errors import Invalid
 from app.services.collecting import projects
 from app.services.datasets import snapshots
@@ -29,18 +29,20 @@ def train(
 ) -> None:
     """Train on the project's current dataset (or on a snapshot)."""
     config = run_settings.parse(settings or [])
-    with write_session() as session:
+    with read_session() as session:
         by, project = acting_user(session, as_user), projects.get(session, slug)
-        base = model or project.default_base_model
-        if not base:
-            raise Invalid(
-                f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
-            )
-        if snapshot is None:
-            run = run_service.train_on_current(
-                session, project=project, by=by, base_model=base, config=config, storage=get_storage(get_settings())
-            )
-        else:
+    base = model or project.default_base_model
+    if not base:
+        raise Invalid(
+            f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
+        )
+    if snapshot is None:
+        storage = get_storage(get_settings())
+        run = run_service.train_on_current(
+            get_engine(), project=project, by_id=by.id, base_model=base, config=config, storage=storage
+        )
+    else:
+        with write_session() as session:
             run = run_service.create(
                 session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by
             )

@@ -10,7 +10,8 @@ import typer
 from app.commands.context import acting_user, console, show
 from app.commands.options import ActAs, AsJson
 from app.config import get_settings
-from app.db import read_session, write_session
+from app.db import get_engine, read_session
+from app.models import Snapshot
 from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.storage import get_storage
@@ -21,21 +22,21 @@ snapshot = typer.Typer(no_args_is_help=True, help="Frozen datasets.")
 @snapshot.command("create")
 def freeze(slug: str, as_user: ActAs = None, as_json: AsJson = False) -> None:
     """Freeze the project's current pairs into a snapshot."""
-    with write_session() as session:
-        row = snapshots.freeze(
-            session,
-            project=projects.get(session, slug),
-            by=acting_user(session, as_user),
-            storage=get_storage(get_settings()),
+    row = _frozen(slug, as_user)
+    if as_json:
+        show(
+            [{"id": row.id, "number": row.number, "sha256": row.sha256, **asdict(row.counts)}],
+            as_json=True,
+            empty="",
         )
-        if as_json:
-            show(
-                [{"id": row.id, "number": row.number, "sha256": row.sha256, **asdict(row.counts)}],
-                as_json=True,
-                empty="",
-            )
-        else:
-            console.print(f"Snapshot {row.number} (id {row.id}), SHA-256 {row.sha256}: {asdict(row.counts)}")
+    else:
+        console.print(f"Snapshot {row.number} (id {row.id}), SHA-256 {row.sha256}: {asdict(row.counts)}")
+
+
+def _frozen(slug: str, as_user: str | None) -> Snapshot:
+    with read_session() as session:
+        project, by = projects.get(session, slug), acting_user(session, as_user)
+    return snapshots.freeze(get_engine(), project=project, by_id=by.id, storage=get_storage(get_settings()))
 
 
 @snapshot.command("list")
@@ -80,11 +81,5 @@ def export(
     slug: str, out: Annotated[Path, typer.Option("--out", file_okay=False)] = Path(), as_user: ActAs = None
 ) -> None:
     """Freeze the project's current pairs and write them as JSON Lines that TRL reads."""
-    with write_session() as session:
-        row = snapshots.freeze(
-            session,
-            project=projects.get(session, slug),
-            by=acting_user(session, as_user),
-            storage=get_storage(get_settings()),
-        )
+    row = _frozen(slug, as_user)
     export_snapshot(row.id, out)

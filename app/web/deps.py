@@ -1,7 +1,7 @@
 """What routes ask for: the unit of work, the settings, the store, and a person with the role they need."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import read_session, write_session
+from app.db import read_session, write_session, writing
 from app.errors import NotAllowed, SignInNeeded
 from app.models import ApiToken, Role, User, UserSession
 from app.security import cookie_name
@@ -53,7 +53,18 @@ def client_address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _session(request: Request, engine: EngineDep) -> Iterator[Session]:
+async def _marked(request: Request) -> AsyncIterator[None]:
+    """Marks a request that writes. Not in a thread: what a thread sets in its context, the other threads don't see."""
+    if request.method in ("GET", "HEAD"):
+        yield
+        return
+    with writing():
+        yield
+
+
+def _session(
+    request: Request, engine: EngineDep, _: Annotated[None, Depends(_marked, scope="function")]
+) -> Iterator[Session]:
     scope = read_session if request.method in ("GET", "HEAD") else write_session
     with scope(engine) as session:
         session.info["address"] = client_address(request)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.db import read_session
 from app.models import Project, Snapshot, TrainingRun
 from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.datasets.rules import LEFT_OUT
 from app.services.training import runs
 from app.web.archive import stored
-from app.web.deps import EngineerDep, RowId, SessionDep, StorageDep
+from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, StorageDep, UploaderDep, client_address
 from app.web.downloads import send
 from app.web.templating import redirect, render
 
@@ -37,10 +38,13 @@ def show(snapshot_id: RowId, request: Request, session: SessionDep, user: Engine
 
 
 @router.post("/projects/{slug}/snapshots")
-def freeze(slug: str, session: SessionDep, user: EngineerDep, storage: StorageDep) -> Response:
-    project = projects.get(session, slug)
-    newest = snapshots.listing(session, project=project)[:1]
-    snapshot = snapshots.freeze(session, project=project, by=user, storage=storage)
+def freeze(slug: str, request: Request, user: UploaderDep, engine: EngineDep, storage: StorageDep) -> Response:
+    with read_session(engine) as session:
+        project = projects.get(session, slug)
+        newest = snapshots.listing(session, project=project)[:1]
+    snapshot = snapshots.freeze(
+        engine, project=project, by_id=user.id, storage=storage, address=client_address(request)
+    )
     known = newest and newest[0].number >= snapshot.number
     flash = (
         f"Nothing has changed since snapshot {snapshot.number}." if known else f"Snapshot {snapshot.number} was frozen."

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.db import read_session, write_session
 from app.errors import Invalid, PrefloopError
 from app.models import Counts, JobKind, Project, Snapshot, Statistics, TrainingRun, User
 from app.routes.training import run_form
@@ -22,7 +24,16 @@ from app.services.training.base_models import BaseModel
 from app.services.training.estimates import Estimate
 from app.services.training.presets import PRESETS, Preset
 from app.storage import Storage
-from app.web.deps import EngineerDep, SessionDep, SettingsDep, StorageDep
+from app.web.deps import (
+    EngineDep,
+    EngineerDep,
+    SessionDep,
+    SettingsDep,
+    StorageDep,
+    UploaderDep,
+    client_address,
+)
+from app.web.request_state import Viewer
 from app.web.templating import redirect, render
 
 router = APIRouter()
@@ -95,24 +106,26 @@ def create(
     slug: str,
     request: Request,
     fields: FieldsDep,
-    session: SessionDep,
-    user: EngineerDep,
+    user: UploaderDep,
+    engine: EngineDep,
     settings: SettingsDep,
     storage: StorageDep,
 ) -> Response:
-    project, form = projects.get(session, slug), run_form.read(fields)
-    if problems := _problems(form, settings):
+    form = run_form.read(fields)
+    with read_session(engine) as session:
+        project = projects.get(session, slug)
+    status, problems = Invalid.status, _problems(form, settings)
+    if not problems:
+        try:
+            run = _queue(engine, project, form, user, storage, client_address(request))
+            return redirect(f"/jobs/{run.job_id}")
+        except PrefloopError as error:
+            if error.status == 404:
+                raise
+            status, problems = error.status, {str(error.details.get("field", "")): str(error)}
+    with read_session(engine) as session:
         page = _page(session, project, form, settings, problems)
-        return render(request, "training/jobs/new.html", page, status=Invalid.status)
-    try:
-        with session.begin_nested():
-            run = _queue(session, project, form, user, storage)
-    except PrefloopError as error:
-        if error.status == 404:
-            raise
-        page = _page(session, project, form, settings, {str(error.details.get("field", "")): str(error)})
-        return render(request, "training/jobs/new.html", page, status=error.status)
-    return redirect(f"/jobs/{run.job_id}")
+        return render(request, "training/jobs/new.html", page, status=status)
 
 
 def _problems(form: Form, settings: Settings) -> dict[str, str]:
@@ -131,17 +144,27 @@ def _problems(form: Form, settings: Settings) -> dict[str, str]:
     return problems
 
 
-def _queue(session: Session, project: Project, form: Form, user: User, storage: Storage) -> TrainingRun:
+def _queue(engine: Engine, project: Project, form: Form, user: Viewer, storage: Storage, address: str) -> TrainingRun:
     wanted: dict[str, Any] = {
         "base_model": form.base_model,
         "config": form.config(),
-        "by": user,
         "note": form.note.strip(),
         "idempotency_key": form.key or None,
     }
     if form.snapshot_id is not None:
-        return runs.create(session, snapshot=_snapshot(session, project, form.snapshot_id), **wanted)
-    return runs.train_on_current(session, project=project, storage=storage, rule=form.checked_rule(), **wanted)
+        with write_session(engine) as session:
+            session.info["address"] = address
+            snapshot = _snapshot(session, project, form.snapshot_id)
+            return runs.create(session, snapshot=snapshot, by=session.get_one(User, user.id), **wanted)
+    return runs.train_on_current(
+        engine,
+        project=project,
+        by_id=user.id,
+        storage=storage,
+        rule=form.checked_rule(),
+        address=address,
+        **wanted,
+    )
 
 
 def _snapshot(session: Session, project: Project, snapshot_id: int) -> Snapshot:

@@ -7,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, joinedload
 
+from app.db import read_session, write_session
 from app.errors import NotFound, SnapshotEmpty
 from app.models import Counts, Project, Snapshot, Statistics, User, Warned
 from app.models.base import now as utc_now
@@ -49,58 +50,80 @@ def _describe(collected: Collected, rule: Rule) -> Preview:
 
 
 def freeze(
-    session: Session,
+    engine: Engine,
     *,
     project: Project,
-    by: User | None,
+    by_id: int | None,
     storage: Storage,
     rule: Mapping[str, Any] | None = None,
+    address: str = "",
     now: datetime | None = None,
 ) -> Snapshot:
     """A new snapshot, or the one of this project that has the same content already.
 
+    Looks and uploads while others write; one short transaction adds the row. Who fails in between leaves files that are
+    named by their content, which nothing refers to and which the next try overwrites with the same bytes.
     Raises SnapshotEmpty where nothing is left to train on, and Invalid where the rule is.
     """
     applied = Rule.of(rule)
+    with tempfile.TemporaryDirectory(prefix="prefloop-snapshot-") as folder:
+        with read_session(engine) as session:
+            if engine.dialect.name == "postgresql":  # every look at the same state, as SQLite does it anyway
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            collected = votes.collect(session, project=project, rule=applied)
+            described = _describe(collected, applied)
+            if not described.counts.train:
+                raise _empty(project, described.counts)
+            written = files.write(session, collected.pairs, Path(folder))
+            known = _with_content(session, project, written.sha256)
+        if known is not None:
+            return known
+        stored = written.upload(storage, project_id=project.id)
+    with write_session(engine) as session:
+        session.info["address"] = address
+        return _add(session, project, described, written.sha256, stored, by_id, now)
+
+
+def _with_content(session: Session, project: Project, sha256: str) -> Snapshot | None:
+    same = select(Snapshot).where(Snapshot.project_id == project.id, Snapshot.sha256 == sha256)
+    return session.scalar(same.order_by(Snapshot.number).limit(1))
+
+
+def _add(
+    session: Session,
+    project: Project,
+    described: Preview,
+    sha256: str,
+    stored: tuple[StoredFile, ...],
+    by_id: int | None,
+    now: datetime | None,
+) -> Snapshot:
     # One at a time in a project: numbers have no gaps, and a double click finds the first click's snapshot.
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
-    collected = votes.collect(session, project=project, rule=applied)
-    described = _describe(collected, applied)
-    if not described.counts.train:
-        raise _empty(project, described.counts)
-    with tempfile.TemporaryDirectory(prefix="prefloop-snapshot-") as folder:
-        written = files.write(session, collected.pairs, Path(folder))
-        same = session.scalar(
-            select(Snapshot)
-            .where(Snapshot.project_id == project.id, Snapshot.sha256 == written.sha256)
-            .order_by(Snapshot.number)
-            .limit(1)
-        )
-        if same is not None:
-            return same
-        stored = written.upload(storage, project_id=project.id)
+    if known := _with_content(session, project, sha256):
+        return known
     last = session.scalar(select(func.max(Snapshot.number)).where(Snapshot.project_id == project.id)) or 0
     snapshot = Snapshot(
         project_id=project.id,
         number=last + 1,
-        sha256=written.sha256,
+        sha256=sha256,
         rule=described.rule.as_dict(),
         counts=described.counts,
         statistics=described.statistics,
         files=stored,
-        created_by_id=by.id if by else None,
+        created_by_id=by_id,
         created_at=now or utc_now(),
     )
     session.add(snapshot)
     session.flush()
     audit.record(
         session,
-        by=by,
+        by=session.get(User, by_id) if by_id else None,
         action="snapshot.freeze",
         target=f"snapshot {snapshot.id}",
         project=project.slug,
         number=snapshot.number,
-        sha256=snapshot.sha256,
+        sha256=sha256,
         pairs=described.counts.pairs,
     )
     return snapshot

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session, joinedload
 
 from app import paging
+from app.db import read_session, write_session
 from app.errors import Invalid, NotFound, SnapshotEmpty
 from app.models import Job, JobKind, JobState, Project, Snapshot, TrainingRun, User
 from app.services.datasets import snapshots
@@ -67,34 +68,49 @@ def create(
 
 
 def train_on_current(
-    session: Session,
+    engine: Engine,
     *,
     project: Project,
-    by: User | None,
+    by_id: int,
     base_model: str,
     config: dict[str, Any],
     storage: Storage,
     idempotency_key: str | None = None,
     rule: Any = None,
     note: str = "",
+    address: str = "",
     now: datetime | None = None,
 ) -> TrainingRun:
-    """Freeze what was judged so far and queue a run on it. A double click with one key makes one run."""
-    if known := jobs.by_key(session, kind=JobKind.TRAINING, by=by, key=idempotency_key):
-        return get(session, known.id)
+    """Freeze what was judged so far, then queue a run on it. A double click with one key makes one run.
+
+    Opens its own sessions, since freezing uploads. Raises what `create` and `snapshots.freeze` raise.
+    """
+    with read_session(engine) as session:
+        if known := _by_key(session, by_id, idempotency_key):
+            return known
     run_settings.validate(config)  # before a snapshot is made that nobody wanted
     _checked_model(base_model)
-    snapshot = snapshots.freeze(session, project=project, by=by, storage=storage, rule=rule, now=now)
-    return create(
-        session,
-        snapshot=snapshot,
-        base_model=base_model,
-        config=config,
-        by=by,
-        idempotency_key=idempotency_key,
-        note=note,
-        now=now,
+    snapshot = snapshots.freeze(
+        engine, project=project, by_id=by_id, storage=storage, rule=rule, address=address, now=now
     )
+    with write_session(engine) as session:
+        session.info["address"] = address
+        # The other click of a double click may have frozen, and queued, a moment before or after a judgment came in.
+        return _by_key(session, by_id, idempotency_key) or create(
+            session,
+            snapshot=snapshot,
+            base_model=base_model,
+            config=config,
+            by=session.get_one(User, by_id),
+            idempotency_key=idempotency_key,
+            note=note,
+            now=now,
+        )
+
+
+def _by_key(session: Session, by_id: int, key: str | None) -> TrainingRun | None:
+    job = jobs.by_key(session, kind=JobKind.TRAINING, by=session.get_one(User, by_id), key=key)
+    return get(session, job.id) if job else None
 
 
 def get(session: Session, job_id: int) -> TrainingRun:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from app.db import read_session, write_session
+from app.db import read_session
 from app.models import Project, Snapshot, User
 from app.services.collecting import judgments
 from app.services.datasets import snapshots
@@ -13,8 +13,8 @@ from tests.factory import Factory
 
 
 def freeze(factory: Factory, project: Project, storage: Storage, by: User | None = None, **rule: object) -> Snapshot:
-    with write_session(factory.engine) as session:
-        return snapshots.freeze(session, project=session.merge(project), by=by, storage=storage, rule=rule)
+    by_id = by.id if by else None
+    return snapshots.freeze(factory.engine, project=project, by_id=by_id, storage=storage, rule=rule)
 
 
 def preview(factory: Factory, project: Project, **rule: object) -> Preview:

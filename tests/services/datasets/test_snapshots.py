@@ -1,6 +1,8 @@
 """Snapshots: frozen once, never changed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, type_coerce, update
@@ -9,8 +11,9 @@ from app.db import read_session, write_session
 from app.errors import NotFound, SnapshotEmpty
 from app.models import AuditEntry, Choice, Snapshot, Warned
 from app.models.base import Json
+from app.services.accounts import audit
 from app.services.datasets import snapshots
-from app.storage import Storage
+from app.storage import Storage, StoredFile
 from tests.factory import Factory
 from tests.services.datasets.frozen import freeze, judge_all
 
@@ -76,3 +79,44 @@ def test_a_snapshot_of_the_first_release_is_read_as_it_was_stored(factory: Facto
         again = snapshots.get(session, snapshot.id)
     assert (again.files, again.counts) == (snapshot.files, snapshot.counts)
     assert again.statistics == replace(snapshot.statistics, warnings=(Warned("too_few_pairs", "Only 6 pairs."),))
+
+
+def test_clicks_at_once_give_one_snapshot_and_later_ones_no_gap(factory: Factory, storage: Storage) -> None:
+    project = factory.judged(6, eval_percent=0)
+    for number in (1, 2):
+        with ThreadPoolExecutor(6) as people:
+            frozen = list(people.map(lambda _: freeze(factory, project, storage), range(6)))
+        assert {(one.id, one.number) for one in frozen} == {(frozen[0].id, number)}
+        factory.comparison(project)
+        judge_all(factory, project, "left")
+    with read_session(factory.engine) as session:
+        assert [row.number for row in snapshots.listing(session, project=project)] == [2, 1]
+
+
+def test_others_write_while_a_dataset_is_uploaded(factory: Factory, storage: Storage) -> None:
+    """On SQLite there is one writer: were it held, this judgment would wait for itself."""
+    project = factory.judged(6, eval_percent=0)
+    factory.comparison(project)
+
+    class Judging(Storage):
+        def put_file(self, key: str, path: Path, *, name: str = "") -> StoredFile:
+            if key.endswith("train.jsonl"):
+                judge_all(factory, project, "left")
+            return super().put_file(key, path, name=name)
+
+    first = freeze(factory, project, Judging(storage.url))
+    assert first.counts.judgments == 6
+    assert freeze(factory, project, storage).counts.judgments == 7
+
+
+def test_freezing_that_breaks_off_leaves_nothing_that_the_next_try_trips_over(
+    factory: Factory, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = factory.judged(6, eval_percent=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(audit, "record", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            freeze(factory, project, storage)
+    with read_session(factory.engine) as session:
+        assert snapshots.listing(session, project=project) == []
+    assert freeze(factory, project, storage).number == 1

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db import read_session, write_session
 from app.errors import Conflict, Invalid, NotFound, SnapshotEmpty
-from app.models import AuditEntry, JobKind, JobState, Project, Snapshot, TrainingRun, User
+from app.models import AuditEntry, Counts, JobKind, JobState, Project, Snapshot, TrainingRun, User
 from app.services.jobs import jobs
 from app.services.training import runs
 from app.storage import Storage
@@ -39,7 +39,7 @@ def run(engine: Engine, snapshot: Snapshot, engineer: User) -> TrainingRun:
 
 
 def test_new_run_is_a_queued_job_with_its_whole_configuration(
-    session: Session, snapshot: Snapshot, engineer: User
+    snapshot: Snapshot, session: Session, engineer: User
 ) -> None:
     run = runs.create(session, snapshot=snapshot, base_model="tiny", config={"beta": 0.2}, by=engineer, note="first")
     assert (run.job.kind, run.job.state, run.job.project_id) == (
@@ -53,7 +53,7 @@ def test_new_run_is_a_queued_job_with_its_whole_configuration(
 
 
 def test_same_key_makes_one_run_and_refuses_another_request(
-    session: Session, snapshot: Snapshot, engineer: User
+    snapshot: Snapshot, session: Session, engineer: User
 ) -> None:
     wanted = {"snapshot": snapshot, "base_model": "tiny", "by": engineer, "idempotency_key": "k"}
     first, again = runs.create(session, config={}, **wanted), runs.create(session, config={}, **wanted)
@@ -66,30 +66,29 @@ def test_double_click_on_train_makes_one_snapshot_and_one_run(
     engine: Engine, project: Project, engineer: User, storage: Storage
 ) -> None:
     def click(_: int) -> tuple[int, int]:
-        with write_session(engine) as session:
-            run = runs.train_on_current(
-                session,
-                project=session.merge(project),
-                by=session.merge(engineer),
-                base_model="tiny",
-                config={},
-                storage=storage,
-                idempotency_key="form-1",
-            )
-            return run.job_id, run.snapshot_id
+        run = runs.train_on_current(
+            engine,
+            project=project,
+            by_id=engineer.id,
+            base_model="tiny",
+            config={},
+            storage=storage,
+            idempotency_key="form-1",
+        )
+        return run.job_id, run.snapshot_id
 
     with ThreadPoolExecutor(4) as clicks:
         assert len(set(clicks.map(click, range(4)))) == 1
 
 
 @pytest.mark.parametrize("name", ["../etc", "/models/x", "a b", "", "x" * 80])
-def test_base_model_is_a_plain_name(session: Session, snapshot: Snapshot, engineer: User, name: str) -> None:
+def test_base_model_is_a_plain_name(snapshot: Snapshot, session: Session, engineer: User, name: str) -> None:
     with pytest.raises(Invalid, match="base model"):
         runs.create(session, snapshot=snapshot, base_model=name, config={}, by=engineer)
 
 
 def test_snapshot_without_pairs_trains_nothing(session: Session, factory: Factory, engineer: User) -> None:
-    empty = Snapshot(id=77, project_id=1, number=3, files=[{"name": "train.jsonl", "pairs": 0}])
+    empty = Snapshot(id=77, project_id=1, number=3, counts=Counts(0, 0, 0, 0, 0, {}))
     with pytest.raises(SnapshotEmpty, match="Snapshot 3 has no pairs"):
         runs.create(session, snapshot=empty, base_model="tiny", config={}, by=engineer)
 

@@ -3,9 +3,7 @@
 from sqlalchemy import Engine
 
 from app.config import Settings
-from app.db import write_session
 from app.models import Checkpoint, Project, TrainingRun, User
-from app.services.collecting import projects
 from app.services.training import runs
 from app.storage import get_storage
 from tests.pretend_worker import PretendWorker
@@ -15,15 +13,9 @@ def trained(
     engine: Engine, settings: Settings, project: Project, engineer: User, files: dict[str, bytes] | None = None
 ) -> tuple[TrainingRun, Checkpoint]:
     """`files`: what the checkpoint holds; by default an adapter."""
-    with write_session(engine) as session:
-        run = runs.train_on_current(
-            session,
-            project=projects.get(session, project.slug),
-            by=session.merge(engineer),
-            base_model="tiny",
-            config={},
-            storage=get_storage(settings),
-        )
+    run = runs.train_on_current(
+        engine, project=project, by_id=engineer.id, base_model="tiny", config={}, storage=get_storage(settings)
+    )
     worker = PretendWorker(engine, settings)
     worker.claim()
     return run, worker.publish(files)

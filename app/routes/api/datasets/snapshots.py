@@ -7,12 +7,13 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
+from app.db import read_session
 from app.models import Snapshot
 from app.routes.api.collecting.projects import Slug
 from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.datasets.snapshots import Preview
-from app.web.deps import ApiEngineerDep, RowId, SessionDep, StorageDep
+from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, RowId, SessionDep, StorageDep, client_address
 from app.web.downloads import send_snapshot_file
 from app.web.problems import problems
 
@@ -141,12 +142,24 @@ def list_snapshots(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> lis
 
 @router.post("/projects/{slug}/snapshots", status_code=201, responses=problems(404, 409))
 def freeze(
-    slug: Slug, session: SessionDep, user: ApiEngineerDep, storage: StorageDep, body: FreezeIn = FreezeIn()
+    slug: Slug,
+    request: Request,
+    user: ApiUploaderDep,
+    engine: EngineDep,
+    storage: StorageDep,
+    body: FreezeIn = FreezeIn(),
 ) -> SnapshotOut:
     """Freeze the judgments of now. Content that a snapshot of the project has already answers that snapshot; 409
     (`snapshot_empty`) where nothing is left to train on."""
+    with read_session(engine) as session:
+        project = projects.get(session, slug)
     row = snapshots.freeze(
-        session, project=projects.get(session, slug), by=user, storage=storage, rule=body.rule.model_dump()
+        engine,
+        project=project,
+        by_id=user.id,
+        storage=storage,
+        rule=body.rule.model_dump(),
+        address=client_address(request),
     )
     return SnapshotOut.of(row, slug)
 

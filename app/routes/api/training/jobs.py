@@ -11,12 +11,21 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from app import events
 from app.config import Settings
-from app.models import Job, JobKind, JobState, TrainingRun
+from app.db import read_session, write_session
+from app.models import Job, JobKind, JobState, TrainingRun, User
 from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.jobs import jobs, waiting, workers
 from app.services.training import runs
-from app.web.deps import ApiEngineerDep, SessionDep, SettingsDep, StorageDep
+from app.web.deps import (
+    ApiEngineerDep,
+    ApiUploaderDep,
+    EngineDep,
+    SessionDep,
+    SettingsDep,
+    StorageDep,
+    client_address,
+)
 from app.web.problems import problems
 
 router = APIRouter(tags=["jobs"])
@@ -170,26 +179,32 @@ class WorkerOut(BaseModel):
 @router.post("/jobs", status_code=201, responses=problems(404, 409))
 def create(
     body: NewJob,
-    session: SessionDep,
-    user: ApiEngineerDep,
+    request: Request,
+    user: ApiUploaderDep,
+    engine: EngineDep,
     settings: SettingsDep,
     storage: StorageDep,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> AnyJobOut:
     """Queue a training run. With an `Idempotency-Key`, a repeated request answers with the same job."""
     if body.snapshot_id is not None:
-        snapshot = snapshots.get(session, body.snapshot_id)
-        run = runs.create(
-            session, snapshot=snapshot, base_model=body.base_model or snapshot.project.default_base_model,
-            config=body.config, by=user, idempotency_key=idempotency_key, note=body.note,
-        )  # fmt: skip
+        with write_session(engine) as session:
+            session.info["address"] = client_address(request)
+            snapshot = snapshots.get(session, body.snapshot_id)
+            run = runs.create(
+                session, snapshot=snapshot, base_model=body.base_model or snapshot.project.default_base_model,
+                config=body.config, by=session.get_one(User, user.id), idempotency_key=idempotency_key, note=body.note,
+            )  # fmt: skip
     else:
-        project = projects.get(session, body.project or "")
+        with read_session(engine) as session:
+            project = projects.get(session, body.project or "")
         run = runs.train_on_current(
-            session, project=project, by=user, base_model=body.base_model or project.default_base_model,
+            engine, project=project, by_id=user.id, base_model=body.base_model or project.default_base_model,
             config=body.config, storage=storage, idempotency_key=idempotency_key, note=body.note,
+            address=client_address(request),
         )  # fmt: skip
-    return job_out(session, run.job_id, settings)
+    with read_session(engine) as session:
+        return job_out(session, run.job_id, settings)
 
 
 @router.get("/jobs", responses=problems(404))

@@ -54,10 +54,10 @@ def checkpoint_id(engine: Engine, factory: Factory, storage: Storage, tmp_path: 
         (out / name).write_bytes(content)
     (out / "link.json").symlink_to("/etc/passwd")
     snapshot, user = factory.snapshot(factory.judged(4)), factory.engineer()
+    stored = checkpoints.upload(storage, out, prefix="checkpoints/job-1/t")
     with write_session(engine) as session:
         runs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(user))
         job = leases.claim(session, worker="w", kinds=list(JobKind), lease_seconds=60)
-        stored = checkpoints.upload(storage, out, prefix="checkpoints/job-1/t")
         run = runs.get(session, job.id)
         chain = checkpoints.provenance(run=run, guideline_version=1, facts=FACTS, base={"origin": "a folder"})
         row = checkpoints.publish(session, run=run, files=stored, facts=FACTS, provenance=chain)

@@ -1,0 +1,125 @@
+"""Nobody touches files while a write transaction is open: on SQLite everybody else would wait for the disk."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from app.cli import cli
+from app.config import Settings
+from app.db import is_writing, read_session, write_session
+from app.models import User
+from app.storage import Storage
+from tests.factory import Factory
+from tests.pretend_worker import PretendWorker
+
+OWN = {"Sec-Fetch-Site": "same-origin"}
+opened: list[str] = []
+watching = False
+
+
+def note(event: str, arguments: tuple[object, ...]) -> None:
+    if watching and event == "open" and is_writing():
+        path = str(arguments[0])
+        if path.startswith(tempfile.gettempdir()) or path.endswith((".jsonl", ".jsonl.gz", ".safetensors")):
+            opened.append(path)
+
+
+sys.addaudithook(note)  # a hook can't be taken out again; `watching` silences it
+
+
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[None]:
+    global watching
+    opened.clear()
+    watching = True
+    yield
+    watching = False
+    assert opened == []
+
+
+def test_store_refuses_to_work_within_a_write_transaction(engine: Engine, storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    storage.put_bytes("a", b"x")
+    with write_session(engine):
+        for touch in (
+            lambda: storage.put_bytes("b", b"x"),
+            lambda: storage.put_file("b", tmp_path / "file"),
+            lambda: storage.read_bytes("a"),
+            lambda: storage.fetch("a", tmp_path / "copy"),
+            lambda: storage.delete("a"),
+            lambda: storage.exists("a"),
+        ):
+            with pytest.raises(RuntimeError, match="write transaction"):
+                touch()
+    opened.clear()
+    with read_session(engine):
+        assert storage.read_bytes("a") == b"x"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_store_refuses_within_a_request_that_holds_the_writer(
+    client: TestClient, sign_in: Callable[[User], TestClient], factory: Factory, storage: Storage
+) -> None:
+    """A request's session is opened in one thread and used in another: the mark must reach both."""
+    from app.services.collecting import projects
+
+    kept = projects.get
+    seen: list[bool] = []
+
+    def get(*arguments: object, **more: object) -> object:
+        seen.append(is_writing())
+        return kept(*arguments, **more)
+
+    project, browser = factory.judged(4), sign_in(factory.admin())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(projects, "get", get)
+        assert browser.get(f"/projects/{project.slug}/data").status_code == 200
+        assert seen == [False]
+        browser.post(f"/projects/{project.slug}/settings", data={"name": "Renamed"}, headers=OWN)
+        assert seen[1:] and all(seen[1:])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_from_an_import_to_a_checkpoint_no_file_is_opened_within_a_write_transaction(
+    client: TestClient,
+    sign_in: Callable[[User], TestClient],
+    api: Callable[[User], dict[str, str]],
+    engine: Engine,
+    settings: Settings,
+    factory: Factory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project, admin = factory.judged(6, eval_percent=0), factory.admin()
+    lines = "".join(f'{{"prompt": "Q{n}?", "chosen": "Good {n}", "rejected": "Bad {n}"}}\n' for n in range(50))
+    header = api(admin)
+    reply = client.post(f"/api/v1/projects/{project.slug}/import", content=lines, headers=header)
+    assert reply.json()["added"] == 50
+    assert client.post(f"/api/v1/projects/{project.slug}/snapshots", headers=header).status_code == 201
+    body = {"project": project.slug, "base_model": "tiny"}
+    assert client.post("/api/v1/jobs", json=body, headers=header).status_code == 201
+    worker = PretendWorker(engine, settings)
+    worker.claim()
+    worker.publish()
+    factory.comparison(project)
+    factory.judge(project, factory.user())
+    browser = sign_in(admin)
+    sent = browser.post(f"/projects/{project.slug}/import", files={"file": ("a.jsonl", lines.encode())}, headers=OWN)
+    assert sent.status_code == 303
+    assert browser.post(f"/projects/{project.slug}/snapshots", headers=OWN).status_code == 303
+    out = str(settings.data_dir / "out")
+    for words in (["export", project.slug, "--out", out], ["train", project.slug, "--model", "tiny"]):
+        assert CliRunner().invoke(cli, words).exit_code == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_hook_notices_a_file_that_is_opened_too_early(engine: Engine, tmp_path: Path) -> None:
+    with write_session(engine):
+        (tmp_path / "upload").write_bytes(b"x")
+    assert opened == [str(tmp_path / "upload")]
+    opened.clear()
