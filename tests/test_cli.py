@@ -224,5 +224,7 @@ def test_workers_and_doctor_tell_who_can_do_what(admin: str, engine: Engine) -> 
     shown = json.loads(prefloop("jobs", "show", "1").output)
     assert shown["waiting"] == "no running worker can do exports: start one of this version of Prefloop"
     assert "No jobs yet" in prefloop("jobs", "list").output
+    for kind in JobKind:
+        assert prefloop("jobs", "list", "--kind", kind.value).exit_code == 0
     (row,) = prefloop("jobs", "list", "--kind", "all", "--json").output.splitlines()
     assert (json.loads(row)["kind"], json.loads(row)["base_model"]) == ("export", "")

@@ -64,7 +64,7 @@ def test_a_double_click_on_train_makes_one_run(
     page.goto(f"{live_server.url}/projects/tone/train")
     page.get_by_role("button", name="Train on current dataset").dblclick()
     page.wait_for_url("**/jobs/*")
-    expect(page.locator("#run-status")).to_contain_text("next in the queue")
+    expect(page.locator("#run-status")).to_contain_text("no worker is running")
     with read_session(get_engine(live_server.settings)) as session:
         assert session.scalar(select(func.count()).select_from(Job)) == 1
 
