@@ -48,6 +48,8 @@ def metrics(step: int, prefix: str = "") -> dict[str, float]:
         "rewards/rejected": rejected,
         "rewards/margins": chosen - rejected,
         "rewards/accuracies": 0.5 + 0.4 * learned if step else 0.0,
+        "log_ratios/chosen": chosen / 0.1,
+        "log_ratios/rejected": rejected / 0.1,
         "logps/chosen": -60 + chosen / 0.1,
     }
     return {prefix + name: value for name, value in figures.items()}

@@ -105,7 +105,7 @@ def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
     return RunPage(
         **{name: getattr(shown, name) for name in Live.__dataclass_fields__},
         after=after,
-        points=history.chart_points(session, run=run),
+        points=history.chart_points(session, job=run.job),
         configuration=configuration(run.config),
     )
 
@@ -133,7 +133,7 @@ def live(session: Session, *, run: TrainingRun, settings: Settings, kinds: set[s
     if kinds & {"log", "state", "error", "checkpoint"}:
         shown = replace(shown, log=job_page.log(session, job))
     if kinds & {"step", "eval"}:
-        evals, steps = history.recent_points(session, run=run)
+        evals, steps = history.recent_points(session, job=job)
         shown = replace(shown, evals=evals, steps=steps)
     return shown
 

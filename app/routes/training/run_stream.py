@@ -71,7 +71,7 @@ def _message(request: Request, job_id: int, rows: list[JobEvent], engine: Engine
     with read_session(engine) as session:
         run = runs.get(session, job_id)
         shown = run_page.live(session, run=run, settings=settings, kinds=kinds)
-        points = history.points(run, rows)
+        points = history.points(rows)
     changed = ["run_status", "run_outcome", *(block for block, own in BLOCKS.items() if own & kinds)]
     html = "".join(_partial(request, block, shown) for block in changed)
     first = events.message(orjson.dumps(points).decode(), event="points") if points else b""

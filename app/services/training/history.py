@@ -7,8 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.models import Job, JobEvent, TrainingRun
-from app.services.training.run_config.losses import LOSSES
+from app.models import Job, JobEvent
 
 CHARTED = (
     "loss",
@@ -33,53 +32,41 @@ class Sample:
     answers: dict[str, str] = field(default_factory=dict)
 
 
-def beta(run: TrainingRun) -> float:
-    """The β of the run's loss: rewards divided by it are log-ratios, in nats."""
-    given = run.config.get("beta")
-    loss = run.config.get("loss_type", "sigmoid")
-    return float(given or (LOSSES[loss].defaults["beta"] if isinstance(loss, str) and loss in LOSSES else 0.1))
-
-
-def point(event: JobEvent, *, beta: float) -> dict[str, Any] | None:
+def point(event: JobEvent) -> dict[str, Any] | None:
     """A step or eval event as a chart point {id, kind, step, metric: value …}; None for any other event.
 
-    Eval metrics lose their `eval_`, so that a chart names one metric for both kinds.
+    Eval metrics lose their `eval_`, so that a chart names one metric for both kinds. What the engine didn't print is
+    missing: nothing is worked out here.
     """
     if event.type not in ("step", "eval") or event.step is None:
         return None
     prefix = "eval_" if event.type == "eval" else ""
     values = {key: event.data.get(prefix + key) for key in CHARTED}
-    for side in ("chosen", "rejected"):
-        reward = event.data.get(f"{prefix}rewards/{side}")
-        values[f"log_ratios/{side}"] = reward / beta if isinstance(reward, int | float) else None
     if not values["rewards/margins"]:
-        values["rewards/accuracies"] = (
-            None  # policy and reference are equal: no answer is preferred to be right or wrong about
-        )
+        values["rewards/accuracies"] = None  # policy and reference are equal, so no answer is preferred, rightly or not
     rounded = {key: float(f"{value:.6g}") for key, value in values.items() if isinstance(value, int | float)}
     return {"id": event.id, "kind": event.type, "step": event.step, **rounded}
 
 
-def points(run: TrainingRun, events: Iterable[JobEvent]) -> list[dict[str, Any]]:
+def points(events: Iterable[JobEvent]) -> list[dict[str, Any]]:
     """The chart points among these events, in their order."""
-    factor = beta(run)
-    return [found for event in events if (found := point(event, beta=factor))]
+    return [one for event in events if (one := point(event))]
 
 
-def chart_points(session: Session, *, run: TrainingRun) -> list[dict[str, Any]]:
+def chart_points(session: Session, *, job: Job) -> list[dict[str, Any]]:
     """Every point of the run so far. A step that a resumed run took again counts once, as it went the last time."""
     rows = session.scalars(
-        select(JobEvent).where(JobEvent.job_id == run.job_id, JobEvent.type.in_(("step", "eval"))).order_by(JobEvent.id)
+        select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type.in_(("step", "eval"))).order_by(JobEvent.id)
     )
-    newest = {(found["kind"], found["step"]): found for found in points(run, rows)}
-    found = sorted(newest.values(), key=lambda one: (one["step"], one["kind"]))
-    stride = -(-len(found) // MOST_POINTS)
+    newest = {(one["kind"], one["step"]): one for one in points(rows)}
+    in_order = sorted(newest.values(), key=lambda one: (one["step"], one["kind"]))
+    stride = -(-len(in_order) // MOST_POINTS)
     if stride <= 1:
-        return found
+        return in_order
     return [
         one
-        for index, one in enumerate(found)
-        if one["kind"] == "eval" or index % stride == 0 or index == len(found) - 1
+        for index, one in enumerate(in_order)
+        if one["kind"] == "eval" or index % stride == 0 or index == len(in_order) - 1
     ]
 
 
@@ -141,19 +128,20 @@ def kept_on_cancel(session: Session, *, job: Job) -> str:
 
 
 def recent_points(
-    session: Session, *, run: TrainingRun, steps: int = 12, evals: int = 24
+    session: Session, *, job: Job, steps: int = 12, evals: int = 24
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(eval points, step points), each newest first."""
-    found = []
-    for kind, limit in (("eval", evals), ("step", steps)):
-        newest = (
+
+    def newest(kind: str, limit: int) -> list[dict[str, Any]]:
+        rows = (
             select(JobEvent)
-            .where(JobEvent.job_id == run.job_id, JobEvent.type == kind)
+            .where(JobEvent.job_id == job.id, JobEvent.type == kind)
             .order_by(JobEvent.id.desc())
             .limit(limit)
         )
-        found.append(points(run, session.scalars(newest)))
-    return found[0], found[1]
+        return points(session.scalars(rows))
+
+    return newest("eval", evals), newest("step", steps)
 
 
 def samples(session: Session, *, job: Job) -> list[Sample]:

@@ -16,9 +16,9 @@ from app.db import read_session, write_session
 from app.models import Job, JobKind, JobState, Project, Role, Snapshot, TrainingRun, User
 from app.routes.training import run_stream
 from app.services.jobs import jobs
-from app.services.training import history, run_settings, runs
+from app.services.training import run_settings, runs
 from tests.factory import Factory
-from tests.pretend_worker import PretendWorker, evaluation, prepare_model
+from tests.pretend_worker import PretendWorker, prepare_model
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -431,38 +431,6 @@ def test_a_reconnect_goes_on_after_the_last_id(browser: TestClient, finished: in
     ids = [message["id"] for message in messages if "id" in message]
     again = told(browser.get(f"/jobs/{finished}/stream?after=0", headers={"Last-Event-ID": ids[-1]}).text)
     assert [message.get("event") for message in again] == ["end"]
-
-
-def test_a_step_that_a_resumed_run_took_again_counts_once(
-    browser: TestClient, project: Project, worker: PretendWorker, engine: Engine
-) -> None:
-    job_id = start(browser, project)
-    worker.claim()
-    worker.steps(1, 9, 20)
-    worker.say(("step", 8, {"loss": 0.125}), ("step", 9, {"loss": 0.0625}))
-    with read_session(engine) as session:
-        points = history.chart_points(session, run=runs.get(session, job_id))
-    assert [point["step"] for point in points] == list(range(1, 10))
-    assert [point["loss"] for point in points[-2:]] == [0.125, 0.0625]
-
-
-def test_points_carry_log_ratios_and_no_accuracy_before_anything_is_learned(
-    browser: TestClient, project: Project, worker: PretendWorker, engine: Engine
-) -> None:
-    job_id = start(browser, project, **{"config.beta": "0.5"})
-    worker.claim()
-    worker.say(
-        ("eval", 0, evaluation(0)),
-        (
-            "step",
-            1,
-            {"rewards/chosen": 0.25, "rewards/rejected": -1.0, "rewards/margins": 1.25, "rewards/accuracies": 1.0},
-        ),
-    )
-    with read_session(engine) as session:
-        before, first = history.chart_points(session, run=runs.get(session, job_id))
-    assert "rewards/accuracies" not in before and before["loss"] == pytest.approx(0.693147)
-    assert (first["log_ratios/chosen"], first["log_ratios/rejected"], first["rewards/accuracies"]) == (0.5, -2.0, 1.0)
 
 
 def test_a_silent_stream_of_a_queued_run_still_tells_of_workers(
