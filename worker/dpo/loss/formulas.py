@@ -2,7 +2,7 @@
 
 A function sees all pairs at once: the chosen completions `win`, the rejected `lose`, and the options; it returns the
 loss of each pair, shape (pairs,). Symbols: w the chosen answer, l the rejected; r = log π(y|x) - log π_ref(y|x), the
-log-ratio; Δ = β·(r_w - r_l); |y| the completion's length in tokens; σ the sigmoid. `losses.LOSS_TYPES` says which
+log-ratio; Δ = β·(r_w - r_l); |y| the completion's length in tokens; σ the sigmoid. `ground/losses.py` says which
 options each one uses.
 """
 
