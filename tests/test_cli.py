@@ -11,10 +11,11 @@ import redis
 from sqlalchemy import Engine
 from typer.testing import CliRunner, Result
 
-from app import doorbell, events
+from app import doorbell
 from app.cli import cli
 from app.config import Settings, get_settings
 from app.db import read_session, write_session
+from app.events import wake
 from app.models import JobKind, JobState
 from app.services.collecting import projects
 from app.services.jobs import jobs, workers
@@ -108,8 +109,8 @@ def test_commands_ring_the_workers_and_wake_the_pages_as_a_click_does(
     prefloop("import", "tone", str(pairs))
     with redis.Redis.from_url(redis_url) as broker, broker.pubsub(ignore_subscribe_messages=True) as pages:
         broker.delete(doorbell.QUEUE)
-        pages.subscribe(events.CHANNEL)
-        broker.publish(events.CHANNEL, "listening")
+        pages.subscribe(wake.CHANNEL)
+        broker.publish(wake.CHANNEL, "listening")
         while (first := pages.get_message(timeout=30)) is None or first["data"] != b"listening":
             pass
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import orjson
 import typer
 
-from app import events
 from app.commands.context import acting_user, console, show
 from app.commands.options import ActAs, AsJson
 from app.config import get_settings
 from app.db import read_session, write_session
+from app.events import log as events
 from app.models import FINISHED, Job, JobEvent, JobKind
 from app.services.collecting import projects
 from app.services.jobs import jobs as job_service

@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response, StreamingResponse
 
-from app import events
 from app.errors import Conflict
+from app.events import wire
 from app.models import FINISHED, JobKind, JobState, Project, TrainingRun
 from app.paging import Page
 from app.routes.training import job_page, run_page, run_stream
@@ -75,7 +75,7 @@ def stream(
 ) -> Response:
     """What the run's page doesn't show yet; goes on after `Last-Event-ID`, or after `after` for a page just loaded."""
     runs.get(session, job_id)
-    start = events.parse_id(last_event_id, default=max(after, 0))
+    start = wire.parse_id(last_event_id, default=max(after, 0))
     told = run_stream.messages(request, job_id=job_id, after=start, engine=engine, settings=settings)
     return StreamingResponse(
         told, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

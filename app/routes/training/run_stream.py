@@ -12,12 +12,13 @@ import orjson
 from fastapi import Request
 from sqlalchemy import Engine
 
-from app import events
 from app.config import Settings
 from app.db import read_session
+from app.events import wire
 from app.models import JobEvent, JobState
 from app.routes.training import run_page
 from app.services.training import history, runs
+from app.web.sse import feed_of
 from app.web.templating import render
 
 KEPT_MESSAGES = 64
@@ -48,15 +49,15 @@ async def messages(
 ) -> AsyncIterator[bytes]:
     """Server-sent events until the run is over, then `end`."""
     told = _told_of(request)
-    yield events.PING  # the answer's head goes out with its first bytes, and the page then says that it is live
-    async for rows in events.feed_of(request.app).watch(job_id, after):
+    yield wire.PING  # the answer's head goes out with its first bytes, and the page then says that it is live
+    async for rows in feed_of(request.app).watch(job_id, after):
         if rows:
             key = (job_id, rows[0].id, rows[-1].id)
             yield await told.once(key, lambda rows=rows: _message(request, job_id, rows, engine, settings))  # type: ignore[misc]
         else:
             tick = int(asyncio.get_running_loop().time() / settings.stream_ping_seconds)
             yield await told.once((job_id, -1, tick), lambda: _ping(request, job_id, engine, settings))
-    yield events.message("", event="end")
+    yield wire.message("", event="end")
 
 
 def _told_of(request: Request) -> Told:
@@ -74,8 +75,8 @@ def _message(request: Request, job_id: int, rows: list[JobEvent], engine: Engine
         points = history.points(rows)
     changed = ["run_status", "run_outcome", *(block for block, own in BLOCKS.items() if own & kinds)]
     html = "".join(_partial(request, block, shown) for block in changed)
-    first = events.message(orjson.dumps(points).decode(), event="points") if points else b""
-    return first + events.message(html, id=rows[-1].id)
+    first = wire.message(orjson.dumps(points).decode(), event="points") if points else b""
+    return first + wire.message(html, id=rows[-1].id)
 
 
 def _ping(request: Request, job_id: int, engine: Engine, settings: Settings) -> bytes:
@@ -83,9 +84,9 @@ def _ping(request: Request, job_id: int, engine: Engine, settings: Settings) -> 
     with read_session(engine) as session:
         run = runs.get(session, job_id)
         if run.job.state is not JobState.QUEUED:
-            return events.PING
+            return wire.PING
         shown = run_page.live(session, run=run, settings=settings, kinds=set())
-    return events.message(_partial(request, "run_status", shown) + _partial(request, "run_outcome", shown))
+    return wire.message(_partial(request, "run_status", shown) + _partial(request, "run_outcome", shown))
 
 
 def _partial(request: Request, block: str, shown: run_page.Live) -> str:

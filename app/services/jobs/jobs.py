@@ -7,9 +7,10 @@ from sqlalchemy import CursorResult, Select, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from app import events, paging
+from app import paging
 from app.db import after_commit
 from app.errors import Conflict, NotFound
+from app.events import log as events
 from app.models import TRANSITIONS, Job, JobKind, JobState, Project, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit

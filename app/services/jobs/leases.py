@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app import events
 from app.errors import Conflict
+from app.events import log as events
 from app.models import Job, JobKind, JobState
 from app.models.base import now as utc_now
 from app.services.jobs import jobs

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Engine
 
-from app import doorbell, events
+from app import doorbell
 from app.config import Settings
 from app.db import settings_of, write_session
+from app.events import log as events
 
 log = structlog.get_logger()
 

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from app import events, paging
+from app import paging
 from app.errors import Invalid, NotFound
+from app.events import log as events
 from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project, TrainingRun
 from app.models.base import now as utc_now
 from app.storage import Storage, StoredFile

@@ -9,9 +9,9 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import events
 from app.db import read_session, write_session
 from app.errors import Conflict, NotFound
+from app.events import log as events
 from app.models import AuditEntry, Job, JobKind, JobState, Project, User
 from app.services.jobs import jobs, leases
 from app.services.jobs.leases import LeaseLost

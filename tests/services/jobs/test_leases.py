@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
-from app import events
 from app.db import read_session, write_session
+from app.events import log as events
 from app.models import Job, JobKind, JobState, User
 from app.services.jobs import jobs, leases
 from app.services.jobs.leases import LeaseLost

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from app import events
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Invalid
+from app.events import log as events
 from app.models import Job, JobKind, JobState
 from app.services.jobs import jobs, leases
 from app.services.jobs.leases import Printed

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, StreamingResponse
 
-from app import events
 from app.config import Settings
 from app.db import read_session, write_session
+from app.events import feed, wire
+from app.events import log as events
 from app.models import Job, JobKind, JobState, TrainingRun, User
 from app.services.collecting import projects
 from app.services.datasets import snapshots
@@ -27,6 +28,7 @@ from app.web.deps import (
     client_address,
 )
 from app.web.problems import problems
+from app.web.sse import feed_of
 
 router = APIRouter(tags=["jobs"])
 
@@ -270,14 +272,14 @@ def job_events(
     """A job's history and what comes: a page of JSON, or (`Accept: text/event-stream`) a stream to its end."""
     jobs.get(session, job_id)
     if "text/event-stream" in accept:
-        after = events.parse_id(last_event_id, default=after)
+        after = wire.parse_id(last_event_id, default=after)
         newest = events.last(session, job_id=job_id)
         if newest is not None and newest.id <= after and events.is_end(newest):
             return Response(status_code=204)
-        return stream_of(events.stream(events.feed_of(request.app), job_id=job_id, after=after))
+        return stream_of(feed.stream(feed_of(request.app), job_id=job_id, after=after))
     rows = events.after(session, job_id=job_id, after=after, limit=limit)
     over = len(rows) < limit and events.is_end(events.last(session, job_id=job_id))
-    page = {"items": [events.as_json(row) for row in rows], "after": rows[-1].id if rows else after, "over": over}
+    page = {"items": [wire.as_json(row) for row in rows], "after": rows[-1].id if rows else after, "over": over}
     return JSONResponse(page)
 
 

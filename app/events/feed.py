@@ -1,155 +1,36 @@
-"""A job's events: appended by services, streamed to pages. The only code that knows about server-sent events.
+"""Streams of a job's events: first the rows after the id that a stream last saw, then what comes.
 
-A stream first gets the rows after the id that it last saw, then what comes. One poller a process looks for new rows of
-all watched jobs with one query a tick; Redis, where there is one, only says "look again". Nothing here holds a
-database connection while it waits.
+One poller a process looks for new rows of all watched jobs with one query a tick. Nothing here holds a database
+connection while it waits.
 """
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 
-import orjson
 import redis
 import redis.asyncio
 import structlog
 from sqlalchemy import Engine, and_, or_, select
-from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import after_commit, read_session, settings_of
-from app.models import FINISHED, Job, JobEvent
-from app.models.base import now as utc_now
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
+from app.db import read_session
+from app.events.log import PAGE, after, is_end, last
+from app.events.wake import CHANNEL
+from app.events.wire import PING, sse
+from app.models import JobEvent
 
 log = structlog.get_logger()
 
-PAGE = 500
-CHANNEL = "prefloop:job-events"
 REDIS_IDLE_SECONDS = 5.0  # with Redis awake, a lost wake-up costs no more than this
-REDIS_PAUSE_SECONDS = 10.0
 JOBS_PER_QUERY = 200
-
-
-def append(
-    session: Session,
-    *,
-    job: Job | int,
-    type: str,
-    data: dict[str, Any],
-    step: int | None = None,
-    now: datetime | None = None,
-) -> JobEvent:
-    """Add one event to a job's history."""
-    return append_all(session, job=job, events=[(type, step, data)], now=now)[0]
-
-
-def append_all(
-    session: Session,
-    *,
-    job: Job | int,
-    events: Sequence[tuple[str, int | None, dict[str, Any]]],
-    now: datetime | None = None,
-) -> list[JobEvent]:
-    """Add (type, step, data) events in order. After the commit the pages that watch the job hear of them."""
-    job_id = job if isinstance(job, int) else job.id
-    # Ids are drawn before they are committed: with the job's row locked, no reader sees a later id of it first.
-    session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
-    rows = [
-        JobEvent(job_id=job_id, type=kind, step=step, data=data, created_at=now or utc_now())
-        for kind, step, data in events
-    ]
-    for row in rows:
-        session.add(row)
-        session.flush()
-    after_commit(session, WakePages(job_id))
-    return rows
-
-
-def after(session: Session, *, job_id: int, after: int = 0, limit: int = PAGE) -> list[JobEvent]:
-    """The job's events with an id above `after`, oldest first, at most `limit`."""
-    rows = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after).order_by(JobEvent.id).limit(limit)
-    return list(session.scalars(rows))
-
-
-def last(session: Session, *, job_id: int) -> JobEvent | None:
-    return session.scalars(
-        select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.id.desc()).limit(1)
-    ).first()
-
-
-def is_end(event: JobEvent | None) -> bool:
-    """Whether this event says that the job is over."""
-    return event is not None and event.type == "state" and event.data.get("state") in FINISHED
-
-
-def as_json(event: JobEvent) -> dict[str, Any]:
-    """The event as scripts see it: what the engine printed, with the id to go on from."""
-    head = {"id": event.id, "event": event.type, "step": event.step, "time": event.created_at.timestamp()}
-    return head | {key: value for key, value in event.data.items() if key not in ("id", "event", "step")}
-
-
-def sse(event: JobEvent) -> bytes:
-    """One event as a server-sent event: its id, its type, its JSON."""
-    return message(orjson.dumps(as_json(event)).decode(), id=event.id, event=event.type)
-
-
-def message(data: str, *, id: int | None = None, event: str | None = None) -> bytes:
-    """Any text as a server-sent event."""
-    head = (f"id: {id}\n" if id is not None else "") + (f"event: {event}\n" if event else "")
-    body = "".join(f"data: {line}\n" for line in data.splitlines() or [""])
-    return f"{head}{body}\n".encode()
-
-
-def parse_id(text: str | None, *, default: int) -> int:
-    """The id of a Last-Event-ID header; one that isn't ours counts as none."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else default
-
-
-PING = b": ping\n\n"
 
 
 async def stream(feed: "Feed", *, job_id: int, after: int = 0) -> AsyncIterator[bytes]:
     """A job's events as server-sent events, with a ping where there is silence, until the job is over."""
     async for rows in feed.watch(job_id, after):
         yield b"".join(map(sse, rows)) if rows else PING
-
-
-@lru_cache
-def _redis(url: str) -> redis.Redis:
-    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
-
-
-_silent_until: dict[str, float] = {}
-
-
-def wake(settings: Settings, job_id: int) -> None:
-    """Tell the web processes that a job has new events. Without Redis it does nothing."""
-    url = settings.redis
-    if url is None or time.monotonic() < _silent_until.get(url, 0):
-        return
-    try:
-        _redis(url).publish(CHANNEL, str(job_id))
-    except redis.RedisError as error:
-        _silent_until[url] = time.monotonic() + REDIS_PAUSE_SECONDS
-        log.warning("redis.wake_failed", error=str(error), consequence="pages look for events by themselves")
-
-
-@dataclass(frozen=True, slots=True)
-class WakePages:
-    """The wish that every event brings along: the pages that watch its job look again."""
-
-    job_id: int
-
-    def carry_out(self, engine: Engine) -> None:
-        wake(settings_of(engine), self.job_id)
 
 
 @dataclass(eq=False)
@@ -316,10 +197,3 @@ async def _happens(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def feed_of(app: "FastAPI") -> Feed:
-    """The app's feed, made at its first use: the app's state holds `engine` and `settings`."""
-    if not hasattr(app.state, "feed"):
-        app.state.feed = Feed(app.state.engine, app.state.settings)
-    return app.state.feed

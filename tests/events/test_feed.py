@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from app import events
 from app.config import Settings
 from app.db import get_engine, write_session
-from app.events import Feed
+from app.events import log as events
+from app.events import wire
+from app.events.feed import Feed, stream
 from app.models import Job, JobEvent, JobKind
 from app.services.jobs import leases
 from app.services.training import runs
@@ -158,7 +159,7 @@ def test_thousand_streams_cost_one_query_a_tick_and_hold_no_connection(engine: E
 def test_silence_is_broken_by_pings(engine: Engine, job: Job, feed: Feed) -> None:
     async def scenario() -> list[bytes]:
         chunks = []
-        async for chunk in events.stream(feed, job_id=job.id):
+        async for chunk in stream(feed, job_id=job.id):
             chunks.append(chunk)
             if len(chunks) == 3:
                 return chunks
@@ -166,7 +167,7 @@ def test_silence_is_broken_by_pings(engine: Engine, job: Job, feed: Feed) -> Non
 
     first, *pings = run(scenario)
     assert first.startswith(b"id: 1\nevent: state\ndata: {")
-    assert pings == [events.PING, events.PING]
+    assert pings == [wire.PING, wire.PING]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -185,7 +186,7 @@ def test_redis_wakes_the_stream_and_without_it_polling_goes_on(
     engine: Engine, job: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two web processes' worth of feeds on one Redis that is killed half-way."""
-    monkeypatch.setattr(events, "REDIS_IDLE_SECONDS", 3600.0)  # so that only a wake-up can explain what arrives
+    monkeypatch.setattr("app.events.feed.REDIS_IDLE_SECONDS", 3600.0)  # so that only a wake-up can explain what arrives
     port = free_port()
     with_redis = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0", "stream_poll_seconds": 0.02})
     feeds = [Feed(engine, with_redis), Feed(engine, with_redis)]
@@ -210,11 +211,11 @@ def test_redis_wakes_the_stream_and_without_it_polling_goes_on(
 
 
 def test_message_of_several_lines_stays_one_message() -> None:
-    assert events.message("a\nb\r\nc", id=7, event="log") == b"id: 7\nevent: log\ndata: a\ndata: b\ndata: c\n\n"
+    assert wire.message("a\nb\r\nc", id=7, event="log") == b"id: 7\nevent: log\ndata: a\ndata: b\ndata: c\n\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("12", 12), ("", 3), (None, 3), ("x", 3), ("-1", 3), ("9" * 40, 3), ("²", 3)]
+    ("text", "expected"), [("12", 12), ("", 3), (None, 3), ("x", 3), ("-1", 3), ("9" * 40, 3), ("²", 3)]
 )
-def test_last_event_id_of_a_stranger_counts_as_none(text: str | None, found: int) -> None:
-    assert events.parse_id(text, default=3) == found
+def test_last_event_id_of_a_stranger_counts_as_none(text: str | None, expected: int) -> None:
+    assert wire.parse_id(text, default=3) == expected

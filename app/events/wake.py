@@ -1,0 +1,47 @@
+"""Redis, where there is one, says "look again" to the web processes whose pages watch a job."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+import redis
+import structlog
+from sqlalchemy import Engine
+
+from app.config import Settings
+from app.db import settings_of
+
+log = structlog.get_logger()
+
+CHANNEL = "prefloop:job-events"
+REDIS_PAUSE_SECONDS = 10.0
+
+
+@lru_cache
+def _redis(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
+
+
+_silent_until: dict[str, float] = {}
+
+
+def wake(settings: Settings, job_id: int) -> None:
+    """Tell the web processes that a job has new events. Without Redis it does nothing."""
+    url = settings.redis
+    if url is None or time.monotonic() < _silent_until.get(url, 0):
+        return
+    try:
+        _redis(url).publish(CHANNEL, str(job_id))
+    except redis.RedisError as error:
+        _silent_until[url] = time.monotonic() + REDIS_PAUSE_SECONDS
+        log.warning("redis.wake_failed", error=str(error), consequence="pages look for events by themselves")
+
+
+@dataclass(frozen=True, slots=True)
+class WakePages:
+    """The wish that every event brings along: the pages that watch its job look again."""
+
+    job_id: int
+
+    def carry_out(self, engine: Engine) -> None:
+        wake(settings_of(engine), self.job_id)
