@@ -13,6 +13,16 @@ from app.models.base import now as utc_now
 from app.services.collecting import slots
 from app.services.collecting.messages import Message
 
+FIRST, SECOND = aliased(Response), aliased(Response)
+# Built once, for every request asks it. Sources are never read.
+TEXTS = (
+    select(Prompt.messages, FIRST.text, SECOND.text)
+    .select_from(Comparison)
+    .join(Prompt, Prompt.id == Comparison.prompt_id)
+    .join(FIRST, FIRST.id == Comparison.first_response_id)
+    .join(SECOND, SECOND.id == Comparison.second_response_id)
+)
+
 
 @dataclass(frozen=True)
 class ShownPair:
@@ -130,16 +140,8 @@ def _fresh(session: Session, project: Project, user: User, now: datetime, until:
 
 
 def _pair(session: Session, showing: Showing, until: datetime | None, previous: Judgment | None = None) -> ShownPair:
-    """A showing with its texts, each answer on its side. Sources are never read."""
-    first, second = aliased(Response), aliased(Response)
-    prompt, left, right = session.execute(
-        select(Prompt.messages, first.text, second.text)
-        .select_from(Comparison)
-        .join(Prompt, Prompt.id == Comparison.prompt_id)
-        .join(first, first.id == Comparison.first_response_id)
-        .join(second, second.id == Comparison.second_response_id)
-        .where(Comparison.id == showing.comparison_id)
-    ).one()
+    """A showing with its texts, each answer on its side."""
+    prompt, left, right = session.execute(TEXTS.where(Comparison.id == showing.comparison_id)).one()
     if showing.first_side is Side.RIGHT:
         left, right = right, left
     return ShownPair(

@@ -23,6 +23,7 @@ from app.models import Comparison, Judgment, Project, Slot, SlotState, User
 UNMATCHED = {"synchronize_session": False}
 NO_LEASE = {"lease_token": None, "leased_until": None}
 OPENED = {"state": SlotState.OPEN, "holder_id": None, **NO_LEASE}
+OTHER = aliased(Slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +155,10 @@ def match(session: Session, *, project: Project) -> None:
     """Gives every comparison the slots that the project now wants; what is leased or done stays."""
     wanted = project.judgments_per_comparison
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
-    other = aliased(Slot)
     before = (
         select(func.count())
         .where(
-            other.comparison_id == Slot.comparison_id, or_(other.state != SlotState.OPEN, other.ordinal < Slot.ordinal)
+            OTHER.comparison_id == Slot.comparison_id, or_(OTHER.state != SlotState.OPEN, OTHER.ordinal < Slot.ordinal)
         )
         .scalar_subquery()
     )
@@ -211,8 +211,7 @@ def _ran_out(now: datetime) -> ColumnElement[bool]:
 
 def _is_known_to(user: User) -> ColumnElement[bool]:
     """Whether a slot's comparison was judged (or skipped) by this person, or another slot of it is theirs."""
-    other = aliased(Slot)
     return or_(
         exists().where(Judgment.comparison_id == Slot.comparison_id, Judgment.user_id == user.id),
-        exists().where(other.comparison_id == Slot.comparison_id, other.holder_id == user.id),
+        exists().where(OTHER.comparison_id == Slot.comparison_id, OTHER.holder_id == user.id),
     )
