@@ -16,7 +16,7 @@ from app.models.comparison import (
     Split,
 )
 from app.models.importing import Import, ImportState, Rejection
-from app.models.job import FINISHED, TRANSITIONS, Job, JobEvent, JobKind, JobState
+from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
 from app.models.project import Guideline, Project
 from app.models.snapshot import Agreed, Counts, Evaluator, Sides, Snapshot, Source, Statistics, Warned
@@ -37,6 +37,7 @@ __all__ = [
     "Comparison",
     "Counts",
     "Evaluator",
+    "EventType",
     "Guideline",
     "Import",
     "ImportState",

@@ -57,14 +57,14 @@ class JsonOf(TypeDecorator[Typed]):
 FileList = JsonOf(tuple[StoredFile, ...])
 
 
-def string_enum(kind: type[StrEnum], name: str) -> Enum:
+def string_enum(kind: type[StrEnum], name: str, *, length: int = 24) -> Enum:
     """A VARCHAR with a CHECK, so that adding a value is a plain migration on both databases."""
     return Enum(
         kind,
         name=name,
         native_enum=False,
         create_constraint=True,
-        length=24,
+        length=length,
         values_callable=lambda members: [member.value for member in members],
     )
 

@@ -87,15 +87,28 @@ class Job(Base):
     created_by: Mapped[User | None] = relationship(lazy="raise")
 
 
+class EventType(StrEnum):
+    """What an event tells; the words are those of the engine's output and of the API."""
+
+    STATE = "state"
+    STEP = "step"
+    EVAL = "eval"
+    SAMPLE = "sample"
+    LOG = "log"
+    CHECKPOINT = "checkpoint"
+    DONE = "done"
+    ERROR = "error"
+
+
 class JobEvent(Base):
-    """Append-only. `id` is the SSE event id; `type` is one of state, step, eval, sample, log, checkpoint, done, error."""
+    """Append-only. `id` is the SSE event id."""
 
     __tablename__ = "job_events"
     __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"), {"sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
-    type: Mapped[str] = mapped_column(String(16))
+    type: Mapped[EventType] = mapped_column(string_enum(EventType, "type", length=16))
     step: Mapped[int | None]
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -18,6 +18,7 @@ FINISHED = (
     "(state IN ('succeeded', 'failed', 'cancelled') AND finished_at IS NOT NULL)"
     " OR (state IN ('queued', 'running') AND finished_at IS NULL)"
 )
+EVENTS = "type IN ('state', 'step', 'eval', 'sample', 'log', 'checkpoint', 'done', 'error')"
 OF_RUNS = ("snapshot_id", "base_model", "config", "note", "metrics")
 
 
@@ -60,6 +61,9 @@ def upgrade() -> None:
         batch.create_check_constraint(op.f("ck_jobs_kind"), "kind IN ('training', 'export')")
         batch.create_check_constraint(op.f("ck_jobs_lease"), LEASE)
         batch.create_check_constraint(op.f("ck_jobs_finished"), FINISHED)
+    op.execute(f"UPDATE job_events SET type = 'log' WHERE NOT ({EVENTS})")  # noqa: S608
+    with op.batch_alter_table("job_events", table_kwargs={"sqlite_autoincrement": True}) as batch:
+        batch.create_check_constraint(op.f("ck_job_events_type"), EVENTS)
     with op.batch_alter_table("checkpoints") as batch:
         batch.drop_index(op.f("ix_checkpoints_project_id"))
         batch.drop_constraint(op.f("fk_checkpoints_project_id"), type_="foreignkey")
@@ -81,6 +85,8 @@ def downgrade() -> None:
     # The earlier version has no place for jobs of other kinds.
     op.execute("DELETE FROM job_events WHERE job_id NOT IN (SELECT job_id FROM training_runs)")
     op.execute("DELETE FROM jobs WHERE id NOT IN (SELECT job_id FROM training_runs)")
+    with op.batch_alter_table("job_events", table_kwargs={"sqlite_autoincrement": True}) as batch:
+        batch.drop_constraint(op.f("ck_job_events_type"), type_="check")
     with op.batch_alter_table("workers") as batch:
         batch.add_column(sa.Column("job_id", sa.Integer(), nullable=True))
         batch.create_foreign_key(op.f("fk_workers_job_id"), "jobs", ["job_id"], ["id"])

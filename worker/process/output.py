@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from app.models import EventType
 from app.services.jobs.leases import Printed
 
-KINDS = frozenset({"state", "step", "eval", "sample", "log", "checkpoint", "done", "error"})
-ONCE_A_STEP = frozenset({"step", "eval", "sample"})
+ONCE_A_STEP = frozenset({EventType.STEP, EventType.EVAL, EventType.SAMPLE})
 CHUNK = 1_000_000
 LONGEST_LINE = 500_000
 LONGEST_TEXT = 20_000
@@ -42,7 +42,7 @@ def parse(line: bytes) -> Printed:
         record = json.loads(line)
     except ValueError:
         record = None
-    if not isinstance(record, dict) or record.get("event") not in KINDS:
+    if not isinstance(record, dict) or record.get("event") not in list(EventType):
         return "log", None, {"message": str(_storable(line.decode("utf-8", "replace"))).strip()}
     kind, step = record.pop("event"), record.pop("step", None)
     record.pop("state", None)  # a job's state is ours to tell

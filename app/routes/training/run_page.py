@@ -94,6 +94,7 @@ class Live:
 class RunPage(Live):
     after: int = 0
     points: list[dict[str, Any]] = field(default_factory=list)
+    lacks_log_ratios: bool = False
     charts: tuple[Chart, ...] = CHARTS
     configuration: list[tuple[str, list[Setting]]] = field(default_factory=list)
 
@@ -102,10 +103,12 @@ def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
     """The whole page. The stream goes on after the newest event that it shows."""
     after = history.last_id(session, job=run.job)
     shown = live(session, run=run, settings=settings, kinds={"sample", "log", "step", "eval"})
+    points = history.chart_points(session, job=run.job)
     return RunPage(
         **{name: getattr(shown, name) for name in Live.__dataclass_fields__},
         after=after,
-        points=history.chart_points(session, job=run.job),
+        points=points,
+        lacks_log_ratios=history.lacks_log_ratios(points),
         configuration=configuration(run.config),
     )
 

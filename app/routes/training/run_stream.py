@@ -68,7 +68,7 @@ def _told_of(request: Request) -> Told:
 
 
 def _message(request: Request, job_id: int, rows: list[JobEvent], engine: Engine, settings: Settings) -> bytes:
-    kinds = {row.type for row in rows}
+    kinds: set[str] = {row.type for row in rows}
     with read_session(engine) as session:
         run = runs.get(session, job_id)
         shown = run_page.live(session, run=run, settings=settings, kinds=kinds)

@@ -1,13 +1,13 @@
 """What a run has told so far, read back from its events for its page: chart points, samples, the end of its log."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.models import Job, JobEvent
+from app.models import EventType, Job, JobEvent
 
 CHARTED = (
     "loss",
@@ -38,19 +38,25 @@ def point(event: JobEvent) -> dict[str, Any] | None:
     Eval metrics lose their `eval_`, so that a chart names one metric for both kinds. What the engine didn't print is
     missing: nothing is worked out here.
     """
-    if event.type not in ("step", "eval") or event.step is None:
+    if event.type not in (EventType.STEP, EventType.EVAL) or event.step is None:
         return None
-    prefix = "eval_" if event.type == "eval" else ""
+    prefix = "eval_" if event.type == EventType.EVAL else ""
     values = {key: event.data.get(prefix + key) for key in CHARTED}
     if not values["rewards/margins"]:
         values["rewards/accuracies"] = None  # policy and reference are equal, so no answer is preferred, rightly or not
     rounded = {key: float(f"{value:.6g}") for key, value in values.items() if isinstance(value, int | float)}
-    return {"id": event.id, "kind": event.type, "step": event.step, **rounded}
+    return {"id": event.id, "kind": str(event.type), "step": event.step, **rounded}
 
 
 def points(events: Iterable[JobEvent]) -> list[dict[str, Any]]:
     """The chart points among these events, in their order."""
     return [one for event in events if (one := point(event))]
+
+
+def lacks_log_ratios(points: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these are points of an engine that didn't print log-ratios: the first release's."""
+    steps = [one for one in points if one["kind"] == EventType.STEP]
+    return bool(steps) and not any("log_ratios/chosen" in one for one in steps)
 
 
 def chart_points(session: Session, *, job: Job) -> list[dict[str, Any]]:

@@ -433,6 +433,17 @@ def test_a_reconnect_goes_on_after_the_last_id(browser: TestClient, finished: in
     assert [message.get("event") for message in again] == ["end"]
 
 
+def test_run_of_an_engine_that_printed_no_log_ratios_says_so(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    job_id, told = start(browser, project), "Log-ratios aren't drawn"
+    worker.claim()
+    worker.say(("step", 1, {"loss": 0.6, "rewards/chosen": 0.25, "rewards/rejected": -1.0}))
+    assert told in html.unescape(browser.get(f"/jobs/{job_id}").text)
+    worker.steps(2, 3, 20)
+    assert told not in html.unescape(browser.get(f"/jobs/{job_id}").text)
+
+
 def test_a_silent_stream_of_a_queued_run_still_tells_of_workers(
     browser: TestClient, project: Project, engine: Engine, settings: Settings
 ) -> None:
