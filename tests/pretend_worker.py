@@ -51,8 +51,6 @@ def metrics(step: int, prefix: str = "") -> dict[str, float]:
         "log_ratios/chosen": chosen / 0.1,
         "log_ratios/rejected": rejected / 0.1,
         "logps/chosen": -60 + chosen / 0.1,
-        "log_ratios/chosen": chosen / 0.1,
-        "log_ratios/rejected": rejected / 0.1,
     }
     return {prefix + name: value for name, value in figures.items()}
 
