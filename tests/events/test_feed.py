@@ -218,12 +218,8 @@ def test_message_of_several_lines_stays_one_message() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("12", 12), ("", 3), (None, 3), ("x", 3), ("-1", 3), ("9" * 40, 3), ("²", 3)]
 )
-<<<<<<< HEAD:tests/events/test_feed.py
 def test_last_event_id_of_a_stranger_counts_as_none(text: str | None, expected: int) -> None:
     assert wire.parse_id(text, default=3) == expected
-=======
-def test_last_event_id_of_a_stranger_counts_as_none(text: str | None, found: int) -> None:
-    assert events.parse_id(text, default=3) == found
 
 
 def test_database_refuses_an_event_that_nobody_knows(engine: Engine, job: Job) -> None:
@@ -232,4 +228,3 @@ def test_database_refuses_an_event_that_nobody_knows(engine: Engine, job: Job) -
     insert = text("INSERT INTO job_events (job_id, type, data, created_at) VALUES (:job, 'rumour', '{}', :now)")
     with pytest.raises(IntegrityError, match="ck_job_events_type"), engine.begin() as connection:
         connection.execute(insert, {"job": job.id, "now": "2026-01-01 00:00:00"})
->>>>>>> 72c20f4 (Events have one list of types that the database holds to; charts draw the log-ratios that the engine printed and guess nothing):tests/test_events.py
