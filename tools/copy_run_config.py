@@ -1,6 +1,7 @@
-"""Writes the app's copy of a run's configuration: `make run-config`, after a change to the engine's.
+"""Writes the app's copies of the engine's rules: `make run-config`, after a change to the engine's.
 
-The app may not import the engine, which needs torch, and the engine stands alone. Both check settings by the same text.
+The app may not import the engine, which needs torch, and the engine stands alone. Both check a run's settings, and which
+models can become GGUF files, by the same text.
 """
 
 from pathlib import Path
@@ -10,11 +11,13 @@ from app.paths import APP, ROOT
 SOURCE = ROOT / "worker" / "dpo" / "ground"
 TARGET = APP / "services" / "training" / "run_config"
 MODULES = ("config", "losses", "values")
+GGUF_RULE = ROOT / "worker" / "dpo" / "publish" / "gguf_support.py"
 
 
 def copies() -> dict[Path, str]:
     """The copies' texts by where they lie."""
-    return {TARGET / f"{name}.py": copy_of(SOURCE / f"{name}.py") for name in MODULES}
+    configuration = {TARGET / f"{name}.py": copy_of(SOURCE / f"{name}.py") for name in MODULES}
+    return configuration | {TARGET.parent / GGUF_RULE.name: copy_of(GGUF_RULE)}
 
 
 def copy_of(source: Path) -> str:

@@ -1,19 +1,23 @@
 """prefloop checkpoints …"""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 
-from app.commands.context import console, show
-from app.commands.options import AsJson
+from app.commands.context import acting_user, console, show
+from app.commands.jobs import follow
+from app.commands.options import ActAs, AsJson
 from app.config import get_settings
-from app.db import read_session
+from app.db import read_session, write_session
+from app.models import ExportFormat
 from app.services.collecting import projects
 from app.services.training import checkpoints as checkpoint_service
-from app.storage import get_storage
+from app.services.training import exports
+from app.storage import StoredFile, get_storage
 
 checkpoints = typer.Typer(no_args_is_help=True, help="What training runs saved.")
 
@@ -65,12 +69,50 @@ def show_checkpoint(checkpoint_id: int) -> None:
 @checkpoints.command("download")
 def download_checkpoint(checkpoint_id: int, out: Annotated[Path, typer.Option("--out", file_okay=False)]) -> None:
     """Copy a checkpoint's files into a folder."""
-    storage = get_storage(get_settings())
     with read_session() as session:
         row = checkpoint_service.get(session, checkpoint_id)
-    for file in row.files:
+    _copy(row.files, out)
+
+
+def _copy(files: Sequence[StoredFile], out: Path) -> None:
+    storage = get_storage(get_settings())
+    for file in files:
         target = out / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         with storage.open(file.key) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
         console.print(f"{target}  {file.sha256}")
+
+
+@checkpoints.command("export")
+def export_checkpoint(
+    checkpoint_id: int,
+    form: Annotated[ExportFormat, typer.Option("--as", help="What to make of it.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", file_okay=False, help="Wait for it, then copy its files into this folder.")
+    ] = None,
+    as_user: ActAs = None,
+) -> None:
+    """Export a checkpoint as merged weights or GGUF, compared with what was trained."""
+    settings = get_settings()
+    with read_session() as session:
+        row = checkpoint_service.get(session, checkpoint_id)
+    refused = exports.refusals(settings, get_storage(settings), checkpoint=row)
+    with write_session() as session:
+        by = acting_user(session, as_user)
+        export = exports.create(session, checkpoint=row, format=form, by=by, refused=refused)
+    number = export.job_id
+    if not export.files:
+        where = f"{settings.base_url}/checkpoints/{checkpoint_id}#exports"
+        console.print(
+            f"Export {number} is {export.job.state.value}. Follow it: prefloop jobs watch {number}, or {where}"
+        )
+        if watch or out:
+            follow(number)
+    elif not out:
+        console.print(f"Checkpoint {checkpoint_id} has this export already. Copy its files: add --out FOLDER")
+    if out:
+        with read_session() as session:
+            made = exports.whole(session, checkpoint_id=checkpoint_id, format=form.value)
+        _copy(made.files, out)

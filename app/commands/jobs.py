@@ -26,8 +26,11 @@ def _line(event: JobEvent) -> str:
     data = event.data
     if event.type == "step":
         keys = ("loss", "rewards/margins", "rewards/accuracies", "learning_rate", "grad_norm")
-        return f"step {event.step}: " + ", ".join(
-            f"{key} {data[key]:.4g}" for key in keys if isinstance(data.get(key), int | float)
+        figures = [f"{key} {data[key]:.4g}" for key in keys if isinstance(data.get(key), int | float)]
+        return (
+            f"step {event.step}: " + ", ".join(figures)
+            if figures
+            else f"step {event.step} of {data.get('total_steps')}"
         )
     if event.type == "log":
         return str(data.get("message", ""))
@@ -100,6 +103,11 @@ def show_job(job_id: int) -> None:
 @jobs.command("watch")
 def watch_job(job_id: int) -> None:
     """Print a job's events until it ends; exit status 1 when it did not succeed."""
+    follow(job_id)
+
+
+def follow(job_id: int) -> None:
+    """Print a job's events until it ends. Raises typer.Exit(1) when it did not succeed."""
     last = 0
     while True:
         with read_session() as session:
@@ -113,7 +121,8 @@ def watch_job(job_id: int) -> None:
         if not batch:
             time.sleep(get_settings().stream_poll_seconds)
     console.print(f"{_name(job)} {job.state.value}." + (f" {job.error}" if job.error else ""), markup=False)
-    raise typer.Exit(0 if job.state.value == "succeeded" else 1)
+    if job.state.value != "succeeded":
+        raise typer.Exit(1)
 
 
 @jobs.command("cancel")

@@ -15,6 +15,7 @@ from app.models.comparison import (
     SourceKind,
     Split,
 )
+from app.models.export import Export, ExportFormat
 from app.models.importing import Import, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
@@ -38,6 +39,8 @@ __all__ = [
     "Counts",
     "Evaluator",
     "EventType",
+    "Export",
+    "ExportFormat",
     "Guideline",
     "Import",
     "ImportState",

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response, StreamingResponse
 
 from app.services.datasets import snapshots
-from app.services.training import checkpoints
+from app.services.training import checkpoints, exports
 from app.storage import Storage
 from app.web.archive import Content, stored, tar
 
@@ -97,6 +97,37 @@ def send_checkpoint_archive(request: Request, session: Session, storage: Storage
         filename=f"{folder}.tar",
         media_type="application/x-tar",
         modified=checkpoint.created_at,
+    )
+
+
+def send_export_file(
+    request: Request, session: Session, storage: Storage, *, checkpoint_id: int, format: str, name: str
+) -> Response:
+    """One file of a finished export, for the page and the API. Raises NotFound."""
+    export, file = exports.file(session, checkpoint_id=checkpoint_id, format=format, name=name)
+    return send(
+        request,
+        storage,
+        stored(file),
+        filename=file.name,
+        media_type=checkpoints.media_type(file.name),
+        modified=export.job.finished_at or export.job.created_at,
+    )
+
+
+def send_export_archive(
+    request: Request, session: Session, storage: Storage, *, checkpoint_id: int, format: str
+) -> Response:
+    """All files of a finished export as one tar, in a folder of its own. Raises NotFound."""
+    export = exports.whole(session, checkpoint_id=checkpoint_id, format=format)
+    folder, modified = exports.folder_name(export), export.job.finished_at or export.job.created_at
+    return send(
+        request,
+        storage,
+        tar(export.files, folder=folder, mtime=int(modified.timestamp())),
+        filename=f"{folder}.tar",
+        media_type="application/x-tar",
+        modified=modified,
     )
 
 

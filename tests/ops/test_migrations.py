@@ -214,6 +214,29 @@ def test_a_downgrade_and_another_upgrade_keep_it_as_well(engine: Engine, filled:
     assert rows_of(engine) == upgraded
 
 
+def test_a_downgrade_drops_exports_and_their_jobs(engine: Engine, filled: Filled) -> None:
+    migrate.upgrade(engine)
+    jobs = len(rows_of(engine)["jobs"])
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, project_id, kind, state, phase, step, error, error_code, attempts, worker,"
+                " output_bytes, created_at) SELECT 900, project_id, 'export', 'queued', '', 0, '', '', 0, '', 0, created_at"
+                " FROM jobs WHERE id = 1"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO exports (job_id, checkpoint_id, format, files, proof) VALUES (900, 1, 'merged', '[]', '{}')"
+            )
+        )
+    migrate.downgrade(engine, "0003")
+    kept = rows_of(engine)
+    assert len(kept["jobs"]) == jobs and "exports" not in kept
+    migrate.upgrade(engine)
+    assert rows_of(engine)["exports"] == []
+
+
 def test_every_step_down_leaves_nothing(engine: Engine, filled: Filled) -> None:
     migrate.upgrade(engine)
     migrate.downgrade(engine, "base")

@@ -2,22 +2,25 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
-from app.models import Checkpoint, Project
+from app.db import read_session, write_session
+from app.models import Checkpoint, ExportFormat, Project
 from app.paging import Page
 from app.routes.training import run_page
+from app.routes.training.export_panel import Panel, panel
 from app.routes.training.run_page import Setting
+from app.services.accounts import users
 from app.services.collecting import projects
-from app.services.training import checkpoints, loading, outcome
+from app.services.training import checkpoints, exports, loading, outcome
 from app.services.training.outcome import Verdict
 from app.storage import Storage
-from app.web.deps import EngineerDep, RowId, SessionDep, SettingsDep, StorageDep
-from app.web.downloads import send_checkpoint_archive, send_checkpoint_file
-from app.web.templating import render
+from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep, StorageDep, UploaderDep
+from app.web.downloads import send_checkpoint_archive, send_checkpoint_file, send_export_archive, send_export_file
+from app.web.templating import is_fragment, redirect, render
 
 router = APIRouter()
 
@@ -48,6 +51,7 @@ class CheckpointPage:
     note: str
     card: str
     configuration: list[tuple[str, list[Setting]]]
+    exports: Panel
 
 
 @router.get("/projects/{slug}/checkpoints")
@@ -69,6 +73,7 @@ def show(
     storage: StorageDep,
 ) -> Response:
     row = checkpoints.get(session, checkpoint_id)
+    is_adapter = loading.is_adapter(row)
     base = row.provenance.get("base_model") or {}
     folder = checkpoints.folder_name(row)
     return render(
@@ -82,12 +87,36 @@ def show(
             size=checkpoints.size(row),
             archive=f"{folder}.tar",
             snippet=loading.snippet(row, folder=folder, settings=settings),
-            is_adapter=loading.is_adapter(row),
+            is_adapter=is_adapter,
             note=str(base.get("note") or ""),
             card=_card(row, storage),
             configuration=run_page.configuration(row.provenance.get("config") or {}),
+            exports=panel(session, checkpoint=row, settings=settings, storage=storage, is_adapter=is_adapter),
         ),
+        block="exports" if is_fragment(request) else None,
     )
+
+
+@router.post("/checkpoints/{checkpoint_id}/exports")
+def export(
+    checkpoint_id: RowId,
+    engine: EngineDep,
+    viewer: UploaderDep,
+    settings: SettingsDep,
+    storage: StorageDep,
+    format: Annotated[ExportFormat, Form()],
+) -> Response:
+    """Queue an export, or find the one that is there. Files are read before the write transaction begins."""
+    with read_session(engine) as session:
+        checkpoint = checkpoints.get(session, checkpoint_id)
+    refused = exports.refusals(settings, storage, checkpoint=checkpoint)
+    try:
+        with write_session(engine) as session:
+            by = users.get(session, viewer.username)
+            exports.create(session, checkpoint=checkpoint, format=format, by=by, refused=refused)
+    except exports.CannotExport as reason:
+        return redirect(f"/checkpoints/{checkpoint_id}", str(reason))
+    return redirect(f"/checkpoints/{checkpoint_id}#exports")
 
 
 def _card(row: Checkpoint, storage: Storage) -> str:
@@ -112,3 +141,25 @@ def archive(
     checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
 ) -> Response:
     return send_checkpoint_archive(request, session, storage, checkpoint_id=checkpoint_id)
+
+
+@router.head("/checkpoints/{checkpoint_id}/exports/{format}/files/{name}")
+@router.get("/checkpoints/{checkpoint_id}/exports/{format}/files/{name}")
+def download_export(
+    checkpoint_id: RowId,
+    format: str,
+    name: str,
+    request: Request,
+    session: SessionDep,
+    user: EngineerDep,
+    storage: StorageDep,
+) -> Response:
+    return send_export_file(request, session, storage, checkpoint_id=checkpoint_id, format=format, name=name)
+
+
+@router.head("/checkpoints/{checkpoint_id}/exports/{format}/archive.tar")
+@router.get("/checkpoints/{checkpoint_id}/exports/{format}/archive.tar")
+def export_archive(
+    checkpoint_id: RowId, format: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+) -> Response:
+    return send_export_archive(request, session, storage, checkpoint_id=checkpoint_id, format=format)

@@ -11,7 +11,7 @@ from app.models import FINISHED, Job, JobEvent, JobKind, JobState, Project
 from app.services.jobs import waiting
 from app.services.jobs.jobs import NOUNS
 from app.services.jobs.waiting import Waiting
-from app.services.training import history
+from app.services.training import exports, history
 from app.web.templating import duration, number
 
 PHASES = {
@@ -21,12 +21,23 @@ PHASES = {
     "training": "Training",
     "evaluating": "Evaluating",
     "exporting": "Writing the checkpoint",
+    "scoring": "Asking the trained model",
+    "merging": "Merging the adapter",
+    "writing": "Writing the files",
+    "proving": "Comparing with the trained model",
     "publishing": "Storing the result",
 }
 ENDS = {JobState.SUCCEEDED: "Finished", JobState.FAILED: "Failed", JobState.CANCELLED: "Cancelled"}
 NEXT_STEPS = {
     "worker_lost": "Look at the worker's machine and its log, start the worker again, then press Retry.",
     "disk_full": "Free space on the worker's machine, then press Retry.",
+}
+NEXT_STEPS_OF_EXPORTS = {
+    "out_of_memory": "Merging needs the whole model in float32: run a worker on a machine with more memory, then press Retry.",
+    "killed": "The machine most likely ran out of memory: merging needs the whole model in float32. Free some, then press Retry.",
+    "export_differs": "Nothing was published. Try another format; the message says which comparison failed.",
+    "export_refused": "Export the checkpoint as merged weights instead.",
+    "not_found": "Add the base model on the worker's machine (prefloop models add), then press Retry.",
 }
 NEXT_STEPS_OF_RUNS = {
     "out_of_memory": "Retry with a lower “Longest pair”, token budget or batch size, or take a smaller model.",
@@ -68,11 +79,13 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """The page of a job whose kind has none of its own. `name`: what people call it."""
+    """The page of a job whose kind has none of its own. `name`: what people call it; `subject`: what it works on, and
+    where that is shown."""
 
     project: Project
     job: Job
     name: str
+    subject: tuple[str, str] | None
     over: bool
     status: Status
     outcome: Outcome
@@ -87,12 +100,21 @@ def page(session: Session, *, job: Job, settings: Settings) -> JobPage:
         project=job.project,
         job=job,
         name=name(job),
+        subject=_subject(session, job),
         over=job.state in FINISHED,
         status=status(job, queue),
         outcome=outcome(session, job),
         waiting=queue,
         log=log(session, job),
     )
+
+
+def _subject(session: Session, job: Job) -> tuple[str, str] | None:
+    if job.kind is not JobKind.EXPORT:
+        return None
+    export = exports.get(session, job.id)
+    title = f"{exports.TITLES[export.format]} of checkpoint {export.checkpoint_id}"
+    return title, f"/checkpoints/{export.checkpoint_id}#exports"
 
 
 def name(job: Job) -> str:
@@ -126,6 +148,8 @@ def status(job: Job, waiting: Waiting | None) -> Status:
 
 def _words(job: Job, waiting: Waiting | None) -> tuple[str, list[str]]:
     of = f"step {number(job.step)} of {number(job.total_steps)}" if job.total_steps else ""
+    if job.kind is not JobKind.TRAINING and job.total_steps:
+        of = f"{job.step * 100 // job.total_steps} %" if job.state is JobState.RUNNING else ""
     if job.state is JobState.QUEUED:
         return "Waiting for a worker", [waiting.text] if waiting else []
     if job.state is JobState.RUNNING:
@@ -146,7 +170,7 @@ def outcome(session: Session, job: Job) -> Outcome:
     retry = RETRY_RUN if is_run else RETRY
     if job.state is JobState.FAILED:
         told = history.last_error(session, job=job)
-        next_steps = NEXT_STEPS | (NEXT_STEPS_OF_RUNS if is_run else {})
+        next_steps = NEXT_STEPS | (NEXT_STEPS_OF_RUNS if is_run else NEXT_STEPS_OF_EXPORTS)
         return Outcome(
             str(told.get("kept", "")),
             next_steps.get(job.error_code, retry),

@@ -11,6 +11,8 @@ EXAMPLES = """examples:
   python -m worker.dpo export --model models/base --adapter out --as gguf-q8_0 --out gguf
 """
 FORMATS = ("merged", "gguf-f16", "gguf-q8_0")
+# Into so many steps the work is cut for those who watch it.
+STEPS = 100
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -44,13 +46,17 @@ def run(args: argparse.Namespace) -> int:
     stop = Stop()
     stop.listen()
     with EventWriter() as events:
-        said: list[tuple[str, int]] = []
+        said = ("", -1)
 
         def state(stage: str, share: float) -> None:
-            # A large model has thousands of tensors; a reader wants a hundred steps.
-            if (now := (stage, int(share * 100))) not in said[-1:]:
-                said.append(now)
-                events.emit(Event.STATE, now[1], stage=stage, total_steps=100)
+            nonlocal said
+            step, last = int(share * STEPS), said
+            said = (stage, step)
+            if stage != last[0]:
+                events.emit(Event.STATE, step, stage=stage, total_steps=STEPS)
+            # A large model has thousands of tensors; a reader wants no more steps than these.
+            if step != last[1]:
+                events.emit(Event.STEP, step, total_steps=STEPS)
 
         progress = Progress(state, stop.check, lambda message: events.emit(Event.LOG, message=message))
         try:

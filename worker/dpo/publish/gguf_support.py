@@ -4,10 +4,8 @@ This module knows only the standard library: the web app holds a copy of it, so 
 exported before a job is queued.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 # transformers' model types, and llama.cpp's name of the same computation.
@@ -46,23 +44,6 @@ class TokenizerKind:
     model: str
     pre: str
     space: str = "never"
-
-
-def refusal_in(folder: Path) -> str | None:
-    """Why the model of a folder can't become a GGUF file; None when it can."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as missing:
-        return f"The model's folder has no {Path(str(missing.filename)).name}."
-    except ValueError as problem:
-        return f"A file of the model's folder is not JSON: {problem}."
-    return refusal(config, tokenizer)
-
-
-def refusal(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> str | None:
-    """Why a model with this `config.json` and `tokenizer.json` can't become a GGUF file; None when it can."""
-    return architecture_refusal(config) or tokenizer_refusal(tokenizer)
 
 
 def architecture_refusal(config: Mapping[str, Any]) -> str | None:

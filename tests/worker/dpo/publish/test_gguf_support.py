@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.worker.dpo.exports_for_tests import sentencepiece_tokenizer, splitting_tokenizer, tiny_model
+from tests.worker.dpo.exports_for_tests import sentencepiece_tokenizer, splitting_tokenizer
 from tests.worker.dpo.tiny import tiny_tokenizer
 from tests.worker.dpo.tokenizers_for_tests import LLAMA
 from worker.dpo.publish import gguf_support
@@ -84,15 +84,7 @@ def test_a_tokenizer_of_another_kind_is_refused_with_its_reason():
     assert "by a rule" in str(refusal(skipped))
 
 
-def test_a_folder_is_judged_by_its_files(tmp_path):
-    assert gguf_support.refusal_in(tmp_path) == "The model's folder has no config.json."
-    tiny_model().config.save_pretrained(tmp_path)
-    assert gguf_support.refusal_in(tmp_path) == "The model's folder has no tokenizer.json."
-    splitting_tokenizer("qwen2").save_pretrained(tmp_path)
-    assert gguf_support.refusal_in(tmp_path) is None
-    (tmp_path / "tokenizer.json").write_text("{")
-    assert "is not JSON" in str(gguf_support.refusal_in(tmp_path))
-
-
 def test_the_demo_s_base_model_can_become_gguf(smollm2):
-    assert gguf_support.refusal_in(smollm2) is None
+    config, tokenizer = (json.loads((smollm2 / name).read_text()) for name in ("config.json", "tokenizer.json"))
+    assert gguf_support.architecture_refusal(config) is None
+    assert gguf_support.tokenizer_refusal(tokenizer) is None
