@@ -20,22 +20,18 @@ from typing import Any
 CHECKS = (
     ("machine", "machine", 60),
     ("machine", "product_rate", 30),
-    ("attention", "attention_exact", 90),
-    ("attention", "attention_variants", 90),
-    ("pointwise", "pointwise_exact", 90),
+    ("speed", "engine_hh", 150),
+    ("profile", "profile", 60),
+    ("speed", "engine_hh_fused", 60),
+    ("speed", "trl_hh", 90),
+    ("agree", "compiled_bfloat16", 90),
     ("agree", "shared_bfloat16", 60),
     ("agree", "shared_float32", 60),
-    ("speed", "engine_hh", 120),
-    ("speed", "trl_hh", 120),
-    ("attention", "attention_speed", 90),
-    ("profile", "profile", 60),
-    ("waits", "waits", 60),
+    ("attention", "attention_exact", 90),
     ("resume", "resume", 90),
     ("memory", "out_of_memory", 60),
-    ("types", "types", 90),
+    ("types", "types", 120),
     ("trl", "trl_losses", 90),
-    ("ranks", "ranks", 90),
-    ("speed", "engine_hh_plain", 90),
     ("speed", "engine_long", 90),
     ("speed", "trl_long", 120),
     ("speed", "engine_full", 90),
@@ -44,6 +40,11 @@ CHECKS = (
     ("speed", "trl_1_4", 90),
     ("speed", "engine_4_1", 60),
     ("speed", "trl_4_1", 90),
+    ("ranks", "ranks", 90),
+    ("attention", "attention_variants", 90),
+    ("attention", "attention_speed", 90),
+    ("pointwise", "pointwise_exact", 90),
+    ("waits", "waits", 60),
     ("models", "engine_models", 120),
     ("large", "pairs_5000", 150),
 )
@@ -173,7 +174,7 @@ def child(args: argparse.Namespace) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
         result = {"check": name, "ok": problem is None, "seconds": round(time.time() - began, 1), **facts}
         if problem is not None:
-            result["error"] = "".join(traceback.format_exception(problem))[-1500:]
+            result["error"] = "".join(traceback.format_exception(problem))[-3000:]
         if "ok_if" in result:
             result["ok"] = problem is None and bool(result.pop("ok_if"))
         print(json.dumps(result, default=str), flush=True)

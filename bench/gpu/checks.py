@@ -241,6 +241,11 @@ def pointwise_exact(place: Place) -> dict[str, Any]:
     return {"ok_if": worst < 1e-2, **figures}
 
 
+def compiled_bfloat16(place: Place) -> dict[str, Any]:
+    """Compiled layers under LoRA."""
+    return agreement(place, "bfloat16", ranks=(16,), compiled=True)
+
+
 def shared_bfloat16(place: Place) -> dict[str, Any]:
     return agreement(place, "bfloat16")
 
@@ -249,11 +254,11 @@ def shared_float32(place: Place) -> dict[str, Any]:
     return agreement(place, "float32")
 
 
-def agreement(place: Place, dtype: str) -> dict[str, Any]:
+def agreement(place: Place, dtype: str, *, ranks: tuple[int, ...] = (16, 0), compiled: bool = False) -> dict[str, Any]:
     """HH pairs of the 135M shape in shared rows and, one at a time, in plain ones with the model's own layers and head."""
     figures: dict[str, Any] = {}
     good = True
-    for lora_r in (LORA_R, 0):
+    for lora_r in ranks:
         torch.manual_seed(1)
         config = from_mapping({"dtype": dtype, "lora_r": lora_r, "device": place.device})
         policy = loading.prepare_policy(
@@ -265,24 +270,23 @@ def agreement(place: Place, dtype: str) -> dict[str, Any]:
                     weight.normal_(std=0.02)
         pairs = place.pairs("hh", 16)
         said: list[str] = []
-        scorer = choose_scorer(policy, pairs, config, log=said.append)
+        scorer = choose_scorer(policy, pairs, config, compile_layers=compiled, log=said.append)
         fast = scored(scorer, [pairs])
-        from worker.dpo.model import layers
-
-        layers.remove(policy)
+        if compiled and not scorer.compiled_layers:
+            # What the engine cut short.
+            scorer.use_layers("compiled")
+            scored(scorer, [pairs])
+        scorer.use_layers("")
         plain = scored(PairScorer(policy, shared=False, own_head=False), [[pair] for pair in pairs])
         limit = {"float32": 2e-3, "bfloat16": 5e-2}[dtype]
         errors = {"logps": apart(fast[0], plain[0]), "gradients": apart(fast[1], plain[1])}
-        good &= scorer.shared and "fused" in said[0] and max(errors.values()) < limit
+        good &= scorer.shared and ("compiled" if compiled else "fused") in said[0] and max(errors.values()) < limit
         figures["lora" if lora_r else "full"] = {name: float(f"{error:.1e}") for name, error in errors.items()} | {
             "said": said
         }
         del policy, scorer, fast, plain
         place.tidy()
     return {"ok_if": good, **figures}
-
-
-LORA_R = 16
 
 
 def scored(scorer: PairScorer, parts: list[list[TokenPair]]) -> tuple[Tensor, Tensor]:
@@ -359,7 +363,7 @@ def waits(place: Place) -> dict[str, Any]:
             warnings.simplefilter("always")
             warnings.showwarning = note
             data = place.data("hh", 48)
-            engine_run(place, "SmolLM2-135M", data, place.folder / f"waits-{time.time()}")
+            engine_run(place, "SmolLM2-135M", data, place.folder / f"waits-{time.time()}", compile="off")
     finally:
         warnings.showwarning = shown
         if place.is_gpu:

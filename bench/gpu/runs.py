@@ -31,12 +31,14 @@ def resume(place: Place) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     good = True
     for name, settings in {
-        "lora": {"learning_rate": 1e-4, "lora_dropout": 0.0},
-        "dropout": {"learning_rate": 1e-4, "lora_dropout": 0.1},
-        "full": {"learning_rate": 1e-6, "lora_r": 0},
+        "compiled": {"learning_rate": 1e-4, "compile": "on"},
+        "dropout": {"learning_rate": 1e-4, "lora_dropout": 0.1, "compile": "off"},
+        "full": {"learning_rate": 1e-6, "lora_r": 0, "compile": "off"},
     }.items():
+        # The shape that was compiled for other checks.
+        shape = "Qwen2.5-1.5B" if name == "compiled" else "SmolLM2-135M"
         whole, halves = place.folder / f"whole-{name}", place.folder / f"halves-{name}"
-        expected = _losses(engine_run(place, "SmolLM2-135M", data, whole, **settings))
+        expected = _losses(engine_run(place, shape, data, whole, **settings))
         check, steps = Stop.check, [0]
 
         def stops(self: Stop, check: Any = check, steps: list[int] = steps) -> None:
@@ -47,10 +49,10 @@ def resume(place: Place) -> dict[str, Any]:
 
         Stop.check = stops  # type: ignore[method-assign]
         try:
-            first = engine_run(place, "SmolLM2-135M", data, halves, save_steps=3, may_fail=True, **settings)
+            first = engine_run(place, shape, data, halves, save_steps=3, may_fail=True, **settings)
         finally:
             Stop.check = check  # type: ignore[method-assign]
-        second = engine_run(place, "SmolLM2-135M", data, halves, save_steps=3, **settings)
+        second = engine_run(place, shape, data, halves, save_steps=3, **settings)
         both = _losses(first) + _losses(second)
         one, other = _weights(whole), _weights(halves)
         same = all(torch.equal(one[key], other[key]) for key in one)
@@ -76,7 +78,14 @@ def out_of_memory(place: Place) -> dict[str, Any]:
     torch.cuda.set_per_process_memory_fraction(min(1.0, (before + (9 << 30)) / total))
     try:
         events = engine_run(
-            place, "Qwen2.5-0.5B", data, place.folder / "oom", batch_size=64, token_budget=32768, max_steps=2
+            place,
+            "Qwen2.5-0.5B",
+            data,
+            place.folder / "oom",
+            batch_size=64,
+            token_budget=32768,
+            max_steps=2,
+            compile="off",
         )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -94,6 +103,8 @@ def types(place: Place) -> dict[str, Any]:
         "recomputed": {"gradient_checkpointing": "on"},
         "dropout": {"lora_dropout": 0.1},
         "dora": {"use_dora": "true"},
+        "recomputed, compiled": {"gradient_checkpointing": "on", "compile": "on"},
+        "dropout, compiled": {"lora_dropout": 0.1, "compile": "on"},
         "full": {"lora_r": 0},
         "plain rows": {"share_prefix": "off"},
     }
@@ -108,7 +119,9 @@ def types(place: Place) -> dict[str, Any]:
     good = True
     for name, settings in cases.items():
         try:
-            events = engine_run(place, "SmolLM2-135M", data, place.folder / f"type-{name}", **settings)
+            events = engine_run(
+                place, "SmolLM2-135M", data, place.folder / f"type-{name}", **{"compile": "off"} | settings
+            )
         except Exception as problem:
             figures[name], good = f"{type(problem).__name__}: {problem}"[:300], False
             continue
@@ -124,7 +137,7 @@ def trl_losses(place: Place) -> dict[str, Any]:
     data = place.data("hh", 16)
     shared = {"learning_rate": 1e-5, "lr_scheduler_type": "constant"}
     events = engine_run(
-        place, "SmolLM2-135M", data, place.folder / "beside-trl", lora_r=0, dtype="float32", warmup_ratio=0,
+        place, "SmolLM2-135M", data, place.folder / "beside-trl", lora_r=0, dtype="float32", warmup_ratio=0, compile="off",
         num_train_epochs=4, max_grad_norm=1.0, **shared,
     )  # fmt: skip
     trl = trl_run(
@@ -142,7 +155,7 @@ def trl_losses(place: Place) -> dict[str, Any]:
 def ranks(place: Place) -> dict[str, Any]:
     """Two processes on the one GPU, through gloo (nccl refuses two of them on one GPU): the losses of one process alone."""
     data, shape = place.data("hh", 32), "SmolLM2-135M"
-    settings = {"dtype": "float32", "learning_rate": 1e-4}
+    settings = {"dtype": "float32", "learning_rate": 1e-4, "compile": "off"}
     alone = _losses(engine_run(place, shape, data, place.folder / "alone", **settings))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -87,6 +87,7 @@ _GROUPS: dict[str, tuple[tuple[str, str] | tuple[str, str, str], ...]] = {
         ("head_chunk_mb", "Logits block", "MB"),
         ("gradient_checkpointing", "Gradient checkpointing"),
         ("share_prefix", "Share prompts"),
+        ("compile", "Compile layers"),
     ),
     "Evaluation": (
         ("eval_steps", "Evaluate every", "steps"),

@@ -120,6 +120,9 @@ class TrainConfig(BaseModel):
     share_prefix: Literal["auto", "off"] = _setting(
         "auto", "Compute a prompt once for both answers; auto: where the model allows it."
     )
+    compile: Literal["auto", "on", "off"] = _setting(
+        "auto", "Compile the model's layers for the GPU; auto: where the run is long enough to repay the wait."
+    )
     reference_cache: str | None = _setting(
         None, "Folder of reference log-probabilities.", empty="~/.cache/prefloop", max_length=2000
     )

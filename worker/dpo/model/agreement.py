@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.memory import is_out_of_memory
-from worker.dpo.model import layers
 from worker.dpo.model.attention import NotShareable, require_shareable
 from worker.dpo.model.scorer import PairScorer
 
@@ -30,18 +29,24 @@ class Disagreement(ValueError):
     """Numbers that differ from those of the model's own forward by more than rounding."""
 
 
+# What layers and rows of ours may fail with. Compilers raise errors of many kinds.
+KNOWN = (NotShareable, Disagreement, RuntimeError, TypeError)
+
+
 def choose_scorer(
     policy: nn.Module,
     pairs: Sequence[TokenPair],
     config: TrainConfig,
     *,
+    compile_layers: bool = False,
     log: Callable[[str], None],
-    warn: Callable[[str], None] | None = None,
+    warn: Callable[[str, str], None] | None = None,
 ) -> PairScorer:
     """The fastest scorer that agrees with plain rows on this model and data.
 
-    log: told what was chosen, and why a model can't share prefixes. warn: told of failures of our own, which make the
-    run slower than the model allows; `log` where it is None.
+    compile_layers: try compiled layers first. log: told what was chosen, and why a model can't share prefixes. warn: told
+    of failures of our own, which make the run slower than the model allows, and which layers failed, `compiled` or
+    `fused`; `log` where it is None.
     """
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
     tolerance = TOLERANCE[autocast or getattr(torch, config.dtype)]
@@ -51,45 +56,53 @@ def choose_scorer(
         return PairScorer(policy, shared=shared, own_head=own_head, chunk_bytes=chunk, autocast=autocast)
 
     oracle = scorer(shared=False, own_head=False)
-    candidates = [(True, True), (True, False), (False, False)]
+    candidates = [(True, "compiled"), (True, "partly compiled")] if compile_layers else []
+    candidates += [(True, "fused"), (True, ""), (False, "")]
     try:
         if config.share_prefix == "off":
             raise NotShareable("share_prefix is off")
         require_shareable(oracle.causal_lm)
     except NotShareable as reason:
         log(f"Prefix-shared rows can't be used: {reason}.")
-        candidates = [(False, False)]
+        candidates = [(False, "")]
     sample = _sample(pairs)
     expected = _score(oracle, sample)
-    refused: list[tuple[str, Exception]] = []
+    refused: list[tuple[bool, str, Exception]] = []
     chosen = oracle
-    for shared, fused in candidates:
+    for shared, kind in candidates:
         candidate = scorer(shared=shared, own_head=True)
         try:
-            if fused:
-                layers.install(policy)
+            if kind:
+                candidate.use_layers(kind)
             compare(expected, _score(candidate, sample), tolerance)
-        except (NotShareable, Disagreement, RuntimeError, TypeError) as reason:
-            if is_out_of_memory(reason):
+        except Exception as reason:
+            if is_out_of_memory(reason) or not (kind.endswith("compiled") or isinstance(reason, KNOWN)):
                 raise
-            layers.remove(policy)
-            refused.append((f"{'Prefix-shared' if shared else 'Plain'} rows{' with fused layers' * fused}", reason))
+            candidate.use_layers("")
+            refused.append((shared, kind, reason))
         else:
             chosen = candidate
             break
-    for name, why in refused:
+    for shared, kind, why in refused:
         if isinstance(why, NotShareable) and not chosen.shared:
-            log(f"{name} can't be used: {why}.")
+            log(f"{_name(shared, kind)} can't be used: {why}.")
         else:
-            (warn or log)(f"{name} can't be used, so this run is slower than it could be: {why}.")
+            what = f"{_name(shared, kind)} can't be used, so this run is slower than it could be: {_short(why)}."
+            log(what) if warn is None else warn(what, kind.split()[-1] if kind else "fused")
     if chosen is not oracle:
-        log(f"{_name(chosen)}: checked against the model's own forward.")
+        kind = "compiled" if chosen.compiled_layers else "fused" if chosen.fused_layers else ""
+        log(f"{_name(chosen.shared, kind)}: checked against the model's own forward.")
     return chosen
 
 
-def _name(scorer: PairScorer) -> str:
-    rows = "Prefix-shared rows" if scorer.shared else "Plain rows"
-    return rows + (" with fused layers" if scorer.fused_layers else "")
+def _name(shared: bool, kind: str) -> str:
+    return f"{'Prefix-shared' if shared else 'Plain'} rows" + f" with {kind} layers" * bool(kind)
+
+
+def _short(reason: Exception) -> str:
+    """A compiler's error is pages long."""
+    text = str(reason).strip() or type(reason).__name__
+    return text if len(text) <= 400 else text[:400].rsplit(" ", 1)[0] + " …"
 
 
 def compare(expected: tuple[Tensor, list[Tensor]], actual: tuple[Tensor, list[Tensor]], tolerance: float) -> None:
@@ -124,7 +137,8 @@ def _sample(pairs: Sequence[TokenPair]) -> list[TokenPair]:
 def _score(scorer: PairScorer, pairs: Sequence[TokenPair]) -> tuple[Tensor, list[Tensor]]:
     """(log-probabilities, gradients of a margin by each trainable weight), without touching `.grad` or any dropout."""
     training = scorer.training
-    scorer.eval()
+    # As in training, or layers would be compiled once more for it.
+    scorer.train(not any(isinstance(part, nn.Dropout) and part.p > 0 for part in scorer.modules()))
     try:
         logps = scorer(scorer.rows(pairs))
         # Not 1 : -1, whose gradients cancel where the two answers are alike.

@@ -36,7 +36,7 @@ def shared_prefix_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    prefix_layout: Layout | None = None,
+    prefix_layout: Layout | flex_attention.Masks | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention of one packed row. query: (1, heads, tokens, dim); key, value: (1, kv heads, tokens, dim).
@@ -49,6 +49,8 @@ def shared_prefix_attention(
     unknown = [name for name, value_ in kwargs.items() if isinstance(value_, Tensor) and name not in PASSED_ALONG]
     if unknown:
         raise NotShareable(f"its attention takes {', '.join(sorted(unknown))}")
+    if isinstance(prefix_layout, flex_attention.Masks):
+        return flex_attention.attend_masked(query, key, value, prefix_layout, scaling, sliding_window, softcap), None
     if softcap is None and cpu_attention.serves(query):
         return cpu_attention.attend(query, key, value, prefix_layout, scaling, sliding_window), None
     if flex_attention.serves(query):

@@ -8,6 +8,7 @@ from the blocks' smallest and largest numbers, on the host, and goes to the devi
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,74 @@ def attend(
     softcap: float | None,
 ) -> Tensor:
     """Attention of a packed row, (1, tokens, heads, dim). query: (1, heads, tokens, dim); key, value: (1, kv heads, tokens, dim)."""
-    output: Tensor = _compiled()(
+    return _attend(_compiled(), query, key, value, block_mask(layout, window, query.device), scaling, softcap)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A row's masks, made before its layers run: of layers without a window, and of those with this `window`, in tokens.
+
+    What compiled layers get in place of the row's layout, whose numbers would each be taken for a constant. apart: the
+    kernel isn't compiled with the layer, but for itself.
+    """
+
+    whole: BlockMask
+    window: int | None
+    near: BlockMask | None
+    apart: bool
+
+
+def masks(layout: Layout, window: int | None, device: torch.device, *, apart: bool) -> Masks:
+    """The masks of a row, for layers without a window and with this one."""
+    near = None if window is None else block_mask(layout, window, device)
+    return Masks(block_mask(layout, None, device), window, near, apart)
+
+
+def attend_masked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row: Masks,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """`attend` inside a compiled layer."""
+    mask = row.whole if window is None else row.near
+    if mask is None or window != (None if window is None else row.window):
+        raise ValueError(f"the row has no mask for a window of {window} tokens")
+    if row.apart:
+        return _attend_apart(query, key, value, mask, scaling, softcap)
+    return _attend(flex_attention, query, key, value, mask, scaling, softcap)
+
+
+@torch.compiler.disable
+def _attend_apart(
+    query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: float | None, softcap: float | None
+) -> Tensor:
+    return _attend(_compiled(), query, key, value, mask, scaling, softcap)
+
+
+def _attend(
+    kernel: Callable[..., Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and torch.is_grad_enabled():
+        # Gradients of keys and values are computed by one program for each block of keys and head: with few heads of their
+        # own most of a GPU would have nothing to do.
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    output: Tensor = kernel(
         query,
         key.to(query.dtype),
         value.to(query.dtype),
         score_mod=None if softcap is None else _softcapping(softcap),
-        block_mask=block_mask(layout, window, query.device),
+        block_mask=mask,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from worker.dpo.data.pairs import TokenPair
-from worker.dpo.model import flex_attention, layers
+from worker.dpo.model import compiled, flex_attention, layers
 from worker.dpo.model.attention import NAME, has_fixed_positions
 from worker.dpo.model.head import logit_shape, sequence_logps, sums
 from worker.dpo.rows.masks import Layout
@@ -66,13 +66,29 @@ class PairScorer(nn.Module):
     @property
     def fused_layers(self) -> bool:
         """Whether the decoder's layers run in their fused form (`layers.install`)."""
-        return bool(layers.installed(self.causal_lm.base_model))
+        return self.compiled_layers or bool(layers.installed(self.causal_lm.base_model))
+
+    @property
+    def compiled_layers(self) -> bool:
+        """Whether the decoder's layers run compiled (`compiled.install`)."""
+        return compiled.installed(self.causal_lm.base_model)
+
+    def use_layers(self, kind: str) -> None:
+        """Have the model's layers run `compiled`, `partly compiled` (all but the attention's kernel, which is compiled for
+        itself), `fused`, or, where empty, as transformers has them."""
+        compiled.remove(self.causal_lm.base_model)
+        layers.remove(self.model)
+        if kind.endswith("compiled"):
+            compiled.install(self.causal_lm.base_model, whole=kind == "compiled")
+        elif kind == "fused":
+            layers.install(self.model)
 
     def rows(self, pairs: Sequence[TokenPair]) -> Rows:
         """The tensors of `pairs` in this scorer's layout, on its device."""
         if self.shared:
             rows = shared_rows(pairs)
-            return (rows.padded(flex_attention.BLOCK) if self.device.type == "cuda" else rows).to(self.device)
+            # Three blocks at least: of one block, a row would be compiled for as a case of its own.
+            return (rows.padded(flex_attention.BLOCK, least=3) if self.device.type == "cuda" else rows).to(self.device)
         pad = self.causal_lm.config.get_text_config().pad_token_id
         return plain_rows(pairs, pad_id=pad if isinstance(pad, int) and pad >= 0 else 0).to(self.device)
 
@@ -97,7 +113,8 @@ class PairScorer(nn.Module):
             tokens = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
             tokens = tokens.gather(1, rows.target[:, None]).squeeze(1)
             return sums(tokens, rows.owner, 2 * rows.pairs)
-        with layers.reading(None if self.recomputes or rows.layout is None else rows.read):
+        read = None if self.recomputes or rows.layout is None else rows.read
+        with layers.reading(read), compiled.shadowed(model.base_model, keep=self.recomputes):
             states = self._states(model.base_model, rows)
         return sequence_logps(
             states,
@@ -127,6 +144,9 @@ class PairScorer(nn.Module):
             inputs["position_ids"] = position_ids
         if layout is not None:
             inputs["prefix_layout"] = layout
+            if compiled.installed(part):
+                window = getattr(self.causal_lm.config.get_text_config(), "sliding_window", None)
+                inputs["prefix_layout"] = compiled.masks(part, layout, window, input_ids.device)
         return part(**inputs)[0]
 
     def use_plain_attention(self) -> None:

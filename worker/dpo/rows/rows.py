@@ -52,9 +52,10 @@ class Rows:
         moved = {name: _sent(tensor, torch.device(device)) for name, tensor in zip(names, tensors, strict=True)}
         return Rows(**moved, lengths=self.lengths, pairs=self.pairs, layout=self.layout)
 
-    def padded(self, multiple: int) -> "Rows":
-        """A shared row, lengthened to a multiple of so many tokens by a sequence that nothing reads."""
-        missing = -self.tokens % multiple
+    def padded(self, multiple: int, *, least: int = 1) -> "Rows":
+        """A shared row, lengthened to a multiple of so many tokens, `least` times as many at least, by a sequence that
+        nothing reads."""
+        missing = max(-self.tokens % multiple, least * multiple - self.tokens)
         if not missing or self.layout is None:
             return self
         more = self.input_ids.new_zeros(1, missing)

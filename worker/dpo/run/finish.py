@@ -48,6 +48,7 @@ def finish(run: Run) -> dict[str, Any]:
         "seconds": round(run.seconds, 3),
         "shared_prefix": setup.scorer.shared,
         "fused_layers": setup.scorer.fused_layers,
+        "compiled_layers": setup.scorer.compiled_layers,
         **last,
         **run.metrics_after,
     }
@@ -72,6 +73,7 @@ def _facts(run: Run, *, published_step: int) -> dict[str, Any]:
         "total_steps": setup.plan.total_steps,
         "shared_prefix": setup.scorer.shared,
         "fused_layers": setup.scorer.fused_layers,
+        "compiled_layers": setup.scorer.compiled_layers,
         "processes": run.accelerator.num_processes,
         "device": str(setup.scorer.device),
         "peak_memory_bytes": peak_memory(setup.scorer.device),

@@ -10,8 +10,10 @@ from torch import Tensor
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.memory import is_out_of_memory, memory_available, memory_used
+from worker.dpo.model.loading import adapter_is_new, as_reference
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.rows.packing import Packing
+from worker.dpo.rows.plan import Plan
 
 # Enough for matrix products to run at their full rate; more only takes memory. Half-precision products on a CPU need
 # twice as many tokens for that, of half the size.
@@ -19,6 +21,8 @@ BUDGET_CPU, BUDGET_CPU_HALF, BUDGET_GPU = 1024, 2048, 16384
 HEADROOM = 0.8
 # Tokens that a GPU is tried with: enough that what doesn't grow with them hardly counts.
 SAMPLE_GPU = 4096
+# Steps of a plan that are searched for the largest: among so many the largest of all is hardly any larger.
+STEPS_LOOKED_AT = 300
 # What a C library holds for the blocks in use, and the holes between them, over their size: measured (`bench.dpo_vs_trl` and the
 # tests print estimate and peak). GPUs' allocators are asked for what is in use.
 HELD_CPU = 1.3
@@ -50,12 +54,17 @@ class MemoryPlan:
 
 
 def plan_memory(
-    scorer: PairScorer, pairs: Sequence[TokenPair], config: TrainConfig, *, log: Callable[[str], None]
+    scorer: PairScorer,
+    pairs: Sequence[TokenPair],
+    config: TrainConfig,
+    *,
+    plan: Plan | None = None,
+    log: Callable[[str], None],
 ) -> MemoryPlan:
     """The token budget of a run and whether activations must be recomputed to fit, from the memory at hand.
 
-    On a GPU some pairs go forward and backward, and its allocator says what that took at the most. Elsewhere one pair
-    goes forward, and what autograd keeps is added up.
+    On a GPU some pairs go forward and backward, and its allocator says what that took at the most; `plan` says how much of
+    the budget a step can use. Elsewhere one pair goes forward, and what autograd keeps is added up.
     """
     device = scorer.device
     available = memory_available(device)
@@ -82,16 +91,43 @@ def plan_memory(
         per_token = available / budget
     elif budget * per_token > room:
         log(f"Memory is short: about {_gib(budget * per_token - room)} more would be needed for the longest pair.")
+    activations = int(budget * per_token)
+    if device.type == "cuda" and plan is not None:
+        # Training holds what its largest micro-batch keeps; scoring fills the budget, and keeps nothing, gradients neither.
+        trained = min(budget, _largest_step(packing, plan)) * per_token
+        scored = (
+            budget * scored_bytes(scorer, pairs, adapter_off=adapter_is_new(scorer.model, config))
+            - gradients
+            - optimizer
+        )
+        activations = int(max(trained, scored))
     return MemoryPlan(
         token_budget=budget,
         checkpointing=checkpointing,
         resident=memory_used(device),
         gradients=gradients,
         optimizer=optimizer,
-        activations=int(budget * per_token),
+        activations=activations,
         head=scorer.chunk_bytes,
         available=available,
     )
+
+
+def _largest_step(packing: Packing, plan: Plan) -> int:
+    """Tokens of the largest batch among the plan's first steps, all of it in one forward."""
+    largest = 0
+    for step in range(min(plan.total_steps, STEPS_LOOKED_AT)):
+        ordered = packing.order(plan.batch(step))
+        largest = max(largest, _size(packing, ordered))
+    return largest
+
+
+def _size(packing: Packing, ordered: Sequence[int]) -> int:
+    """Tokens of one forward over these pairs, in the packing's order."""
+    size = packing.alone[ordered[0]]
+    for place, index in enumerate(ordered[1:], start=1):
+        size = packing.grown(ordered[:place], size, index)
+    return size
 
 
 def _full_rate(device: torch.device, config: TrainConfig) -> int:
@@ -152,11 +188,18 @@ def measured_bytes(scorer: PairScorer, pairs: Sequence[TokenPair], gradients: in
                 raise
             torch.cuda.empty_cache()
             continue
-        size = packing.alone[sample[0]]
-        for place, index in enumerate(sample[1:], start=1):
-            size = packing.grown(sample[:place], size, index)
-        return max(1.0, (peak - gradients) / size)
+        return max(1.0, (peak - gradients) / _size(packing, sample))
     return math.inf
+
+
+def scored_bytes(scorer: PairScorer, pairs: Sequence[TokenPair], *, adapter_off: bool) -> float:
+    """Bytes that a forward without gradients holds on a GPU at the most, per token."""
+    packing = scorer.packing(pairs)
+    sample = _first(packing, SAMPLE_GPU)
+    # As the reference is scored: layers are compiled for it, and once is enough.
+    with as_reference(scorer.model, adapter_off=adapter_off):
+        peak = _peak_of([pairs[index] for index in sample], scorer)
+    return peak / _size(packing, sample)
 
 
 def _first(packing: Packing, tokens: int) -> list[int]:
@@ -176,12 +219,13 @@ def _peak_of(pairs: Sequence[TokenPair], scorer: PairScorer) -> int:
     device = scorer.device
     weights = [weight for weight in scorer.parameters() if weight.requires_grad]
     training = scorer.training
-    scorer.train()
+    scorer.train(torch.is_grad_enabled())
     try:
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         logps = scorer(scorer.rows(pairs))
-        torch.autograd.grad(logps.sum(), weights, allow_unused=True)
+        if logps.requires_grad:
+            torch.autograd.grad(logps.sum(), weights, allow_unused=True)
         return torch.cuda.max_memory_allocated(device) - before
     finally:
         scorer.train(training)

@@ -181,12 +181,14 @@ def _setup_key(setup: RunSetup) -> str:
 
 def scorer_key(scorer: PairScorer, *, weights: str, dtype: str, autocast: str = "no") -> str:
     """`model_key` of what a scorer computes."""
+    device = torch.cuda.get_device_name(scorer.device) if scorer.device.type == "cuda" else scorer.device.type
+    layers = "compiled" if scorer.compiled_layers else "fused" if scorer.fused_layers else "plain"
     return model_key(
         weights=weights,
         config=scorer.causal_lm.config.to_dict(),
         dtype=dtype,
         autocast=autocast,
-        path=f"shared={scorer.shared} own_head={scorer.own_head} device={scorer.device.type}",
+        path=f"shared={scorer.shared} own_head={scorer.own_head} layers={layers} device={device}",
     )
 
 

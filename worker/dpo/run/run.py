@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.processes import any_of
 from worker.dpo.loss.pair_losses import RewardMean
+from worker.dpo.rows.rows import Rows
 from worker.dpo.run.memory_plan import set_checkpointing
 from worker.dpo.run.optimizer import Optimizer, full
 from worker.dpo.run.setup import RunSetup
@@ -23,6 +24,16 @@ class References(NamedTuple):
 
     train: Tensor | None
     evaluation: Tensor | None
+
+
+class Work(NamedTuple):
+    """What one process does in a step: the step's pairs, its own micro-batches of them, and the rows of the first."""
+
+    step: int
+    budget: int
+    batch: list[int]
+    mine: list[list[int]]
+    first: Rows
 
 
 class Run:
@@ -46,6 +57,8 @@ class Run:
         self.scaler = torch.amp.GradScaler(setup.scorer.device.type, enabled=halves)
         self.progress = Progress(token_budget=setup.memory.token_budget)
         self.reward_mean = RewardMean()
+        # Of the next step, made while the device was at work on the last.
+        self.ahead: Work | None = None
         self.metrics: dict[str, float] = {}
         self.metrics_before: dict[str, float] = {}
         self.metrics_after: dict[str, float] = {}

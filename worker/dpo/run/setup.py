@@ -34,7 +34,12 @@ from worker.dpo.run.memory_plan import MemoryPlan, least_room, plan_memory
 WITHOUT_EFFECT = frozenset({
     "token_budget", "save_steps", "save_minutes", "report_to", "num_workers", "reference_cache",
     "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
+    "compile",
 })  # fmt: skip
+
+
+# Compiling takes as long as a GPU takes to train on about so many pairs by fused layers alone.
+REPAYING_PAIRS = 2000
 
 
 @dataclass(frozen=True)
@@ -111,17 +116,27 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
     stop.check()
     train, evaluation, max_length = _load_data(request, tokenizer, base, events)
     stop.check()
+    plan = make_plan(
+        len(train.pairs),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+    )
     weights = loading.weights_hash(base)
     policy = loading.prepare_policy(base, config)
     scorer = choose_scorer(
         policy,
         train.pairs,
         config,
+        compile_layers=device.startswith("cuda")
+        and (accelerator.num_processes == 1 or config.compile == "on")
+        and _repays_compiling(config, pairs=plan.total_steps * config.batch_size),
         log=lambda text: events.emit(Event.LOG, message=text),
-        warn=lambda text: events.emit(Event.LOG, level="warning", message=text, fused_layers=False),
+        warn=lambda text, kind: events.emit(Event.LOG, level="warning", message=text, **{f"{kind}_layers": False}),
     )
     stop.check()
-    memory = plan_memory(scorer, train.pairs, config, log=lambda text: events.emit(Event.LOG, message=text))
+    memory = plan_memory(scorer, train.pairs, config, plan=plan, log=lambda text: events.emit(Event.LOG, message=text))
     memory = least_room(everyones(accelerator, memory))
     events.emit(
         Event.LOG,
@@ -130,6 +145,7 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         token_budget=memory.token_budget,
         shared_prefix=scorer.shared,
         fused_layers=scorer.fused_layers,
+        compiled_layers=scorer.compiled_layers,
     )
     return RunSetup(
         request=request,
@@ -142,18 +158,19 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         loss=loss,
         train=train,
         evaluation=evaluation,
-        plan=make_plan(
-            len(train.pairs),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=config.num_train_epochs,
-            max_steps=config.max_steps,
-        ),
+        plan=plan,
         memory=memory,
         weights=weights,
         max_length=max_length,
         packing=scorer.packing(train.pairs),
     )
+
+
+def _repays_compiling(config: TrainConfig, *, pairs: int) -> bool:
+    """Whether to compile the layers for a run that trains on so many pairs, counted as often as it sees them."""
+    if config.compile != "auto":
+        return config.compile == "on"
+    return pairs >= REPAYING_PAIRS and not config.load_in_4bit
 
 
 def _load_data(

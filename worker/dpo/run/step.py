@@ -9,11 +9,11 @@ from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.errors import NotFinite
 from worker.dpo.ground.memory import give_back_freed_memory, resident_memory
 from worker.dpo.ground.processes import everyones, summed
-from worker.dpo.loss.metrics import means, numbers, totals
+from worker.dpo.loss.metrics import means, totals
 from worker.dpo.loss.pair_losses import losses_of
 from worker.dpo.rows.plan import micro_batches
 from worker.dpo.run.optimizer import full, learning_rate
-from worker.dpo.run.run import Run
+from worker.dpo.run.run import Run, Work
 from worker.dpo.run.together import all_or_none, past_return
 
 
@@ -26,7 +26,11 @@ def optimizer_step(run: Run) -> dict[str, float]:
     """
     setup, config, progress = run.setup, run.config, run.progress
     processes = run.accelerator.num_processes
-    batch = setup.plan.batch(progress.step)
+    work = run.ahead
+    if work is None or (work.step, work.budget) != (progress.step, progress.token_budget):
+        work = work_of(run, progress.step)
+    run.ahead = None
+    batch, mine = work.batch, work.mine
     rate = learning_rate(config, progress.step, setup.plan.total_steps)
     counted: dict[str, Tensor] = {}
     rewards: list[Tensor] = []
@@ -36,8 +40,6 @@ def optimizer_step(run: Run) -> dict[str, float]:
     run.optimizer.zero_grad()
     _seed_dropout(run)
     run.wrapped.train()
-    dealt = micro_batches(batch, setup.packing, budget=progress.token_budget, processes=processes)
-    mine = dealt[run.accelerator.process_index]
     with all_or_none(run) as agreement:
         for number, indices in enumerate(mine, start=1):
             last = number == len(mine)
@@ -47,7 +49,7 @@ def optimizer_step(run: Run) -> dict[str, float]:
             places = indices or batch[:1]
             pairs = [setup.train.pairs[place] for place in places]
             with run.exchanging(last):
-                logps = run.wrapped(setup.scorer.rows(pairs))
+                logps = run.wrapped(work.first if number == 1 else setup.scorer.rows(pairs))
                 losses = losses_of(
                     setup.loss,
                     pairs,
@@ -68,29 +70,36 @@ def optimizer_step(run: Run) -> dict[str, float]:
                 for name, value in totals(losses, logps).items():
                     counted[name] = counted[name] + value if name in counted else value
     with past_return(run):
-        _require_finite(run, seen)
+        norm = _update(run, rate)
+        if progress.step + 1 < setup.plan.total_steps:
+            # While a GPU is at work on this step.
+            run.ahead = work_of(run, progress.step + 1)
+        sums, norm_now = _read(run, seen, counted, norm)
         if setup.loss.uses_reward_mean:
             mine_seen = torch.cat([part.cpu() for part in rewards]) if rewards else torch.empty(0)
             run.reward_mean.update(torch.cat(everyones(run.accelerator, mine_seen)))
-        sums = summed(run.accelerator, numbers(counted))
-        norm = _update(run, rate)
+        sums = summed(run.accelerator, sums)
     progress.step += 1
     progress.pairs_seen += int(sums["pairs"])
     _give_back_above_estimate(run)
-    return means(sums) | {"grad_norm": norm, "learning_rate": rate}
+    return means(sums) | {"grad_norm": norm_now, "learning_rate": rate}
 
 
-def _update(run: Run, rate: float) -> float:
-    """Clip and step; returns the gradient's norm before clipping. Raises NotFinite."""
+def work_of(run: Run, step: int) -> Work:
+    """What this process has to do in a step, its first rows made and on their way to the device."""
+    setup, processes = run.setup, run.accelerator.num_processes
+    batch, budget = setup.plan.batch(step), run.progress.token_budget
+    mine = micro_batches(batch, setup.packing, budget=budget, processes=processes)[run.accelerator.process_index]
+    first = setup.scorer.rows([setup.train.pairs[place] for place in mine[0] or batch[:1]])
+    return Work(step, budget, batch, mine, first)
+
+
+def _update(run: Run, rate: float) -> Tensor:
+    """Clip and step; returns the gradient's norm before clipping."""
     if run.scaler.is_enabled():
         run.scaler.unscale_(run.optimizer.inner)
     limit = run.config.max_grad_norm or math.inf
-    norm = full(torch.nn.utils.clip_grad_norm_(list(run.named.values()), limit)).item()
-    if not math.isfinite(norm) and not run.scaler.is_enabled():
-        raise NotFinite(
-            f"The gradient became {norm} at step {run.progress.step + 1}. Lower learning_rate "
-            f"(it is {run.config.peak_learning_rate:g}) or use dtype=float32."
-        )
+    norm = full(torch.nn.utils.clip_grad_norm_(list(run.named.values()), limit))
     run.optimizer.step(rate, run.scaler)
     return norm
 
@@ -102,15 +111,29 @@ def _seed_dropout(run: Run) -> None:
     torch.manual_seed((run.config.seed * steps + run.progress.step) * processes + rank)
 
 
-def _require_finite(run: Run, seen: list[tuple[Tensor, list[TokenPair]]]) -> None:
-    """Raise NotFinite for the first micro-batch whose loss isn't finite. seen: each one's loss and pairs."""
-    for value, (_, pairs) in zip(torch.stack([loss for loss, _ in seen]).tolist(), seen, strict=True):
+def _read(
+    run: Run, seen: list[tuple[Tensor, list[TokenPair]]], counted: dict[str, Tensor], norm: Tensor
+) -> tuple[dict[str, float], float]:
+    """(sums over pairs by name, the gradient's norm), read from the device in one go.
+
+    seen: loss and pairs of each micro-batch. Raises NotFinite for the first whose loss isn't finite, or for the gradient:
+    the weights are changed by then, and the run ends.
+    """
+    values = [*(loss for loss, _ in seen), norm, *counted.values()]
+    losses = torch.stack([value.double().to(norm.device) for value in values]).tolist()
+    numbers = losses[len(seen) :]
+    where = f"at step {run.progress.step + 1}"
+    rate = f"learning_rate (it is {run.config.peak_learning_rate:g})"
+    for value, (_, pairs) in zip(losses, seen, strict=False):
         if not math.isfinite(value):
             lines = ", ".join(str(pair.line) for pair in pairs[:8])
             raise NotFinite(
-                f"The loss became {value} at step {run.progress.step + 1} (data lines {lines}). Lower "
-                f"learning_rate (it is {run.config.peak_learning_rate:g}), use dtype=float32, or look at these lines."
+                f"The loss became {value} {where} (data lines {lines}). Lower {rate}, use dtype=float32, or look at "
+                "these lines."
             )
+    if not math.isfinite(numbers[0]) and not run.scaler.is_enabled():
+        raise NotFinite(f"The gradient became {numbers[0]} {where}. Lower {rate} or use dtype=float32.")
+    return dict(zip(counted, numbers[1:], strict=True)), numbers[0]
 
 
 def _give_back_above_estimate(run: Run) -> None:

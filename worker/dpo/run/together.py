@@ -39,6 +39,7 @@ def within_memory(run: Run, step: Callable[[Run], T]) -> T:
 
 def _halve_budget(run: Run) -> None:
     run.optimizer.zero_grad()
+    run.ahead = None
     gc.collect()
     if run.setup.scorer.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -128,7 +128,7 @@ def test_log_probabilities_and_gradients_are_those_of_plain_unshared_rows(name, 
     said: list[str] = []
     warned: list[str] = []
     config = from_mapping({"dtype": "float64", "lora_r": 2 if lora else 0})
-    scorer = choose_scorer(policy, pairs, config, log=said.append, warn=warned.append)
+    scorer = choose_scorer(policy, pairs, config, log=said.append, warn=lambda text, layers: warned.append(text))
     actual = logps_and_gradients(policy, scorer(scorer.rows(pairs)))
 
     assert scorer.shared == (name in SHARED), said

@@ -1,0 +1,186 @@
+"""Decoder layers compiled by `torch.compile`: one kernel where the operators of a layer, one after the other, would be ten.
+
+What a GPU spends its time on is then the layers' products, and the host launches a third of the kernels. All layers of
+a kind share one compile, for rows of any length: FlexAttention is compiled into the layer, and the tables of its mask are
+inputs. LoRA matrices are cast to the type of the products once a forward, all together (`Shadows`).
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from worker.dpo.model import flex_attention, layers
+from worker.dpo.rows.masks import Layout
+
+BACKEND = "inductor"
+
+
+def install(model: nn.Module, *, whole: bool = True) -> None:
+    """Compile the model's decoder layers when they are first called, and give what lies outside them its cheaper forward.
+
+    whole: the attention's kernel with the layer; False: all but it, for where it can't be compiled with the rest.
+    """
+    # One code object serves layers of several kinds, with gradients and without, in training and in evaluation.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    layers.install(model)
+    kinds: dict[type, Callable[..., Any]] = {}
+    lora: list[nn.Module] = []
+    for layer in decoder_layers(model):
+        layers.remove(layer)
+        for module in layer.modules():
+            if _is_known_lora(module):
+                module.forward = MethodType(_lora_forward, module)
+                lora.append(module)
+        if type(layer) not in kinds:
+            # Past the wrapper that recomputes activations: what is compiled is computed again as a whole.
+            forward = inspect.unwrap(type(layer).forward)
+            kinds[type(layer)] = torch.compile(forward, dynamic=True, fullgraph=whole, backend=BACKEND)
+        layer.forward = _Compiled(layer, kinds[type(layer)])
+    model.__dict__["compiled_lora"], model.__dict__["compiled_whole"] = lora, whole
+
+
+class _Compiled:
+    """A layer's forward: compiled, and recomputed in the backward where the layer is told so."""
+
+    def __init__(self, layer: nn.Module, forward: Callable[..., Any]) -> None:
+        self.layer, self.forward = layer, forward
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if not isinstance(options.get("prefix_layout"), flex_attention.Masks):
+            # Text is generated, a token at a time: nothing to compile for.
+            return type(self.layer).forward(self.layer, *arguments, **options)
+        x, *others = arguments
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # Or the first layer, whose input needs no gradient under LoRA, would be compiled for itself.
+            arguments = (x.detach().requires_grad_(), *others)
+        if getattr(self.layer, "gradient_checkpointing", False) and self.layer.training:
+            call = partial(self.forward, self.layer, **options)
+            return checkpoint(call, *arguments, use_reentrant=False)
+        return self.forward(self.layer, *arguments, **options)
+
+
+def remove(model: nn.Module) -> None:
+    """Undo `install`."""
+    layers.remove(model)
+    for name in ("compiled_lora", "compiled_whole"):
+        model.__dict__.pop(name, None)
+    for layer in decoder_layers(model):
+        if isinstance(layer.__dict__.get("forward"), _Compiled):
+            del layer.__dict__["forward"]
+            for module in layer.modules():
+                if _is_known_lora(module):
+                    module.__dict__.pop("forward", None)
+                    module.__dict__.pop("shadow", None)
+
+
+def installed(model: nn.Module) -> bool:
+    """Whether the decoder's layers run compiled."""
+    return "compiled_lora" in model.__dict__
+
+
+def masks(model: nn.Module, layout: Layout, window: int | None, device: torch.device) -> flex_attention.Masks:
+    """What the model's compiled layers take for a row's layout."""
+    return flex_attention.masks(layout, window, device, apart=not model.__dict__["compiled_whole"])
+
+
+@contextmanager
+def shadowed(model: nn.Module, *, keep: bool) -> Iterator[None]:
+    """Within it the model's compiled layers find their LoRA matrices in the type of the weights beside them.
+
+    keep: leave them there afterwards, for a backward that runs the layers again.
+    """
+    modules = [] if torch.is_autocast_enabled() else model.__dict__.get("compiled_lora", [])
+    pairs = [(module.lora_A["default"].weight, module.lora_B["default"].weight) for module in modules]
+    wanted = modules[0].base_layer.weight.dtype if modules else None
+    if (
+        not modules
+        or modules[0].disable_adapters
+        or not all(_to_be_cast(part, wanted) for pair in pairs for part in pair)
+    ):
+        yield
+        return
+    scales = [module.scaling["default"] for module in modules]
+    cast = Shadows.apply(wanted, scales, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs))
+    for number, module in enumerate(modules):
+        module.__dict__["shadow"] = cast[number], cast[number + len(modules)]
+    try:
+        yield
+    finally:
+        if not keep:
+            for module in modules:
+                del module.__dict__["shadow"]
+
+
+def _to_be_cast(matrix: Tensor, wanted: torch.dtype | None) -> bool:
+    return matrix.dtype != wanted and not isinstance(matrix, DTensor)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of the model's one stack of layers; none where there are several stacks."""
+    stacks = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) and hasattr(module[-1], "mlp")
+    ]
+    return list(stacks[0]) if len(stacks) == 1 else []
+
+
+def _is_known_lora(module: nn.Module) -> bool:
+    """One active adapter of the original kind on an ordinary linear layer, not merged. It may have dropout."""
+    return (
+        isinstance(module, LoraLinear)
+        and type(module.base_layer) is nn.Linear
+        and module.active_adapters == ["default"]
+        and not module.lora_variant
+        and not module.merged
+        and not module.lora_bias.get("default", False)
+    )
+
+
+def _lora_forward(module: Any, x: Tensor) -> Tensor:
+    """x Wᵀ + b + (x Aᵀ)(s·B)ᵀ in the type of x, as it is traced."""
+    base = module.base_layer
+    y = F.linear(x, base.weight, base.bias)
+    if module._disable_adapters:
+        return y
+    shadow = module.__dict__.get("shadow")
+    if shadow is None:
+        a = module.lora_A["default"].weight.to(x.dtype)
+        b = (module.lora_B["default"].weight * module.scaling["default"]).to(x.dtype)
+    else:
+        a, b = shadow
+    return y + F.linear(F.linear(module.lora_dropout["default"](x), a), b)
+
+
+class Shadows(torch.autograd.Function):
+    """LoRA matrices in another type: A as it is, B times its scale. (type, scales, A…, B…) -> (A…, B…).
+
+    All in a few kernels, forward and backward: cast one by one, they would be two kernels each, some hundred in all.
+    """
+
+    @staticmethod
+    def forward(ctx, dtype, scales, *matrices):  # type: ignore[no-untyped-def]
+        ctx.scales = scales
+        half = len(matrices) // 2
+        scaled = [*matrices[:half], *torch._foreach_mul(matrices[half:], scales)]
+        cast = [torch.empty_like(matrix, dtype=dtype) for matrix in matrices]
+        torch._foreach_copy_(cast, scaled)
+        return tuple(cast)
+
+    @staticmethod
+    def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
+        half = len(upstream) // 2
+        gradients = [torch.empty_like(matrix, dtype=torch.float32) for matrix in upstream]
+        torch._foreach_copy_(gradients, list(upstream))
+        torch._foreach_mul_(gradients[half:], ctx.scales)
+        return None, None, *gradients
