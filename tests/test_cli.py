@@ -22,6 +22,9 @@ from app.services.jobs import jobs, workers
 from app.services.training import runs
 from tests.conftest import ROOT
 from tests.factory import Factory
+from tests.pretend_worker import prepare_model
+from tests.services.training.exported import FILES, exported
+from tests.services.training.trained import trained
 
 
 def prefloop(*words: str, given: str = "") -> Result:
@@ -229,3 +232,34 @@ def test_workers_and_doctor_tell_who_can_do_what(admin: str, engine: Engine) -> 
         assert prefloop("jobs", "list", "--kind", kind.value).exit_code == 0
     (row,) = prefloop("jobs", "list", "--kind", "all", "--json").output.splitlines()
     assert (json.loads(row)["kind"], json.loads(row)["base_model"]) == ("export", "")
+
+
+def test_a_checkpoint_is_exported_once_and_copied_when_it_is_whole(
+    admin: str, settings: Settings, engine: Engine, factory: Factory, tmp_path: Path
+) -> None:
+    prepare_model(settings)
+    engineer = factory.engineer()
+    _, checkpoint = trained(engine, settings, factory.judged(8), engineer)
+    asked = prefloop("checkpoints", "export", str(checkpoint.id), "--as", "gguf-q8_0")
+    again = prefloop("checkpoints", "export", str(checkpoint.id), "--as", "gguf-q8_0")
+    assert asked.exit_code == again.exit_code == 0
+    assert "is queued. Follow it: prefloop jobs watch" in asked.output and asked.output == again.output
+    made = exported(engine, settings, checkpoint, engineer)
+    assert f"Export {made.job_id} " in asked.output
+    watched = prefloop("checkpoints", "export", str(checkpoint.id), "--as", "gguf-q8_0", "--watch")
+    assert watched.exit_code == 0 and "has this export already" in watched.output
+    copied = prefloop("checkpoints", "export", str(checkpoint.id), "--as", "gguf-q8_0", "--out", str(tmp_path / "out"))
+    assert copied.exit_code == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == FILES
+    assert all(file.sha256 in copied.output.replace("\n", "") for file in made.files)
+
+
+def test_an_export_that_the_model_can_not_have_is_refused_in_one_line(
+    admin: str, settings: Settings, engine: Engine, factory: Factory
+) -> None:
+    prepare_model(settings)
+    (settings.models / "tiny" / "config.json").write_text('{"model_type": "gemma"}')
+    _, checkpoint = trained(engine, settings, factory.judged(8), factory.engineer())
+    refused = outside("checkpoints", "export", str(checkpoint.id), "--as", "gguf-f16")
+    assert refused.returncode == 1
+    assert "this one is of type gemma" in refused.stderr and "Export it as merged weights instead." in refused.stderr

@@ -14,7 +14,7 @@ from app.storage import Storage
 
 FOR = {
     ExportFormat.MERGED: "For transformers, vLLM and SGLang: the adapter added into its base model.",
-    ExportFormat.GGUF_F16: "For llama.cpp, Ollama and LM Studio, at full precision.",
+    ExportFormat.GGUF_F16: "For llama.cpp, Ollama and LM Studio, in 16-bit floats.",
     ExportFormat.GGUF_Q8_0: "For llama.cpp, Ollama and LM Studio, at half the size of f16.",
 }
 WHOLE = "For transformers, vLLM and SGLang: the fine-tuned model, read back and compared."
@@ -22,7 +22,8 @@ WHOLE = "For transformers, vLLM and SGLang: the fine-tuned model, read back and 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One format. `refused`: why it can't be made; `words`: what it does now; `checks`: (held, what was compared)."""
+    """One format. `refused`: why it can't be made; `words`: what it does now; `checks`: (held, what was compared);
+    `not_checked`: what couldn't be compared."""
 
     format: ExportFormat
     title: str
@@ -34,7 +35,7 @@ class Row:
     archive: str
     checks: list[tuple[bool, str]]
     remarks: list[str]
-    modelfile: str
+    not_checked: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,12 @@ def _row(format: ExportFormat, export: Export | None, refused: str, waits: dict[
         size=exports.size(export) if export else 0,
         archive=f"{exports.folder_name(export)}.tar" if export else "",
         checks=[(bool(check["passed"]), str(check["says"])) for check in proof.get("checks", [])],
-        remarks=[*_moved(proof), *map(str, [*proof.get("notes", []), *proof.get("not_checked", [])])],
-        modelfile=str(proof.get("modelfile", "")),
+        remarks=[
+            *_moved(proof),
+            *map(str, proof.get("notes", [])),
+            *([str(proof["modelfile"])] if "modelfile" in proof else []),
+        ],
+        not_checked=[str(said) for said in proof.get("not_checked", [])],
     )
 
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             step, last = int(share * STEPS), said
             said = (stage, step)
             if stage != last[0]:
-                events.emit(Event.STATE, step, stage=stage, total_steps=STEPS)
+                events.emit(Event.STATE, stage=stage, total_steps=STEPS)
             # A large model has thousands of tensors; a reader wants no more steps than these.
             if step != last[1]:
                 events.emit(Event.STEP, step, total_steps=STEPS)

@@ -14,12 +14,14 @@ import torch
 from worker.dpo.ground.errors import EXPORT_DIFFERS, BadSetting, RunError
 from worker.dpo.publish import llama_cpp, merge, proof
 from worker.dpo.publish.card import write_card
+from worker.dpo.publish.figures import Check
 from worker.dpo.publish.folder import staged
 from worker.dpo.publish.gguf import write_gguf
 from worker.dpo.publish.gguf_support import architecture_refusal, tokenizer_refusal
 from worker.dpo.publish.merge import Trained
 from worker.dpo.publish.modelfile import known_template, modelfile
-from worker.dpo.publish.proof import Check, Reference
+from worker.dpo.publish.proof import Reference
+from worker.dpo.publish.weights import sample_weights
 
 FORMATS = ("merged", "gguf-f16", "gguf-q8_0")
 # Which share of the work is done when a stage begins.
@@ -140,7 +142,7 @@ def _write_merged(
     dtype = getattr(torch, request.dtype) if request.dtype else trained.dtype
     name = str(dtype).removeprefix("torch.")
     progress.state("writing", STAGES["writing"])
-    sample = proof.sample_weights(merged)
+    sample = sample_weights(merged)
     merge.write_merged(merged, trained.tokenizer, part, dtype=dtype)
     progress.state("proving", STAGES["proving"])
     for check in proof.check_merged_folder(known, trained.tokenizer, sample, part, name, progress.check):
@@ -167,7 +169,7 @@ def _write_gguf(
         progress.state("writing", STAGES["writing"] + (STAGES["proving"] - STAGES["writing"]) * done / total)
 
     write_gguf(merged, trained.tokenizer, path, weights=weights, about=_about(trained), report=report)
-    sample = proof.sample_weights(merged)
+    sample = sample_weights(merged)
     progress.state("proving", STAGES["proving"])
     for check in proof.check_gguf(known, trained.tokenizer, merged.config, sample, path, weights, progress.check):
         checks.append(check)

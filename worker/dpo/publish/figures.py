@@ -1,7 +1,7 @@
 """What a model says to fixed prompts, in numbers that two copies of it can be compared by."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -84,6 +84,26 @@ class Difference:
             "logp_difference_max": self.max,
             "greedy_agreement": self.agreement,
             "tokens": self.tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison. `says`: a sentence with the figures in it, for people."""
+
+    name: str
+    reader: str
+    passed: bool
+    says: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "reader": self.reader,
+            "passed": self.passed,
+            "says": self.says,
+            "figures": self.figures,
         }
 
 

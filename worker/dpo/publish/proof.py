@@ -4,22 +4,22 @@ Every check says what it compared, with which reader, and the figures. One that 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGUFReader
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from worker.dpo.model import loading
 from worker.dpo.publish import figures, llama_cpp
-from worker.dpo.publish.figures import Answer, Difference, Rendered, Scores
-from worker.dpo.publish.gguf import TYPES, tensor_type
+from worker.dpo.publish.figures import Answer, Check, Difference, Rendered, Scores
 from worker.dpo.publish.gguf_support import ARCHITECTURES
 from worker.dpo.publish.gguf_tokenizer import adds_bos
 from worker.dpo.publish.merge import Trained, end_tokens
+from worker.dpo.publish.weights import check_weights
 
 # Nats a token: the largest difference where both sides compute in float32, and after rounding to each type.
 EXACT = 1e-4
@@ -31,28 +31,6 @@ BOUNDS = {
     "f16": ("max", 0.02),
     "q8_0": ("mean", 0.05),
 }
-# Of each tensor that many blocks of 32 neighbouring weights are compared.
-BLOCKS, BLOCK = 2048, 32
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One comparison. `says`: a sentence with the figures in it, for people."""
-
-    name: str
-    reader: str
-    passed: bool
-    says: str
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "reader": self.reader,
-            "passed": self.passed,
-            "says": self.says,
-            "figures": self.figures,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +68,7 @@ def check_merge(known: Reference, merged: PreTrainedModel, check: Stop) -> Check
     copy = figures.score_all(merged, known.answers, check)
     apart = figures.difference(known.answers, known.scores, copy)
     passed = apart.max <= EXACT and not figures.loses_greedy(known.answers, copy, 2 * EXACT)
-    return _compared("merge", "transformers", apart, passed, ("max", EXACT), "The merged weights in float32")
+    return _compared("merge", "transformers", apart, passed, ("max", EXACT), "The merged weights, before any rounding,")
 
 
 def check_merged_folder(
@@ -119,26 +97,19 @@ def check_merged_folder(
     passed = _within(apart, BOUNDS[dtype])
     if dtype == "float32":
         passed = passed and not figures.loses_greedy(known.answers, scores, 2 * EXACT)
-    yield _compared("log-probabilities", "transformers", apart, passed, BOUNDS[dtype], f"The weights in {dtype}")
+    yield _compared(
+        "log-probabilities",
+        "transformers",
+        apart,
+        passed,
+        BOUNDS[dtype],
+        f"The weights in {dtype}, read by transformers,",
+    )
 
 
 def _ids_or_none(tokenizer: PreTrainedTokenizerBase, prompt: Rendered) -> list[int] | None:
     matching = [other.ids for other in figures.render(tokenizer) if other.name == prompt.name]
     return matching[0] if matching else None
-
-
-def sample_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """(blocks, BLOCK) of each tensor's weights, at places that depend on its shape alone; vectors whole."""
-    return {name: _blocks(tensor) for name, tensor in model.state_dict().items()}
-
-
-def _blocks(tensor: Tensor) -> Tensor:
-    if tensor.ndim < 2 or tensor.shape[-1] % BLOCK:
-        flat = tensor.reshape(-1)
-        return flat[: BLOCKS * BLOCK].clone()
-    blocks = tensor.reshape(-1, BLOCK)
-    places = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0))[:BLOCKS]
-    return blocks[places].clone()
 
 
 def check_gguf(
@@ -171,7 +142,8 @@ def check_by_transformers(
     yield check_weights(sample, copy, weights)
     apart = figures.difference(known.answers, known.scores, figures.score_all(copy, known.answers, check))
     passed = _within(apart, BOUNDS[weights])
-    yield _compared("log-probabilities", "transformers", apart, passed, BOUNDS[weights], f"The weights in {weights}")
+    what = f"The weights in {weights}, read by transformers,"
+    yield _compared("log-probabilities", "transformers", apart, passed, BOUNDS[weights], what)
 
 
 def _as_gguf_names_it(config: Any) -> Any:
@@ -184,39 +156,6 @@ def _as_gguf_names_it(config: Any) -> Any:
         return config
     own = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
     return AutoConfig.for_model(arch, **own)
-
-
-def check_weights(sample: dict[str, Tensor], copy: PreTrainedModel, weights: str) -> Check:
-    """Sampled weights against the merged ones: each within half a step of its type."""
-    wrong, worst = [], 0.0
-    tensors = copy.state_dict()
-    for name, mine in sample.items():
-        if name not in tensors or _blocks(tensors[name]).shape != mine.shape:
-            wrong.append(name)
-            continue
-        steps = float(((_blocks(tensors[name]) - mine).abs() / _step(tensors[name], mine, weights)).max())
-        worst = max(worst, steps)
-        # Half a step, and a little for the scale that q8_0 stores as a 16-bit float.
-        if not steps <= 0.57:
-            wrong.append(name)
-    says = (
-        f"Read by transformers, {', '.join(wrong[:3])} differs from the trained model's weights."
-        if wrong
-        else f"Read by transformers, all {len(sample)} tensors are the trained model's, rounded to {weights}."
-    )
-    return Check(
-        "weights", "transformers", not wrong, says, {"tensors": len(sample), "differ": len(wrong), "steps": worst}
-    )
-
-
-def _step(tensor: Tensor, mine: Tensor, weights: str) -> Tensor:
-    """The distance between neighbouring numbers of the type that `tensor` was stored in, around each of `mine`."""
-    if weights in TYPES and tensor_type(tensor, weights) == GGMLQuantizationType.Q8_0:
-        return mine.abs().amax(-1, keepdim=True).clamp_min(1e-9) / 127
-    if weights in TYPES:
-        weights = "float16" if tensor_type(tensor, weights) == GGMLQuantizationType.F16 else "float32"
-    numbers = torch.finfo(getattr(torch, weights))
-    return mine.abs().clamp_min(numbers.tiny) * numbers.eps
 
 
 def check_metadata(known: Reference, tokenizer: PreTrainedTokenizerBase, path: Path) -> Check:
@@ -259,7 +198,8 @@ def check_by_llama_cpp(known: Reference, path: Path, weights: str, check: Stop) 
     yield _ends("llama.cpp", known.ends, ended, len(ended) == len(known.ends))
     apart = figures.difference(known.answers, known.scores, reading.scores)
     passed = _within(apart, BOUNDS[weights])
-    yield _compared("log-probabilities", "llama.cpp", apart, passed, BOUNDS[weights], f"The weights in {weights}")
+    what = f"The weights in {weights}, read by llama.cpp,"
+    yield _compared("log-probabilities", "llama.cpp", apart, passed, BOUNDS[weights], what)
 
 
 def _same_prompts(reader: str, known: Reference, ids: Sequence[list[int] | None]) -> Check:
@@ -292,8 +232,8 @@ def _compared(name: str, reader: str, apart: Difference, passed: bool, bound: tu
     value = apart.max if figure == "max" else apart.mean
     words = "at most" if figure == "max" else "on average"
     says = (
-        f"{what}, read by {reader}, give each of {apart.tokens} tokens the trained model's log-probability within "
-        f"{value:.2g} nats {words} (allowed: {most:g}) and choose the same token in {apart.agreement:.1%} of places."
+        f"{what} give each of {apart.tokens} tokens the trained model's log-probability within "
+        f"{value:.2g} nats {words} (allowed: {most:g}) and choose the same token in {100 * apart.agreement:.1f} % of places."
     )
     if not passed and value <= most:
         says += " The greedy tokens differ."
