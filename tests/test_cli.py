@@ -260,6 +260,7 @@ def test_an_export_that_the_model_can_not_have_is_refused_in_one_line(
     prepare_model(settings)
     (settings.models / "tiny" / "config.json").write_text('{"model_type": "gemma"}')
     _, checkpoint = trained(engine, settings, factory.judged(8), factory.engineer())
+    assert prefloop("checkpoints", "export", str(checkpoint.id)).exit_code == 2, "a format must be named"
     refused = outside("checkpoints", "export", str(checkpoint.id), "--as", "gguf-f16")
     assert refused.returncode == 1
     assert "this one is of type gemma" in refused.stderr and "Export it as merged weights instead." in refused.stderr

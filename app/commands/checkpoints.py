@@ -10,7 +10,7 @@ import typer
 
 from app.commands.context import acting_user, console, show
 from app.commands.jobs import follow
-from app.commands.options import ActAs, AsJson
+from app.commands.options import AsJson
 from app.config import get_settings
 from app.db import read_session, write_session
 from app.models import ExportFormat
@@ -92,7 +92,9 @@ def export_checkpoint(
     out: Annotated[
         Path | None, typer.Option("--out", file_okay=False, help="Wait for it, then copy its files into this folder.")
     ] = None,
-    as_user: ActAs = None,
+    as_user: Annotated[
+        str | None, typer.Option("--as-user", help="Account to act as. Default: the first admin.")
+    ] = None,  # `--as` is the format here
 ) -> None:
     """Export a checkpoint as merged weights or GGUF, compared with what was trained."""
     settings = get_settings()

@@ -91,14 +91,14 @@ class Watcher:
     def states(self, job_id: int) -> list[str]:
         return [row.data["state"] for row in self.events(job_id, "state") if "state" in row.data]
 
-    def until(self, what: str, happened: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def until(self, what: str, happened: Callable[[], bool], patience: float = PATIENCE_SECONDS) -> None:
+        deadline = time.monotonic() + patience
         while not happened():
             assert time.monotonic() < deadline, f"It did not happen that {what}.\n{self.workers.logs()}"
             time.sleep(0.1)
 
-    def until_over(self, job_id: int) -> Job:
-        self.until(f"job {job_id} ended", lambda: self.job(job_id).state in FINISHED)
+    def until_over(self, job_id: int, patience: float = PATIENCE_SECONDS) -> Job:
+        self.until(f"job {job_id} ended", lambda: self.job(job_id).state in FINISHED, patience)
         return self.job(job_id)
 
     def until_training(self, job_id: int, step: int = 1) -> Job:

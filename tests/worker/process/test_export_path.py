@@ -17,7 +17,8 @@ from app.storage import Storage
 from tests.factory import Factory
 from tests.worker.running import QUICK, Watcher, Workers
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
+PATIENCE = 400  # seconds that a real model may need on a busy machine
 one_size = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -58,7 +59,7 @@ def train(
             config={**QUICK, "max_steps": 1, "batch_size": 2, **config},
             by=session.merge(by),
         )
-    job = watcher.until_over(made.job_id)
+    job = watcher.until_over(made.job_id, PATIENCE)
     assert job.state is JobState.SUCCEEDED, f"{job.error}\n{watcher.workers.logs()}"
     with read_session(engine) as session:
         (checkpoint,) = checkpoints.listing(session).items
@@ -73,7 +74,7 @@ def export(engine: Engine, checkpoint: Checkpoint, format: ExportFormat, by: Use
 
 
 def ended_well(watcher: Watcher, job_id: int) -> Job:
-    job = watcher.until_over(job_id)
+    job = watcher.until_over(job_id, PATIENCE)
     assert job.state is JobState.SUCCEEDED, f"{job.error}\n{watcher.workers.logs()}"
     return job
 
