@@ -4,7 +4,6 @@
 """
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -99,7 +98,7 @@ def test_bug_13_packed_and_padded_rows_agree():
 def test_bug_14_the_reference_of_an_existing_adapter_is_the_model_with_it(tmp_path):
     first = moved_policy()
     first.save_pretrained(tmp_path / "adapter")
-    config = replace(LORA, adapter=str(tmp_path / "adapter"))
+    config = LORA.model_copy(update={"adapter": str(tmp_path / "adapter")})
     policy = load_adapter(tiny_llama(), config.adapter, trainable=True)
     assert not adapter_is_new(policy, config)
     pairs = random_pairs(3)
@@ -217,7 +216,7 @@ def test_bug_22_the_loss_of_step_0_is_log_2(settings, tmp_path, engine):
 
 
 def test_bug_23_the_reference_pass_has_no_dropout():
-    policy = prepare_policy(tiny_llama(), replace(LORA, lora_dropout=0.9)).train()
+    policy = prepare_policy(tiny_llama(), LORA.model_copy(update={"lora_dropout": 0.9})).train()
     with torch.no_grad():
         for name, weight in policy.named_parameters():
             if "lora_B" in name:
