@@ -5,7 +5,7 @@ import hmac
 import ipaddress
 import secrets
 from functools import cache
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pwdlib import PasswordHash
 
@@ -52,10 +52,18 @@ def local_path(target: str | None, default: str = "/") -> str:
     """`target` if it is a path on this site, else `default`: never a way to another site or into a header."""
     if not target or not target.startswith("/") or any(ord(char) < 33 or char == "\\" for char in target):
         return default
-    parts = urlsplit(target)
+    parts = split_url(target)
     if parts.scheme or parts.netloc or target.startswith("//"):
         return default
     return target
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of an address that somebody sent; all empty where it is none, such as `http://[`."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 def address_bucket(address: str) -> str:

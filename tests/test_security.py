@@ -15,6 +15,7 @@ from app.config import Settings
 @example("/\\evil.example")
 @example("/\t/evil.example")
 @example("https:evil.example")
+@example("//[")
 def test_a_local_path_never_leads_elsewhere(target: str) -> None:
     path = security.local_path(target)
     # Browsers drop tabs and newlines and read backslashes as slashes before they resolve an address.

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from app.db import read_session
 from app.errors import Conflict, Invalid, PrefloopError, SignInNeeded, Unavailable
-from app.security import local_path
+from app.security import local_path, split_url
 from app.web import request_state
 from app.web.deps import signed_in_user
 from app.web.problems import MEDIA_TYPE, FieldProblem, Problem
@@ -166,11 +166,11 @@ def _problem(request: Request, fact: PrefloopError, headers: dict[str, str]) -> 
 def _to_sign_in(request: Request) -> Response:
     if is_fragment(request):
         # The whole page moves, or a sign-in form would appear inside a table.
-        here = urlsplit(request.headers.get("HX-Current-URL", ""))
+        here = split_url(request.headers.get("HX-Current-URL", ""))
         return Response(status_code=401, headers={"HX-Redirect": _sign_in_url(here.path, here.query)})
     if request.method in ("GET", "HEAD"):
         return RedirectResponse(_sign_in_url(request.url.path, request.url.query), 303)
-    came_from = urlsplit(request.headers.get("referer", ""))
+    came_from = split_url(request.headers.get("referer", ""))
     return RedirectResponse(_sign_in_url(came_from.path, came_from.query), 303)
 
 

@@ -17,7 +17,7 @@ from app.config import Settings
 from app.db import read_session
 from app.errors import CrossSite, PrefloopError, TooLarge
 from app.ops.metrics import Metrics
-from app.security import SAFE_METHODS, is_cross_site, is_loopback, response_headers
+from app.security import SAFE_METHODS, is_cross_site, is_loopback, response_headers, split_url
 from app.web import request_state
 from app.web.failures import respond
 
@@ -145,7 +145,7 @@ class Guard:
     def _check_host(self, host: str) -> None:
         if self.public_host is None:
             return
-        name = urlsplit(f"//{host}").hostname
+        name = split_url(f"//{host}").hostname
         if name != self.public_host and not is_loopback(name):
             raise WrongHost("This server doesn't answer under that name.", f"Open {self.settings.base_url}.")
 

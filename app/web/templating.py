@@ -99,7 +99,7 @@ def section_of(path: str) -> str:
 def _flashes(request: Request) -> list[tuple[str, str]]:
     try:
         kind, text = json.loads(unquote(request.cookies.get(FLASH_COOKIE, "")))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):  # the last from thousands of brackets
         return []
     return [(kind, text)] if kind in ("info", "good", "bad") and isinstance(text, str) else []
 

@@ -181,8 +181,17 @@ def test_after_signing_in_a_form_leads_back_to_its_page(client: TestClient) -> N
     assert (reply.status_code, reply.headers["location"]) == (303, "/sign-in?next=/account")
 
 
+def test_a_page_that_isnt_an_address_leads_to_the_sign_in_form_alone(client: TestClient) -> None:
+    nowhere = {"Referer": "http://[", "HX-Current-URL": "http://["}
+    reply = client.post("/account/tokens", data={"name": "x"}, headers=OWN | nowhere)
+    assert (reply.status_code, reply.headers["location"]) == (303, "/sign-in")
+    reply = client.get("/workers", headers=nowhere | {"HX-Request": "true"})
+    assert (reply.status_code, reply.headers["hx-redirect"]) == (401, "/sign-in")
+
+
 def test_other_names_of_the_server_are_refused(client: TestClient) -> None:
-    assert client.get("/sign-in", headers={"Host": "evil.example"}).status_code == 421
+    for name in ("evil.example", "[", "testserver]", ""):
+        assert client.get("/sign-in", headers={"Host": name}).status_code == 421
     for name in ("testserver", "TESTSERVER", "testserver:8000", "127.0.0.1:8000", "[::1]:8000", "localhost"):
         assert client.get("/healthz", headers={"Host": name}).status_code == 200
 
