@@ -199,6 +199,14 @@ def test_doctor_names_what_is_missing_and_what_to_do(settings: Settings, engine:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_doctor_names_a_base_model_that_is_broken(settings: Settings, engine: Engine) -> None:
+    manifest = settings.models / "bad" / "prefloop-model.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{")
+    told = " ".join(prefloop("doctor").output.split())
+    assert "The base model bad can't be used" in told and "prefloop models add bad" in told
+
+
 def test_doctor_sees_a_redis_that_is_gone(settings: Settings, engine: Engine) -> None:
     done = outside("doctor", PREFLOOP_BROKER_URL="redis://127.0.0.1:1/0")
     assert "Redis doesn't answer" in done.stdout

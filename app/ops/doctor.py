@@ -182,6 +182,8 @@ def check_queue(settings: Settings) -> Finding:
 
 def check_models(settings: Settings) -> Finding:
     models = base_models.list_models(settings)
+    if broken := base_models.broken(settings):
+        return Finding("models", "warn", broken[0].what, broken[0].next_step)
     if not models:
         return Finding(
             "models",

@@ -30,6 +30,12 @@ ERRORS: dict[str, type[PrefloopError]] = {
 }
 
 
+class BrokenModel(NotFound):
+    """A base model whose manifest can't be read: its disk was full, or somebody changed it by hand."""
+
+    code = "base_model_broken"
+
+
 @dataclass(frozen=True, slots=True)
 class BaseModel:
     """A prepared base model. `weights_sha256` names its weights for good; `note` is what a page must say of it."""
@@ -62,13 +68,30 @@ class BaseModel:
 
 
 def list_models(settings: Settings) -> list[BaseModel]:
-    """The base models that are ready, by name."""
+    """The base models that are ready, by name. One with a broken manifest isn't among them: see `broken`."""
+    return [model for model in _all(settings) if isinstance(model, BaseModel)]
+
+
+def broken(settings: Settings) -> list[BrokenModel]:
+    """What is wrong with the base models whose manifest can't be read, by name."""
+    return [model for model in _all(settings) if isinstance(model, BrokenModel)]
+
+
+def _all(settings: Settings) -> list[BaseModel | BrokenModel]:
     manifests = sorted(settings.models.glob(f"*/{MANIFEST}")) if settings.models.is_dir() else []
-    return [_read(manifest) for manifest in manifests if not manifest.parent.name.startswith(".")]
+    models: list[BaseModel | BrokenModel] = []
+    for manifest in manifests:
+        if manifest.parent.name.startswith("."):
+            continue
+        try:
+            models.append(_read(manifest))
+        except BrokenModel as problem:
+            models.append(problem)
+    return models
 
 
 def get(settings: Settings, name: str) -> BaseModel:
-    """The base model of that name; NotFound says which there are and how to add one."""
+    """The base model of that name; NotFound says which there are and how to add one. Raises BrokenModel."""
     manifest = settings.models / name / MANIFEST
     if NAME.fullmatch(name) and manifest.is_file():
         return _read(manifest)
@@ -173,7 +196,17 @@ def _crashed(status: int, errors: str) -> PrefloopError:
 
 
 def _read(manifest: Path) -> BaseModel:
-    facts = json.loads(manifest.read_text(encoding="utf-8"))
+    try:
+        return _described(json.loads(manifest.read_text(encoding="utf-8")), manifest)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        name = manifest.parent.name
+        raise BrokenModel(
+            f"The base model {name} can't be used: its {MANIFEST} is broken ({type(error).__name__}).",
+            f"Remove the folder {manifest.parent} and add the model again with: prefloop models add {name}",
+        ) from error
+
+
+def _described(facts: dict[str, Any], manifest: Path) -> BaseModel:
     return BaseModel(
         name=facts["name"],
         title=facts["title"],

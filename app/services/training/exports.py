@@ -40,7 +40,10 @@ def refusals(settings: Settings, storage: Storage, *, checkpoint: Checkpoint) ->
 
     A base model that isn't on this machine refuses nothing: a worker may have it.
     """
-    reason = _gguf_refusal(settings, storage, checkpoint)
+    try:
+        reason = _gguf_refusal(settings, storage, checkpoint)
+    except ValueError:
+        reason = "The model's config.json or tokenizer.json isn't readable JSON."
     return {format: reason for format in ExportFormat if format is not ExportFormat.MERGED} if reason else {}
 
 

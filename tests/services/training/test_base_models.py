@@ -47,6 +47,20 @@ def test_an_unknown_name_says_what_there_is_and_how_to_add_it(settings: Settings
         base_models.path(settings, "smollm2-135m-instruct")
 
 
+@pytest.mark.parametrize("manifest", ["", "{", "{}", "[]", '{"name": "bad", "weights": 3}', "[" * 5000])
+def test_a_broken_manifest_takes_one_model_away_and_not_the_others(
+    settings: Settings, tiny: Path, manifest: str
+) -> None:
+    model = base_models.add(settings, "mine", str(tiny))
+    (settings.models / "bad").mkdir()
+    (settings.models / "bad" / base_models.MANIFEST).write_text(manifest)
+    assert base_models.list_models(settings) == [model]
+    with pytest.raises(base_models.BrokenModel, match="The base model bad can't be used") as refusal:
+        base_models.get(settings, "bad")
+    assert "prefloop models add bad" in refusal.value.next_step
+    assert [problem.what for problem in base_models.broken(settings)] == [refusal.value.what]
+
+
 @pytest.mark.parametrize("name", ["..", "../outside", "a/b", "/etc", "", ".hidden", "Upper", "x" * 65])
 def test_a_name_is_never_a_way_out_of_the_folder(settings: Settings, tiny: Path, name: str) -> None:
     (settings.data_dir / "outside").mkdir(parents=True)

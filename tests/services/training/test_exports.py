@@ -146,6 +146,14 @@ def test_a_base_model_that_is_not_here_refuses_nothing(
     assert exports.refusals(settings, storage, checkpoint=checkpoint) == {}
 
 
+def test_a_base_model_whose_files_are_broken_refuses_gguf_and_no_page_fails(
+    settings: Settings, storage: Storage, checkpoint: Checkpoint
+) -> None:
+    (settings.models / "tiny" / "config.json").write_text("{")
+    refused = exports.refusals(settings, storage, checkpoint=checkpoint)
+    assert "isn't readable JSON" in refused[ExportFormat.GGUF_F16] and ExportFormat.MERGED not in refused
+
+
 def test_a_full_fine_tune_is_judged_by_its_own_files(
     engine: Engine, settings: Settings, storage: Storage, project: Project, engineer: User
 ) -> None:
