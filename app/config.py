@@ -38,6 +38,12 @@ class Settings(BaseSettings):
         "", description="Address that people type, for links and the origin check. Empty: http://host:port."
     )
     web_workers: int = Field(1, ge=1, description="Web server processes.")
+    requests_at_once: int = Field(
+        16, ge=1, le=200, description="Requests that one web process works on at once; others wait their turn."
+    )
+    client_seconds: float = Field(
+        30, gt=0, description="How long a web process waits for a client in the middle of a request."
+    )
     forwarded_allow_ips: str = Field("127.0.0.1", description="Proxies whose X-Forwarded-* headers are believed.")
     secret_key: str = Field(
         "",

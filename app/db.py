@@ -1,5 +1,6 @@
 """Engine, SQLite pragmas and session scopes: one request or one task step is one commit, and wishes come after it."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -8,13 +9,28 @@ from typing import Any, Protocol
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from app.config import Settings, get_settings
+from app.writer import FairLock
 
 log = structlog.get_logger()
 _writing: ContextVar[bool] = ContextVar("writing", default=False)
 
+# A transaction is on the disk when it is committed, also on macOS: who was told "thank you" isn't asked again after a
+# power cut.
+PRAGMAS = (
+    "journal_mode=WAL",
+    "foreign_keys=ON",
+    "busy_timeout=30000",
+    "synchronous=FULL",
+    "fullfsync=ON",
+    "checkpoint_fullfsync=ON",
+)
+BUSY_SECONDS = 30
+OTHER_CONNECTIONS = 16
+WRITER = "writer"  # in a connection's info: it has the right to write
 WISHES = "wishes"  # in session.info: [(wish, the transaction in which it was noted)]
 
 
@@ -28,39 +44,55 @@ class Wish(Protocol):
         """Do it. No transaction is open; the rows can be read by everybody."""
 
 
-def make_engine(url: str) -> Engine:
-    """An engine for SQLite (WAL, foreign keys, BEGIN IMMEDIATE unless read-only) or PostgreSQL (psycopg 3)."""
+def make_engine(url: str, *, at_once: int = 16) -> Engine:
+    """An engine for SQLite (WAL, foreign keys, BEGIN IMMEDIATE unless read-only) or PostgreSQL (psycopg 3).
+
+    `at_once` requests have a connection each; there are some more for imports, streams and checks.
+    """
+    pool = {"pool_size": at_once, "max_overflow": OTHER_CONNECTIONS}
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     if not url.startswith("sqlite"):
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, **pool)
     engine = create_engine(
         url,
         hide_parameters=True,
-        connect_args={"timeout": 30, "check_same_thread": False},
-        pool_size=20,
-        max_overflow=40,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        **pool,
     )
+    writer = FairLock()
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we emit BEGIN ourselves: the driver's own comes too late to be IMMEDIATE
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=30000", "synchronous=NORMAL"):
+        for pragma in PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get("read_only", False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("read_only", False):
+            connection.exec_driver_sql("BEGIN")
+            return
+        # Held until the connection is back in the pool, which it is right after the commit or the rollback.
+        if not connection.info.get(WRITER):
+            if not writer.acquire(BUSY_SECONDS):
+                raise OperationalError("BEGIN IMMEDIATE", None, sqlite3.OperationalError("database is locked"))
+            connection.info[WRITER] = True
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "checkin")
+    def _on_checkin(_connection: Any, record: Any) -> None:
+        if record.info.pop(WRITER, False):
+            writer.release()
 
     return engine
 
 
 @lru_cache
-def _engine_for(url: str) -> Engine:
-    return make_engine(url)
+def _engine_for(url: str, at_once: int) -> Engine:
+    return make_engine(url, at_once=at_once)
 
 
 def get_engine(settings: Settings | None = None) -> Engine:
@@ -68,7 +100,7 @@ def get_engine(settings: Settings | None = None) -> Engine:
     settings = settings or get_settings()
     if settings.is_sqlite:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return _engine_for(settings.database).execution_options(settings=settings)
+    return _engine_for(settings.database, settings.requests_at_once).execution_options(settings=settings)
 
 
 def settings_of(engine: Engine) -> Settings:

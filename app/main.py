@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
+import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
@@ -22,9 +24,13 @@ from app.routes.datasets import data, snapshots
 from app.routes.ops import audit, health, workers
 from app.routes.training import checkpoints, jobs, new_run
 from app.web import failures
+from app.web.admission import Admission
+from app.web.bodies import ImportPlaces
 from app.web.middleware import Frame, Guard
 from app.web.problems import say_media_type
+from app.web.turns import Turns
 
+OTHER_THREADS = 24  # for what needs no turn: static files, downloads, checks of streams
 PAGES: tuple[Any, ...] = (
     health,
     session,
@@ -61,6 +67,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.engine = get_engine(settings)
+    app.state.turns = Turns(settings.requests_at_once)
+    app.state.import_places = ImportPlaces()
     app.state.metrics = Metrics(settings, app.state.engine)
     failures.install(app)
     for page in PAGES:
@@ -68,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(api.router)
     app.mount("/static", Assets(directory=STATIC), name="static")
     # The last one added is the outermost.
+    app.add_middleware(Admission, settings=settings, turns=app.state.turns)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Frame, settings=settings, metrics=app.state.metrics)
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.forwarded_allow_ips)
@@ -77,6 +86,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # Whoever has a turn always finds a thread: see web/admission.
+    anyio.to_thread.current_default_thread_limiter().total_tokens = app.state.turns.at_once + OTHER_THREADS
     async with sweeper.sweeping(app.state.settings, app.state.engine):
         yield
 

@@ -121,8 +121,9 @@ def settings(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def engine(settings: Settings) -> Iterator[Engine]:
     from app.db import _engine_for, get_engine
 
-    yield get_engine(settings)
-    _engine_for(settings.database).dispose()
+    engine = get_engine(settings)
+    yield engine
+    engine.dispose()
     _engine_for.cache_clear()
 
 

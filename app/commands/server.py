@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -68,9 +69,11 @@ def serve() -> None:
 
     settings = get_settings()
     settings.secret  # noqa: B018 - made before several processes would race for it
+    _allow_open_files()
     uvicorn.run(
         "app.main:create_app",
         factory=True,
+        http="app.web.protocol:PatientProtocol",
         host=settings.host,
         port=settings.port,
         workers=settings.web_workers,
@@ -81,6 +84,16 @@ def serve() -> None:
         log_config=None,
         timeout_graceful_shutdown=5,
     )
+
+
+def _allow_open_files() -> None:
+    """Every connection is an open file: as many as the system lets this account have. Web processes inherit it."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # macOS says "unlimited" and refuses it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def worker() -> None:

@@ -85,7 +85,7 @@ def check_data_folder(settings: Settings) -> Finding:
 def check_database(settings: Settings) -> Finding:
     engine = get_engine(settings)
     try:
-        with engine.connect() as connection:
+        with engine.execution_options(read_only=True).connect() as connection:
             version = (
                 "SQLite " + str(connection.scalar(text("SELECT sqlite_version()")))
                 if settings.is_sqlite

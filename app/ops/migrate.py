@@ -56,7 +56,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 def revisions(engine: Engine) -> tuple[str | None, str | None]:
     """(the database's revision, the newest one of this code)."""
-    with engine.connect() as connection:
+    with engine.execution_options(read_only=True).connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     return current, ScriptDirectory.from_config(_config()).get_current_head()
 

@@ -1,7 +1,7 @@
 """What routes ask for: the unit of work, the settings, the store, and a person with the role they need."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
 from app.db import read_session, write_session, writing
@@ -19,6 +20,7 @@ from app.services.accounts import sessions, tokens
 from app.storage import Storage, get_storage
 from app.web import request_state
 from app.web.request_state import Viewer
+from app.web.turns import ServerFull, Turns, client_of
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +30,11 @@ ENGINEERS = frozenset({Role.ENGINEER, Role.ADMIN})
 ADMINS = frozenset({Role.ADMIN})
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return request.app.state.settings
 
 
-def _engine(request: Request) -> Engine:
+async def _engine(request: Request) -> Engine:
     return request.app.state.engine
 
 
@@ -42,7 +44,7 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 EngineDep = Annotated[Engine, Depends(_engine)]
 
 
-def _storage(settings: SettingsDep) -> Storage:
+async def _storage(settings: SettingsDep) -> Storage:
     return get_storage(settings)
 
 
@@ -76,17 +78,23 @@ def _session(
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
 
-def _note_use(request: Request, engine: EngineDep) -> Iterator[None]:
+async def _note_use(request: Request, engine: EngineDep) -> AsyncIterator[None]:
     """After the reply: writes down that the session or token was used, if that is due (once a minute)."""
     yield
     due = request_state.of(request).note_use
     if due is None:
         return
+    turns: Turns = request.app.state.turns
     try:
-        with write_session(engine) as session:
-            due(session)
-    except SQLAlchemyError:  # an answered request doesn't fail over a note lost to a busy database
+        async with turns.one(client_of(request.scope)):  # the request's own turn ended when its answer began
+            await run_in_threadpool(_write, engine, due)
+    except (SQLAlchemyError, ServerFull):  # an answered request doesn't fail over a note lost to a busy database
         log.warning("couldn't note the use of a session", exc_info=True)
+
+
+def _write(engine: Engine, change: Callable[[Session], None]) -> None:
+    with write_session(engine) as session:
+        change(session)
 
 
 UseNoted = Annotated[None, Depends(_note_use)]
@@ -130,26 +138,42 @@ def _is_still(row: UserSession | ApiToken | None, viewer: Viewer) -> bool:
     return row is not None and row.user.role == viewer.role
 
 
-def _maybe_user(request: Request, session: SessionDep, settings: SettingsDep, _: UseNoted) -> User | None:
-    return signed_in_user(request, session, settings)
+def _looked_up(
+    request: Request, session: Session, engine: Engine, look: Callable[[Session], User | None]
+) -> User | None:
+    """The user that `look` finds, as a row of `session`. A request that writes looks in a session of its own, which is
+    over at once: who may write is no reason to keep others from writing."""
+    if request.method in ("GET", "HEAD"):
+        return look(session)
+    with read_session(engine) as looking:
+        user = look(looking)
+    return user and session.merge(user, load=False)
+
+
+def _maybe_user(
+    request: Request, session: SessionDep, engine: EngineDep, settings: SettingsDep, _: UseNoted
+) -> User | None:
+    return _looked_up(request, session, engine, lambda looking: signed_in_user(request, looking, settings))
 
 
 MaybeUserDep = Annotated[User | None, Depends(_maybe_user)]
 
 
-def _api_user(request: Request, session: SessionDep, settings: SettingsDep, _: UseNoted, bearer: BearerDep) -> User:
-    return _token_user(request, session, settings, bearer)
+def _api_user(
+    request: Request, session: SessionDep, engine: EngineDep, settings: SettingsDep, _: UseNoted, bearer: BearerDep
+) -> User | None:
+    return _looked_up(request, session, engine, lambda looking: _token_user(request, looking, settings, bearer))
 
 
-def _page_guard(roles: frozenset[Role]) -> Callable[..., User]:
-    def user_with_role(user: MaybeUserDep) -> User:
+def _page_guard(roles: frozenset[Role]) -> Callable[..., Awaitable[User]]:
+    async def user_with_role(user: MaybeUserDep) -> User:
         return _allowed(user, roles)
 
     return user_with_role
 
 
-def _api_guard(roles: frozenset[Role]) -> Callable[..., User]:
-    def api_user_with_role(user: Annotated[User, Depends(_api_user)]) -> User:
+def _api_guard(roles: frozenset[Role]) -> Callable[..., Awaitable[User]]:
+    async def api_user_with_role(user: Annotated[User | None, Depends(_api_user)]) -> User:
         return _allowed(user, roles)
 
     return api_user_with_role
@@ -188,7 +212,7 @@ ApiAdminDep = Annotated[User, Depends(_api_guard(ADMINS))]
 ApiUploaderDep = Annotated[Viewer, Depends(_api_uploader)]
 
 
-def _browser_session(request: Request, _: UserDep) -> int:
+async def _browser_session(request: Request, _: UserDep) -> int:
     session_id = request_state.of(request).session_id
     if session_id is None:  # a page's user always comes with one
         raise SignInNeeded("Please sign in.")

@@ -73,6 +73,8 @@ def respond(request: Request, error: Exception) -> Response:
         headers = {"Allow": ", ".join(_methods_of(request))}
     if "retry_after" in fact.details:
         headers["Retry-After"] = str(fact.details["retry_after"])
+    if fact.status == 408:
+        headers["Connection"] = "close"  # the rest of the body isn't waited for
     if wants_json(request):
         if fact.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -84,6 +86,14 @@ def respond(request: Request, error: Exception) -> Response:
     except Exception:
         log.exception("the error page itself failed", extra={"request_id": request_id(request)})
         return Response(f"{fact}\nRequest {request_id(request)}\n", fact.status, headers, "text/plain; charset=utf-8")
+
+
+def respond_at_once(request: Request, fact: PrefloopError) -> Response:
+    """The answer of a server that has no time for a page: nothing is looked up or rendered."""
+    headers = {"Retry-After": str(fact.details["retry_after"])} if "retry_after" in fact.details else {}
+    if wants_json(request):
+        return _problem(request, fact, headers)
+    return Response(f"{fact}\nRequest {request_id(request)}\n", fact.status, headers, "text/plain; charset=utf-8")
 
 
 def as_fact(error: Exception) -> PrefloopError:

@@ -19,13 +19,13 @@ from app.errors import CrossSite, PrefloopError, TooLarge
 from app.ops.metrics import Metrics
 from app.security import SAFE_METHODS, is_cross_site, is_loopback, response_headers, split_url
 from app.web import request_state
+from app.web.admission import is_import
 from app.web.failures import respond
 
 log = structlog.get_logger("app.requests")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 API = "/api/v1"
-IMPORT = re.compile(r"(/api/v1)?/projects/[^/]+/import")
 SECRET_PATH = re.compile(r"(/+(?:link|invitation)/)", re.IGNORECASE)
 QUIET = ("/static/", "/healthz", "/readyz", "/metrics")
 
@@ -158,7 +158,7 @@ class Guard:
             )
 
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        imports = IMPORT.fullmatch(scope["path"]) is not None
+        imports = is_import(scope)
         limit = self.settings.max_import_bytes if imports else self.settings.max_request_bytes
         too_large = TooLarge(
             f"The request is larger than {limit / 1e6:,.0f} MB.",

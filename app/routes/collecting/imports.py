@@ -1,9 +1,12 @@
 """Import in the browser: upload a file, then watch its lines being read, then see what became of them."""
 
+import asyncio
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO
@@ -19,6 +22,7 @@ from app.db import read_session
 from app.models import Import, ImportState, Project
 from app.services.collecting import projects
 from app.services.collecting.imports import load as imports
+from app.web.bodies import ImportPlacesDep
 from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep, UploaderDep
 from app.web.templating import is_fragment, redirect, render
 
@@ -55,16 +59,22 @@ def ask(slug: str, request: Request, session: SessionDep, user: EngineerDep, set
 
 
 @router.post("/projects/{slug}/import")
-async def upload(slug: str, request: Request, user: UploaderDep, engine: EngineDep, settings: SettingsDep) -> Response:
+async def upload(
+    slug: str, request: Request, user: UploaderDep, engine: EngineDep, settings: SettingsDep, places: ImportPlacesDep
+) -> Response:
     """Answers as soon as the first lines are read; the import's own page follows the rest."""
     project = await run_in_threadpool(_project, engine, slug)
-    async with request.form(max_files=1, max_fields=1) as form:
-        sent = form.get("file")
-        if not isinstance(sent, UploadFile) or not sent.filename or not sent.size:
-            return await run_in_threadpool(_ask_again, request, engine, project, settings)
-        stream = await run_in_threadpool(_own, sent.file)
-        first = _start(engine, project.id, user.id, stream, sent.filename, settings)
-    import_id = await run_in_threadpool(first.result)
+    with ExitStack() as until_answered:
+        give_back = places.take(user.id)
+        until_answered.callback(give_back)
+        async with request.form(max_files=1, max_fields=1) as form:
+            sent = form.get("file")
+            if not isinstance(sent, UploadFile) or not sent.filename or not sent.size:
+                return await run_in_threadpool(_ask_again, request, engine, project, settings)
+            stream = await run_in_threadpool(_own, sent.file)
+            until_answered.pop_all()  # the thread that reads the file has the place from here on
+            first = _start(engine, project.id, user.id, stream, sent.filename, settings, give_back)
+    import_id = await asyncio.wrap_future(first)
     return redirect(f"/imports/{import_id}")
 
 
@@ -89,7 +99,13 @@ def _own(file: BinaryIO) -> BinaryIO:
 
 
 def _start(
-    engine: Engine, project_id: int, user_id: int, stream: BinaryIO, filename: str, settings: Settings
+    engine: Engine,
+    project_id: int,
+    user_id: int,
+    stream: BinaryIO,
+    filename: str,
+    settings: Settings,
+    give_back: Callable[[], None],
 ) -> Future[int]:
     """Reads the file in a thread of its own. The future is the import's id, once there is something to show."""
     first: Future[int] = Future()
@@ -116,6 +132,8 @@ def _start(
             if first.done():
                 raise
             first.set_exception(error)
+        finally:
+            give_back()
 
     # Daemon: a server that is stopped does not wait; the import then says that it was interrupted and can be run again.
     threading.Thread(target=load, name=f"import into project {project_id}", daemon=True).start()

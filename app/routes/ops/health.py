@@ -1,12 +1,15 @@
 """For machines that watch: is the process alive, can it do its work, what are its numbers."""
 
+import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
 from app.errors import NotAllowed
@@ -18,6 +21,7 @@ from app.web.deps import SettingsDep, client_address
 log = structlog.get_logger(__name__)
 router = APIRouter(include_in_schema=False)
 
+READY_SECONDS = 5.0
 CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "database": check_database,
     "migrations": check_migrations,
@@ -33,13 +37,36 @@ async def alive() -> JSONResponse:
     return JSONResponse({"status": "alive"})
 
 
+class Readiness:
+    """What the checks found lately. However many ask, one looks, and only after some seconds again."""
+
+    def __init__(self) -> None:
+        self._looking = asyncio.Lock()
+        self._findings: list[Finding] = []
+        self._until = 0.0
+
+    async def findings(self, settings: Settings) -> list[Finding]:
+        async with self._looking:
+            if time.monotonic() >= self._until:
+                self._findings = await run_in_threadpool(_examine, settings)
+                self._until = time.monotonic() + READY_SECONDS
+            return self._findings
+
+
 @router.get("/readyz")
-def ready(settings: SettingsDep) -> JSONResponse:
+async def ready(request: Request, settings: SettingsDep) -> JSONResponse:
     """503 and the names of the failed checks while the server can't do its work; `prefloop doctor` says how to fix it."""
-    findings = [_examined(subject, check, settings) for subject, check in CHECKS.items()]
+    state = request.app.state
+    if not hasattr(state, "readiness"):
+        state.readiness = Readiness()
+    findings = await state.readiness.findings(settings)
     works = all(finding.level != "fail" for finding in findings)
     checks = {finding.subject: finding.level for finding in findings}  # without reasons: those name hosts and folders
     return JSONResponse({"status": "ready" if works else "not ready", "checks": checks}, 200 if works else 503)
+
+
+def _examine(settings: Settings) -> list[Finding]:
+    return [_examined(subject, check, settings) for subject, check in CHECKS.items()]
 
 
 def _examined(subject: str, check: Callable[[Settings], Finding], settings: Settings) -> Finding:

@@ -4,17 +4,21 @@ import io
 from datetime import datetime
 from typing import Any, BinaryIO, cast
 
-from anyio import from_thread
+import anyio.to_thread
+from anyio import CapacityLimiter, from_thread
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Engine
 from starlette.requests import ClientDisconnect
 
+from app.config import Settings
 from app.db import read_session
 from app.errors import Invalid
-from app.models import ImportState
+from app.models import Import, ImportState
 from app.routes.api.collecting.projects import Slug
 from app.services.collecting import projects
 from app.services.collecting.imports import load
+from app.web.bodies import ImportPlacesDep
 from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, RowId, SessionDep, SettingsDep
 from app.web.problems import problems
 
@@ -90,12 +94,13 @@ class Body(io.RawIOBase):
 
 
 @router.post("/projects/{slug}/import", responses=problems(404), openapi_extra=BODY)
-def import_pairs(
+async def import_pairs(
     slug: Slug,
     request: Request,
     user: ApiUploaderDep,
     engine: EngineDep,
     settings: SettingsDep,
+    places: ImportPlacesDep,
     filename: str = Query("", max_length=255),
 ) -> ImportOut:
     """Add pairs from JSON Lines, gzipped or not: `curl --data-binary @FILE`.
@@ -106,20 +111,31 @@ def import_pairs(
     """
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise Invalid("The body is a form.", "Send the file itself as the body: curl --data-binary @FILE.")
-    with read_session(engine) as session:
-        project_id = projects.get(session, slug).id
-    row = load.load(
-        engine,
-        project_id=project_id,
-        user_id=user.id,
-        stream=cast(BinaryIO, Body(request)),
-        filename=filename,
-        settings=settings,
-    )
+    give_back = places.take(user.id)
+    try:
+        # A thread of its own: it waits for the sender, and is no thread that other requests need.
+        row = await anyio.to_thread.run_sync(
+            _load, engine, slug, user.id, Body(request), filename, settings, limiter=CapacityLimiter(1)
+        )
+    finally:
+        give_back()
     told = ImportOut.model_validate(row)
     if row.state is ImportState.FAILED:
         raise ImportBroken(row.error, "", import_=told.model_dump(mode="json"))
     return told
+
+
+def _load(engine: Engine, slug: str, user_id: int, body: Body, filename: str, settings: Settings) -> Import:
+    with read_session(engine) as session:
+        project_id = projects.get(session, slug).id
+    return load.load(
+        engine,
+        project_id=project_id,
+        user_id=user_id,
+        stream=cast(BinaryIO, body),
+        filename=filename,
+        settings=settings,
+    )
 
 
 @router.get("/projects/{slug}/imports", responses=problems(404))

@@ -1,0 +1,115 @@
+"""Bodies of requests: how long a client may take to send one, and how many imports are read at once."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.types import Message, Receive
+
+from app.errors import PrefloopError, TooMany
+
+RETRY_SECONDS = 30
+LEAST_BYTES_PER_SECOND = 1_000  # of an import, once the client was waited for longer than a silence may be
+
+
+class SlowBody(PrefloopError):
+    status = 408
+    code = "request_timeout"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request came too slowly to wait for its end.",
+            "Send it again over a faster connection, or a smaller one.",
+            retry_after=RETRY_SECONDS,
+        )
+
+
+class TooManyImports(TooMany):
+    code = "too_many_imports"
+
+
+async def whole_body(receive: Receive, *, seconds: float) -> bytes | None:
+    """The body, all of it; None where the client went away. Raises SlowBody."""
+    chunks: list[bytes] = []
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                chunks.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise SlowBody from None
+
+
+def impatient(receive: Receive, *, seconds: float) -> Receive:
+    """A long body's chunks: SlowBody after a silence of so many seconds, or where they come as drops.
+
+    Only time spent waiting for the client counts, not what the server takes to store what came.
+    """
+    waited = 0.0
+    received = 0
+
+    async def chunk() -> Message:
+        nonlocal waited, received
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                message = await receive()
+        except TimeoutError:
+            raise SlowBody from None
+        waited += time.monotonic() - began
+        received += len(message.get("body", b""))
+        if message.get("more_body") and waited > seconds and received < waited * LEAST_BYTES_PER_SECOND:
+            raise SlowBody
+        return message
+
+    return chunk
+
+
+class ImportPlaces:
+    """How many imports a web process reads at once: some for each person, and all together."""
+
+    def __init__(self, *, each: int = 2, together: int = 8) -> None:
+        self.each = each
+        self.together = together
+        self._lock = threading.Lock()
+        self._taken: Counter[int] = Counter()
+
+    def take(self, user_id: int) -> Callable[[], None]:
+        """A place. What is returned gives it back, from any thread. Raises TooManyImports."""
+        with self._lock:
+            if self._taken[user_id] >= self.each:
+                raise TooManyImports(
+                    f"{self.each} imports of yours are being read already.",
+                    "Send the next one when one of them is done.",
+                    retry_after=RETRY_SECONDS,
+                )
+            if self._taken.total() >= self.together:
+                raise TooManyImports(
+                    f"The server is reading {self.together} imports already.",
+                    "Send this one again in a while.",
+                    retry_after=RETRY_SECONDS,
+                )
+            self._taken[user_id] += 1
+        return partial(self._give_back, user_id)
+
+    def _give_back(self, user_id: int) -> None:
+        with self._lock:
+            self._taken[user_id] -= 1
+            self._taken += Counter()  # forgets who has none
+
+
+def _places(request: Request) -> ImportPlaces:
+    places: ImportPlaces = request.app.state.import_places
+    return places
+
+
+ImportPlacesDep = Annotated[ImportPlaces, Depends(_places)]
