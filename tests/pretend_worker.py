@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 from app import __version__
 from app.config import Settings
 from app.db import write_session
-from app.models import Checkpoint, Job, JobKind
+from app.events.reading import of_data
+from app.models import Checkpoint, EventType, Job, JobKind
 from app.services.jobs import leases, workers
 from app.services.training import base_models, checkpoints, runs
 from app.storage import get_storage
@@ -94,10 +95,11 @@ class PretendWorker:
 
     def say(self, *printed: tuple[str, int | None, dict[str, Any]]) -> None:
         self._bytes += 1
+        events = [of_data(EventType(type), data, step=step) for type, step, data in printed]
         with write_session(self.engine) as session:
-            leases.progress(session, job_id=self.job_id, token=self.token, printed=printed, output_bytes=self._bytes)
+            leases.progress(session, job_id=self.job_id, token=self.token, printed=events, output_bytes=self._bytes)
             if self.kind is JobKind.TRAINING:
-                runs.record(session, job_id=self.job_id, printed=printed)
+                runs.record(session, job_id=self.job_id, printed=events)
 
     def start(self, total: int) -> None:
         """From loading to the first step: the evaluation and the samples before training."""

@@ -12,6 +12,8 @@ from app.commands.options import ActAs, AsJson
 from app.config import get_settings
 from app.db import read_session, write_session
 from app.events import log as events
+from app.events.reading import of_row
+from app.events.types import Logged, StepTaken
 from app.models import FINISHED, Job, JobEvent, JobKind
 from app.services.collecting import projects
 from app.services.jobs import jobs as job_service
@@ -22,21 +24,18 @@ from app.services.training import runs as run_service
 jobs = typer.Typer(no_args_is_help=True, help="Jobs: training runs, exports.")
 
 
-def _line(event: JobEvent) -> str:
-    data = event.data
-    if event.type == "step":
+def _line(row: JobEvent) -> str:
+    event = of_row(row)
+    if isinstance(event, StepTaken):
         keys = ("loss", "rewards/margins", "rewards/accuracies", "learning_rate", "grad_norm")
-        figures = [f"{key} {data[key]:.4g}" for key in keys if isinstance(data.get(key), int | float)]
-        return (
-            f"step {event.step}: " + ", ".join(figures)
-            if figures
-            else f"step {event.step} of {data.get('total_steps')}"
-        )
-    if event.type == "log":
-        return str(data.get("message", ""))
+        metrics = event.numbers()
+        figures = [f"{key} {metrics[key]:.4g}" for key in keys if key in metrics]
+        return f"step {event.step}: " + ", ".join(figures) if figures else f"step {event.step} of {event.total_steps}"
+    if isinstance(event, Logged):
+        return event.message or ""
     return f"{event.type}: " + ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in data.items()
+        for key, value in event.data.items()
         if key != "time" and isinstance(value, str | int | float)
     )
 

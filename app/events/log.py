@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db import after_commit
+from app.events.reading import of_row
+from app.events.types import Event, StateChanged
 from app.events.wake import WakePages
 from app.models import FINISHED, Job, JobEvent
 from app.models.base import now as utc_now
@@ -19,29 +20,27 @@ def append(
     session: Session,
     *,
     job: Job | int,
-    type: str,
-    data: dict[str, Any],
-    step: int | None = None,
+    event: Event,
     now: datetime | None = None,
 ) -> JobEvent:
     """Add one event to a job's history."""
-    return append_all(session, job=job, events=[(type, step, data)], now=now)[0]
+    return append_all(session, job=job, events=[event], now=now)[0]
 
 
 def append_all(
     session: Session,
     *,
     job: Job | int,
-    events: Sequence[tuple[str, int | None, dict[str, Any]]],
+    events: Sequence[Event],
     now: datetime | None = None,
 ) -> list[JobEvent]:
-    """Add (type, step, data) events in order. After the commit the pages that watch the job hear of them."""
+    """Add events in order. After the commit the pages that watch the job hear of them."""
     job_id = job if isinstance(job, int) else job.id
     # Ids are drawn before they are committed: with the job's row locked, no reader sees a later id of it first.
     session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
     rows = [
-        JobEvent(job_id=job_id, type=kind, step=step, data=data, created_at=now or utc_now())
-        for kind, step, data in events
+        JobEvent(job_id=job_id, type=event.type, step=event.step, data=event.data, created_at=now or utc_now())
+        for event in events
     ]
     for row in rows:
         session.add(row)
@@ -64,4 +63,5 @@ def last(session: Session, *, job_id: int) -> JobEvent | None:
 
 def is_end(event: JobEvent | None) -> bool:
     """Whether this event says that the job is over."""
-    return event is not None and event.type == "state" and event.data.get("state") in FINISHED
+    told = of_row(event) if event is not None else None
+    return isinstance(told, StateChanged) and told.state in FINISHED

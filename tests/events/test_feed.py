@@ -13,6 +13,7 @@ from app.db import get_engine, write_session
 from app.events import log as events
 from app.events import wire
 from app.events.feed import Feed, stream
+from app.events.types import Logged, StepTaken
 from app.models import Job, JobEvent, JobKind
 from app.services.jobs import leases
 from app.services.training import runs
@@ -37,9 +38,8 @@ def claim(engine: Engine) -> str:
 
 def add_steps(engine: Engine, job: Job, first: int, last: int) -> None:
     with write_session(engine) as session:
-        events.append_all(
-            session, job=job.id, events=[("step", step, {"loss": 1 / step}) for step in range(first, last + 1)]
-        )
+        steps = [StepTaken(step=step, more={"loss": 1 / step}) for step in range(first, last + 1)]
+        events.append_all(session, job=job.id, events=steps)
 
 
 def succeed(engine: Engine, job: Job, token: str) -> None:
@@ -224,7 +224,7 @@ def test_last_event_id_of_a_stranger_counts_as_none(text: str | None, expected: 
 
 def test_database_refuses_an_event_that_nobody_knows(engine: Engine, job: Job) -> None:
     with write_session(engine) as session:
-        events.append(session, job=job.id, type="log", data={"message": "known"})
+        events.append(session, job=job.id, event=Logged(message="known"))
     insert = text("INSERT INTO job_events (job_id, type, data, created_at) VALUES (:job, 'rumour', '{}', :now)")
     with pytest.raises(IntegrityError, match="ck_job_events_type"), engine.begin() as connection:
         connection.execute(insert, {"job": job.id, "now": "2026-01-01 00:00:00"})

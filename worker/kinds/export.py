@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.errors import PrefloopError
+from app.events.types import Event
 from app.models import Export, Job, JobKind
-from app.services.jobs.leases import Printed
 from app.services.training import base_models, exports, loading
 from app.storage import Storage
 from worker.kinds.kind import Need, Result
@@ -59,7 +59,7 @@ class Exporting:
         command = [sys.executable, "-m", "worker.dpo", "export", "--model", str(model), "--adapter", str(checkpoint)]
         return [*command, "--as", self._export.format.value, "--out", str(out)]
 
-    def record(self, session: Session, printed: Sequence[Printed]) -> None:
+    def record(self, session: Session, printed: Sequence[Event]) -> None:
         """Its events and progress are all that there is to keep."""
 
     def kept(self, folder: Path) -> str:

@@ -30,8 +30,8 @@ from typing import ClassVar, Protocol
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.events.types import Event
 from app.models import Job, JobKind
-from app.services.jobs.leases import Printed
 from app.storage import Storage
 
 
@@ -72,7 +72,7 @@ class Kind(Protocol):
         """Fetch the job's files into its folder; return the program's command line."""
         ...
 
-    def record(self, session: Session, printed: Sequence[Printed]) -> None:
+    def record(self, session: Session, printed: Sequence[Event]) -> None:
         """Keep what this kind wants of what the program printed; its events and progress are stored already."""
         ...
 

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.errors import PrefloopError
+from app.events.types import Event
 from app.models import Job, JobKind, TrainingRun
 from app.services.datasets import snapshots
-from app.services.jobs.leases import Printed
 from app.services.training import base_models, checkpoints, run_settings, runs
 from app.storage import Storage
 from worker.dpo.publish.card import write_card
@@ -75,7 +75,7 @@ class Training:
                 )
         return pairs
 
-    def record(self, session: Session, printed: Sequence[Printed]) -> None:
+    def record(self, session: Session, printed: Sequence[Event]) -> None:
         runs.record(session, job_id=self._job.id, printed=printed)
 
     def kept(self, folder: Path) -> str:

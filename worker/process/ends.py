@@ -3,15 +3,16 @@
 import signal
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from app.events.types import Failed
 
 TERMINATED = 143  # the program's exit code after SIGTERM, with its state saved
 
 
-def explain(code: int, error: dict[str, Any], killed_for_memory: bool, program: str) -> tuple[str, str]:
+def explain(code: int, error: Failed | None, killed_for_memory: bool, program: str) -> tuple[str, str]:
     """(stable code, what happened) of a process that ended by itself. `program`: what people call it."""
-    if error.get("message"):
-        return str(error.get("reason") or "failed"), str(error["message"])
+    if error is not None and error.message:
+        return error.reason or "failed", error.message
     if code == -signal.SIGKILL and killed_for_memory:
         return "out_of_memory", f"The system ended the {program} because memory ran out."
     if code == -signal.SIGKILL:

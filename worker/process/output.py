@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.models import EventType
-from app.services.jobs.leases import Printed
+from app.events.reading import of_printed
+from app.events.types import Evaluated, Event, Logged, Sampled, StepTaken
 
-ONCE_A_STEP = frozenset({EventType.STEP, EventType.EVAL, EventType.SAMPLE})
+ONCE_A_STEP = (StepTaken, Evaluated, Sampled)
 CHUNK = 1_000_000
 LONGEST_LINE = 500_000
 LONGEST_TEXT = 20_000
 
 
-def read(path: Path, offset: int) -> tuple[list[Printed], int]:
+def read(path: Path, offset: int) -> tuple[list[Event], int]:
     """The events of the whole lines from byte `offset` on, at most about a megabyte of them, and where they end."""
     try:
         with path.open("rb") as file:
@@ -28,26 +28,21 @@ def read(path: Path, offset: int) -> tuple[list[Printed], int]:
     return list(_events(whole)), offset + len(whole)
 
 
-def _events(data: bytes) -> Iterator[Printed]:
+def _events(data: bytes) -> Iterator[Event]:
     for line in data.split(b"\n"):
         if line.strip():
             yield parse(line)
 
 
-def parse(line: bytes) -> Printed:
-    """One printed line as (type, step, data). What isn't an event becomes a log line."""
+def parse(line: bytes) -> Event:
+    """One printed line. What isn't an event becomes a line of the log."""
     if len(line) > LONGEST_LINE:
-        return "log", None, {"message": f"A line of {len(line)} bytes was left out.", "level": "warning"}
+        return Logged(message=f"A line of {len(line)} bytes was left out.", level="warning")
     try:
         record = json.loads(line)
     except ValueError:
         record = None
-    if not isinstance(record, dict) or record.get("event") not in list(EventType):
-        return "log", None, {"message": str(_storable(line.decode("utf-8", "replace"))).strip()}
-    kind, step = record.pop("event"), record.pop("step", None)
-    record.pop("state", None)  # a job's state is ours to tell
-    record.pop("path", None)  # this machine's folders are nobody's business
-    return kind, step if isinstance(step, int) and not isinstance(step, bool) else None, _storable(record)
+    return of_printed(_storable(record)) or Logged(message=str(_storable(line.decode("utf-8", "replace"))).strip())
 
 
 def _storable(value: Any) -> Any:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import Engine, func, select
@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import PrefloopError
-from app.models import Job, JobEvent
+from app.events.types import Event, Failed, PhaseReached
+from app.models import EventType, Job, JobEvent
 from app.paths import ROOT
 from app.services.jobs import leases
-from app.services.jobs.leases import LeaseLost, Printed
+from app.services.jobs.leases import LeaseLost
 from app.storage import Storage
 from worker.kinds.kind import Kind, Result
 from worker.process import ends, output
@@ -58,8 +59,8 @@ class Supervisor:
         self._folder = WorkFolder(settings.data_dir / "work", job.id)
         self._lock: int | None = None
         self._offset = job.output_bytes
-        self._seen: dict[str, int] = {}
-        self._error: dict[str, Any] = {}
+        self._seen: dict[EventType, int] = {}
+        self._error: Failed | None = None
         self._errors_start = 0
         self._cancelled = False
         self._next_look = 0.0
@@ -97,7 +98,7 @@ class Supervisor:
         self._offset = min(self._offset, _size(self._folder.output))
         while self._store_output(fresh=False):
             pass
-        self._error = {}  # that was how the earlier attempt ended
+        self._error = None  # that was how the earlier attempt ended
         newest = (
             select(JobEvent.type, func.max(JobEvent.step)).where(JobEvent.job_id == self.job.id).group_by(JobEvent.type)
         )
@@ -188,16 +189,16 @@ class Supervisor:
         self._offset = end
         return True
 
-    def _is_new(self, event: Printed) -> bool:
+    def _is_new(self, event: Event) -> bool:
         """A resumed run takes some steps again: the page has them."""
-        kind, step, _ = event
-        return kind not in output.ONCE_A_STEP or step is None or step > self._seen.get(kind, -1)
+        told_once = isinstance(event, output.ONCE_A_STEP)
+        return not told_once or event.step is None or event.step > self._seen.get(event.type, -1)
 
-    def _is_error(self, event: Printed) -> bool:
+    def _is_error(self, event: Event) -> bool:
         """The program's own word on its end is told when the job ends, beside what is kept."""
-        if event[0] == "error":
-            self._error = event[2]
-        return event[0] == "error"
+        if isinstance(event, Failed):
+            self._error = event
+        return isinstance(event, Failed)
 
     # Ending
 
@@ -215,7 +216,7 @@ class Supervisor:
 
     def _succeed(self) -> None:
         """Store the result, then its rows and the job's end in one short transaction."""
-        phase: list[Printed] = [("state", None, {"stage": "publishing"})]
+        phase = [PhaseReached(stage="publishing")]
         self._write(
             lambda session: leases.progress(
                 session, job_id=self.job.id, token=self.token, printed=phase, output_bytes=self._offset

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.events.reading import of_row
+from app.events.types import CheckpointSaved, Event, Failed, Logged, PhaseReached, StateChanged
 from app.models import FINISHED, Job, JobEvent, JobKind, JobState, Project
 from app.services.jobs import waiting
 from app.services.jobs.jobs import NOUNS
@@ -169,12 +170,12 @@ def outcome(session: Session, job: Job) -> Outcome:
     is_run = job.kind is JobKind.TRAINING
     retry = RETRY_RUN if is_run else RETRY
     if job.state is JobState.FAILED:
-        told = history.last_error(session, job=job)
+        why = history.last_error(session, job=job) or Failed()
         next_steps = NEXT_STEPS | (NEXT_STEPS_OF_RUNS if is_run else NEXT_STEPS_OF_EXPORTS)
         return Outcome(
-            str(told.get("kept", "")),
+            why.kept or "",
             next_steps.get(job.error_code, retry),
-            [str(line) for line in told.get("lines", [])],
+            why.lines or [],
         )
     if job.state is JobState.CANCELLED:
         kept = history.kept_on_cancel(session, job=job)
@@ -187,24 +188,31 @@ def log(session: Session, job: Job) -> list[LogLine]:
     return [line for event in history.log_tail(session, job=job) if (line := log_line(event))]
 
 
-def log_line(event: JobEvent) -> LogLine | None:
+def log_line(row: JobEvent) -> LogLine | None:
     """An event as one line of the log; None where there is nothing to say."""
-    data, level = event.data, str(event.data.get("level", "info"))
-    text = str(data.get("message", ""))
-    if event.type == "state":
-        text = _state_text(data)
-    elif event.type == "error":
-        level = "error"
-    elif event.type == "checkpoint":
-        text = text or f"Saved {data.get('name') or data.get('path') or 'a training state'}."
-    at = datetime.fromtimestamp(data["time"], UTC) if isinstance(data.get("time"), int | float) else event.created_at
-    return LogLine(at, event.step, level if level in ("warning", "error") else "info", text) if text else None
+    event = of_row(row)
+    at = datetime.fromtimestamp(event.time, UTC) if event.time is not None else row.created_at
+    text = _text(event)
+    return LogLine(at, event.step, _level(event), text) if text else None
 
 
-def _state_text(data: dict[str, Any]) -> str:
-    if phase := data.get("stage"):
-        return f"{PHASES.get(phase, str(phase).capitalize())}."
-    words = f"{str(data.get('state', '')).capitalize()}."
-    if data.get("worker"):
-        words = f"Taken by worker {data['worker']}, attempt {data.get('attempt', 1)}."
-    return " ".join(part for part in (words, str(data.get("reason", "")), str(data.get("kept", ""))) if part)
+def _level(event: Event) -> str:
+    if isinstance(event, Failed):
+        return "error"
+    return event.level if isinstance(event, Logged) and event.level in ("warning", "error") else "info"
+
+
+def _text(event: Event) -> str:
+    match event:
+        case Logged() | Failed():
+            return event.message or ""
+        case CheckpointSaved():
+            return f"Saved {event.name or 'a training state'}."
+        case PhaseReached():
+            return f"{PHASES.get(event.stage, event.stage.capitalize())}." if event.stage else ""
+        case StateChanged():
+            words = f"{event.state.value.capitalize()}."
+            if event.worker:
+                words = f"Taken by worker {event.worker}, attempt {event.attempt or 1}."
+            return " ".join(part for part in (words, event.reason, event.kept) if part)
+    return ""

@@ -1,12 +1,13 @@
 """What the page of a run shows: the same contexts for the whole page and for the blocks that its stream sends."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.models import FINISHED, Checkpoint, Job, JobState, Project, TrainingRun
+from app.models import FINISHED, Checkpoint, EventType, Job, JobState, Project, TrainingRun
 from app.routes.training import job_page
 from app.routes.training.job_page import LogLine, Outcome, Status
 from app.routes.training.run_form import default_text
@@ -88,13 +89,13 @@ class Live:
     log: list[LogLine] = field(default_factory=list)
     evals: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    lacks_log_ratios: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RunPage(Live):
     after: int = 0
     points: list[dict[str, Any]] = field(default_factory=list)
-    lacks_log_ratios: bool = False
     charts: tuple[Chart, ...] = CHARTS
     configuration: list[tuple[str, list[Setting]]] = field(default_factory=list)
 
@@ -102,19 +103,17 @@ class RunPage(Live):
 def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
     """The whole page. The stream goes on after the newest event that it shows."""
     after = history.last_id(session, job=run.job)
-    shown = live(session, run=run, settings=settings, kinds={"sample", "log", "step", "eval"})
-    points = history.chart_points(session, job=run.job)
+    shown = live(session, run=run, settings=settings, types=set(EventType))
     return RunPage(
         **{name: getattr(shown, name) for name in Live.__dataclass_fields__},
         after=after,
-        points=points,
-        lacks_log_ratios=history.lacks_log_ratios(points),
+        points=history.chart_points(session, job=run.job),
         configuration=configuration(run.config),
     )
 
 
-def live(session: Session, *, run: TrainingRun, settings: Settings, kinds: set[str]) -> Live:
-    """The blocks that events of these kinds change; status and outcome always."""
+def live(session: Session, *, run: TrainingRun, settings: Settings, types: Collection[EventType]) -> Live:
+    """The blocks that events of these types change; status and outcome always."""
     job = run.job
     queue = waiting.of(session, jobs=[job], silent_after=settings.worker_lease_seconds)
     saved = checkpoints.of_run(session, run=run) if job.state is JobState.SUCCEEDED else []
@@ -131,13 +130,13 @@ def live(session: Session, *, run: TrainingRun, settings: Settings, kinds: set[s
         waiting=queue.get(job.id),
         slow=history.slow_because(session, job=job),
     )
-    if "sample" in kinds:
+    if EventType.SAMPLE in types:
         shown = replace(shown, samples=[_sample(one) for one in history.samples(session, job=job)])
-    if kinds & {"log", "state", "error", "checkpoint"}:
+    if not history.IN_LOG.isdisjoint(types):
         shown = replace(shown, log=job_page.log(session, job))
-    if kinds & {"step", "eval"}:
+    if not {EventType.STEP, EventType.EVAL}.isdisjoint(types):
         evals, steps = history.recent_points(session, job=job)
-        shown = replace(shown, evals=evals, steps=steps)
+        shown = replace(shown, evals=evals, steps=steps, lacks_log_ratios=history.lacks_log_ratios(steps))
     return shown
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from app.config import Settings
 from app.db import read_session
 from app.events import wire
-from app.models import JobEvent, JobState
+from app.models import EventType, JobEvent, JobState
 from app.routes.training import run_page
 from app.services.training import history, runs
 from app.web.sse import feed_of
@@ -23,9 +23,10 @@ from app.web.templating import render
 
 KEPT_MESSAGES = 64
 BLOCKS = {
-    "run_samples": {"sample"},
-    "run_numbers": {"step", "eval"},
-    "run_log": {"log", "state", "error", "checkpoint"},
+    "run_samples": {EventType.SAMPLE},
+    "run_numbers": {EventType.STEP, EventType.EVAL},
+    "run_lacks": {EventType.STEP},
+    "run_log": history.IN_LOG,
 }
 
 
@@ -68,12 +69,12 @@ def _told_of(request: Request) -> Told:
 
 
 def _message(request: Request, job_id: int, rows: list[JobEvent], engine: Engine, settings: Settings) -> bytes:
-    kinds: set[str] = {row.type for row in rows}
+    types = {row.type for row in rows}
     with read_session(engine) as session:
         run = runs.get(session, job_id)
-        shown = run_page.live(session, run=run, settings=settings, kinds=kinds)
+        shown = run_page.live(session, run=run, settings=settings, types=types)
         points = history.points(rows)
-    changed = ["run_status", "run_outcome", *(block for block, own in BLOCKS.items() if own & kinds)]
+    changed = ["run_status", "run_outcome", *(block for block, own in BLOCKS.items() if own & types)]
     html = "".join(_partial(request, block, shown) for block in changed)
     first = wire.message(orjson.dumps(points).decode(), event="points") if points else b""
     return first + wire.message(html, id=rows[-1].id)
@@ -85,7 +86,7 @@ def _ping(request: Request, job_id: int, engine: Engine, settings: Settings) -> 
         run = runs.get(session, job_id)
         if run.job.state is not JobState.QUEUED:
             return wire.PING
-        shown = run_page.live(session, run=run, settings=settings, kinds=set())
+        shown = run_page.live(session, run=run, settings=settings, types=set())
     return wire.message(_partial(request, "run_status", shown) + _partial(request, "run_outcome", shown))
 
 

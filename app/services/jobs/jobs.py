@@ -11,6 +11,7 @@ from app import paging
 from app.db import after_commit
 from app.errors import Conflict, NotFound
 from app.events import log as events
+from app.events.types import Logged, StateChanged
 from app.models import TRANSITIONS, Job, JobKind, JobState, Project, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit
@@ -55,7 +56,7 @@ def queue(
         if known is None:
             raise
         return known, False
-    record_state(session, job.id, JobState.QUEUED, now)
+    record_state(session, job.id, StateChanged(state=JobState.QUEUED), now)
     audit.record(session, by=by, action="job.create", target=f"job {job.id}", **audited)
     return job, True
 
@@ -114,13 +115,14 @@ def cancel(session: Session, *, job: Job, by: User | None, now: datetime | None 
     name = by.display_name if by else "Somebody"
     for _ in range(2):  # a worker may claim it between the two looks
         if move(session, job.id, JobState.CANCELLED, source=JobState.QUEUED, finished_at=now, error="", error_code=""):
-            record_state(session, job.id, JobState.CANCELLED, now, reason=f"{name} cancelled it before it started.")
+            why = f"{name} cancelled it before it started."
+            record_state(session, job.id, StateChanged(state=JobState.CANCELLED, reason=why), now)
             audit.record(session, by=by, action="job.cancel", target=f"job {job.id}")
             break
         asked = update(Job).where(Job.id == job.id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None))
         if changed(session, asked.values(cancel_requested_at=now)):
             text = f"{name} cancelled the {NOUNS[job.kind]}; it saves its state first."
-            events.append(session, job=job, type="log", data={"message": text}, now=now)
+            events.append(session, job=job, event=Logged(message=text), now=now)
             audit.record(session, by=by, action="job.cancel", target=f"job {job.id}")
             break
         session.refresh(job)
@@ -153,7 +155,8 @@ def retry(session: Session, *, job: Job, by: User | None, now: datetime | None =
     ):
         session.refresh(job)
         raise Conflict(f"Job {job.id} is {job.state.value}.", "Only a failed or cancelled job can be tried again.")
-    record_state(session, job.id, JobState.QUEUED, now, retried_by=by.username if by else "")
+    again = StateChanged(state=JobState.QUEUED, retried_by=by.username if by else None)
+    record_state(session, job.id, again, now)
     audit.record(session, by=by, action="job.retry", target=f"job {job.id}")
     session.refresh(job)
     return job
@@ -177,11 +180,10 @@ def changed(session: Session, statement: Any) -> bool:
     return result.rowcount == 1
 
 
-def record_state(session: Session, job_id: int, state: JobState, now: datetime | None, **told: Any) -> None:
+def record_state(session: Session, job_id: int, change: StateChanged, now: datetime | None) -> None:
     """The event of a change of state, in the transaction that changed it. For a queued job the workers' bell rings."""
-    data = {"state": state.value} | {key: value for key, value in told.items() if value not in ("", None)}
-    events.append(session, job=job_id, type="state", data=data, now=now)
-    if state is JobState.QUEUED:
+    events.append(session, job=job_id, event=change, now=now)
+    if change.state is JobState.QUEUED:
         after_commit(session, RingWorkers(job_id))
 
 

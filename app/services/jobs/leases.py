@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from app.errors import Conflict
 from app.events import log as events
+from app.events.types import Event, Failed, PhaseReached, StateChanged, StepTaken
 from app.models import Job, JobKind, JobState
 from app.models.base import now as utc_now
 from app.services.jobs import jobs
 
 LONGEST_ERROR = 4000
-Printed = tuple[str, int | None, dict[str, Any]]
 
 
 class LeaseLost(Conflict):
@@ -64,7 +64,8 @@ def claim(
         )
         if taken:
             job = session.scalars(jobs.loaded().where(Job.id == job_id).execution_options(populate_existing=True)).one()
-            jobs.record_state(session, job_id, JobState.RUNNING, now, worker=worker, attempt=job.attempts)
+            running = StateChanged(state=JobState.RUNNING, worker=worker, attempt=job.attempts)
+            jobs.record_state(session, job_id, running, now)
             return job
     return None
 
@@ -102,7 +103,7 @@ def progress(
     *,
     job_id: int,
     token: str,
-    printed: Sequence[Printed],
+    printed: Sequence[Event],
     output_bytes: int,
     now: datetime | None = None,
 ) -> None:
@@ -112,13 +113,14 @@ def progress(
     """
     job = hold(session, job_id=job_id, token=token)
     job.output_bytes = output_bytes
-    for kind, step, data in printed:
-        job.phase = str(data.get("stage") or job.phase)[:32]
-        job.total_steps = data.get("total_steps") or job.total_steps
-        if "eta_seconds" in data:
-            job.eta_seconds = data["eta_seconds"]
-        if kind == "step" and step is not None:
-            job.step = step
+    for event in printed:
+        if isinstance(event, PhaseReached):
+            job.phase = (event.stage or job.phase)[:32]
+        if isinstance(event, StepTaken) and event.step is not None:
+            job.step = event.step
+        if isinstance(event, PhaseReached | StepTaken):
+            job.total_steps = event.total_steps or job.total_steps
+            job.eta_seconds = job.eta_seconds if event.eta_seconds is None else event.eta_seconds
     session.flush()
     if printed:
         events.append_all(session, job=job_id, events=printed, now=now)
@@ -126,7 +128,7 @@ def progress(
 
 def succeed(session: Session, *, job_id: int, token: str, now: datetime | None = None) -> None:
     """End the job well. Raises LeaseLost."""
-    _finish(session, job_id, token, JobState.SUCCEEDED, now, error="", error_code="")
+    _finish(session, job_id, token, StateChanged(state=JobState.SUCCEEDED), now)
 
 
 def fail(
@@ -145,13 +147,14 @@ def fail(
     Raises LeaseLost.
     """
     error = error[:LONGEST_ERROR]
-    detail = {"code": code, "message": error, "kept": kept, "lines": list(lines)}
-    _finish(session, job_id, token, JobState.FAILED, now, error=error, error_code=code[:48], detail=detail)
+    why = Failed(code=code, message=error, kept=kept, lines=list(lines))
+    ended = StateChanged(state=JobState.FAILED, error=error or None)
+    _finish(session, job_id, token, ended, now, why=why, error=error, error_code=code[:48])
 
 
 def end_cancelled(session: Session, *, job_id: int, token: str, kept: str = "", now: datetime | None = None) -> None:
     """Raises LeaseLost."""
-    _finish(session, job_id, token, JobState.CANCELLED, now, error="", error_code="", told={"kept": kept})
+    _finish(session, job_id, token, StateChanged(state=JobState.CANCELLED, kept=kept or None), now)
 
 
 def give_back(session: Session, *, job_id: int, token: str, reason: str, now: datetime | None = None) -> None:
@@ -171,7 +174,7 @@ def give_back(session: Session, *, job_id: int, token: str, reason: str, now: da
         eta_seconds=None,
     ):
         raise LeaseLost(f"Job {job_id} was taken from this worker.")
-    jobs.record_state(session, job_id, JobState.QUEUED, now, reason=reason)
+    jobs.record_state(session, job_id, StateChanged(state=JobState.QUEUED, reason=reason or None), now)
 
 
 def sweep(session: Session, *, attempts: int, now: datetime | None = None) -> list[Lost]:
@@ -201,8 +204,8 @@ def sweep(session: Session, *, attempts: int, now: datetime | None = None) -> li
             to, more = JobState.QUEUED, {"worker": "", "phase": ""}
         if jobs.move(session, job_id, to, source=JobState.RUNNING, token=token, **free, **more):
             if to is JobState.FAILED:
-                events.append(session, job=job_id, type="error", data={"code": "worker_lost", "message": why}, now=now)
-            jobs.record_state(session, job_id, to, now, reason=why)
+                events.append(session, job=job_id, event=Failed(code="worker_lost", message=why), now=now)
+            jobs.record_state(session, job_id, StateChanged(state=to, reason=why), now)
             lost.append(Lost(job_id, to))
     return lost
 
@@ -211,19 +214,18 @@ def _finish(
     session: Session,
     job_id: int,
     token: str,
-    to: JobState,
+    ended: StateChanged,
     now: datetime | None,
     *,
-    error: str,
-    error_code: str,
-    detail: dict[str, Any] | None = None,
-    told: dict[str, Any] | None = None,
+    why: Failed | None = None,
+    error: str = "",
+    error_code: str = "",
 ) -> None:
     now = now or utc_now()
     if not jobs.move(
         session,
         job_id,
-        to,
+        ended.state,
         source=JobState.RUNNING,
         token=token,
         finished_at=now,
@@ -234,9 +236,9 @@ def _finish(
         eta_seconds=None,
     ):
         raise LeaseLost(f"Job {job_id} was taken from this worker.")
-    if detail:
-        events.append(session, job=job_id, type="error", data=detail, now=now)
-    jobs.record_state(session, job_id, to, now, **(told or {}), **({"error": error} if error else {}))
+    if why is not None:
+        events.append(session, job=job_id, event=why, now=now)
+    jobs.record_state(session, job_id, ended, now)
 
 
 def _held(job_id: int, token: str) -> Any:

@@ -10,6 +10,7 @@ from app import doorbell
 from app.config import Settings
 from app.db import settings_of, write_session
 from app.events import log as events
+from app.events.types import Logged
 
 log = structlog.get_logger()
 
@@ -44,4 +45,4 @@ class RingWorkers:
         broker = doorbell.describe(settings)
         text = f"The message broker {broker} does not answer. The job stays queued until it does, and starts then."
         with write_session(engine) as session:
-            events.append(session, job=self.job_id, type="log", data={"message": text, "level": "warning"})
+            events.append(session, job=self.job_id, event=Logged(message=text, level="warning"))

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from app import paging
 from app.errors import Invalid, NotFound
 from app.events import log as events
+from app.events.types import CheckpointSaved
 from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project, TrainingRun
 from app.models.base import now as utc_now
 from app.storage import Storage, StoredFile
@@ -120,8 +121,8 @@ def publish(
     session.flush()
     session.add_all(CheckpointFile(checkpoint_id=checkpoint.id, **asdict(file)) for file in files)
     size = sum(file.size for file in files)
-    told = {"checkpoint_id": checkpoint.id, "name": name, "files": len(files), "size": size}
-    events.append(session, job=run.job_id, type="checkpoint", step=checkpoint.step, data=told, now=now)
+    saved = CheckpointSaved(step=checkpoint.step, checkpoint_id=checkpoint.id, name=name, files=len(files), size=size)
+    events.append(session, job=run.job_id, event=saved, now=now)
     session.flush()
     return checkpoint
 

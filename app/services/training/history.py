@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.events.reading import of_row, of_rows
+from app.events.types import EVAL_PREFIX, Event, Failed, Logged, Sampled, StateChanged
 from app.models import EventType, Job, JobEvent
 
 CHARTED = (
@@ -18,6 +20,7 @@ CHARTED = (
     "grad_norm",
     "learning_rate",
 )
+IN_LOG = frozenset({EventType.LOG, EventType.STATE, EventType.ERROR, EventType.CHECKPOINT})
 LOG_LINES = 200
 SAMPLES = 64
 MOST_POINTS = 4000  # beyond this a chart has several points a pixel; they are thinned evenly
@@ -32,25 +35,26 @@ class Sample:
     answers: dict[str, str] = field(default_factory=dict)
 
 
-def point(event: JobEvent) -> dict[str, Any] | None:
+def point(row: JobEvent) -> dict[str, Any] | None:
     """A step or eval event as a chart point {id, kind, step, metric: value …}; None for any other event.
 
     Eval metrics lose their `eval_`, so that a chart names one metric for both kinds. What the engine didn't print is
     missing: nothing is worked out here.
     """
-    if event.type not in (EventType.STEP, EventType.EVAL) or event.step is None:
+    if row.type not in (EventType.STEP, EventType.EVAL) or row.step is None:
         return None
-    prefix = "eval_" if event.type == EventType.EVAL else ""
-    values = {key: event.data.get(prefix + key) for key in CHARTED}
-    if not values["rewards/margins"]:
-        values["rewards/accuracies"] = None  # policy and reference are equal, so no answer is preferred, rightly or not
-    rounded = {key: float(f"{value:.6g}") for key, value in values.items() if isinstance(value, int | float)}
-    return {"id": event.id, "kind": str(event.type), "step": event.step, **rounded}
+    metrics = of_row(row).numbers(EVAL_PREFIX if row.type is EventType.EVAL else "")
+    if not metrics.get("rewards/margins"):
+        metrics.pop(
+            "rewards/accuracies", None
+        )  # policy and reference are equal: no answer is preferred, rightly or not
+    rounded = {key: float(f"{metrics[key]:.6g}") for key in CHARTED if key in metrics}
+    return {"id": row.id, "kind": row.type.value, "step": row.step, **rounded}
 
 
-def points(events: Iterable[JobEvent]) -> list[dict[str, Any]]:
+def points(rows: Iterable[JobEvent]) -> list[dict[str, Any]]:
     """The chart points among these events, in their order."""
-    return [one for event in events if (one := point(event))]
+    return [one for row in rows if (one := point(row))]
 
 
 def lacks_log_ratios(points: Sequence[Mapping[str, Any]]) -> bool:
@@ -62,7 +66,9 @@ def lacks_log_ratios(points: Sequence[Mapping[str, Any]]) -> bool:
 def chart_points(session: Session, *, job: Job) -> list[dict[str, Any]]:
     """Every point of the run so far. A step that a resumed run took again counts once, as it went the last time."""
     rows = session.scalars(
-        select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type.in_(("step", "eval"))).order_by(JobEvent.id)
+        select(JobEvent)
+        .where(JobEvent.job_id == job.id, JobEvent.type.in_((EventType.STEP, EventType.EVAL)))
+        .order_by(JobEvent.id)
     )
     newest = {(one["kind"], one["step"]): one for one in points(rows)}
     in_order = sorted(newest.values(), key=lambda one: (one["step"], one["kind"]))
@@ -72,7 +78,7 @@ def chart_points(session: Session, *, job: Job) -> list[dict[str, Any]]:
     return [
         one
         for index, one in enumerate(in_order)
-        if one["kind"] == "eval" or index % stride == 0 or index == len(in_order) - 1
+        if one["kind"] == EventType.EVAL or index % stride == 0 or index == len(in_order) - 1
     ]
 
 
@@ -85,7 +91,7 @@ def log_tail(session: Session, *, job: Job, lines: int = LOG_LINES) -> list[JobE
     """The newest log, state and error events, oldest first."""
     newest = (
         select(JobEvent)
-        .where(JobEvent.job_id == job.id, JobEvent.type.in_(("log", "state", "error", "checkpoint")))
+        .where(JobEvent.job_id == job.id, JobEvent.type.in_(IN_LOG))
         .order_by(JobEvent.id.desc())
         .limit(lines)
     )
@@ -99,38 +105,33 @@ def slow_because(session: Session, *, job: Job) -> str:
         select(JobEvent)
         .where(
             JobEvent.job_id == job.id,
-            JobEvent.type == "log",
+            JobEvent.type == EventType.LOG,
             JobEvent.data["fused_layers"].as_boolean().is_not(None),
         )
         .order_by(JobEvent.id.desc())
         .limit(2)
     )
-    warnings = [event for event in session.scalars(newest) if event.data.get("level") == "warning"]
-    return str(warnings[0].data.get("message", "")) if warnings else ""
+    said = of_rows(session.scalars(newest))
+    warnings = [event.message for event in said if isinstance(event, Logged) and event.level == "warning"]
+    return (warnings[0] or "") if warnings else ""
 
 
-def last_error(session: Session, *, job: Job) -> dict[str, Any]:
-    """The newest error event's data: code, message, kept, lines. Empty if there is none."""
-    newest = (
-        select(JobEvent)
-        .where(JobEvent.job_id == job.id, JobEvent.type == "error")
-        .order_by(JobEvent.id.desc())
-        .limit(1)
-    )
-    event = session.scalars(newest).first()
-    return event.data if event else {}
+def last_error(session: Session, *, job: Job) -> Failed | None:
+    """The newest of the events that say why the job failed."""
+    event = _newest(session, job, EventType.ERROR)
+    return event if isinstance(event, Failed) else None
 
 
 def kept_on_cancel(session: Session, *, job: Job) -> str:
     """What the newest end of the run said that it kept."""
-    newest = (
-        select(JobEvent)
-        .where(JobEvent.job_id == job.id, JobEvent.type == "state")
-        .order_by(JobEvent.id.desc())
-        .limit(1)
-    )
-    event = session.scalars(newest).first()
-    return str(event.data.get("kept", "")) if event else ""
+    event = _newest(session, job, EventType.STATE)
+    return event.kept or "" if isinstance(event, StateChanged) else ""
+
+
+def _newest(session: Session, job: Job, type: EventType) -> Event | None:
+    rows = select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type == type).order_by(JobEvent.id.desc())
+    row = session.scalars(rows.limit(1)).first()
+    return of_row(row) if row is not None else None
 
 
 def recent_points(
@@ -138,7 +139,7 @@ def recent_points(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(eval points, step points), each newest first."""
 
-    def newest(kind: str, limit: int) -> list[dict[str, Any]]:
+    def newest(kind: EventType, limit: int) -> list[dict[str, Any]]:
         rows = (
             select(JobEvent)
             .where(JobEvent.job_id == job.id, JobEvent.type == kind)
@@ -147,22 +148,24 @@ def recent_points(
         )
         return points(session.scalars(rows))
 
-    return newest("eval", evals), newest("step", steps)
+    return newest(EventType.EVAL, evals), newest(EventType.STEP, steps)
 
 
 def samples(session: Session, *, job: Job) -> list[Sample]:
     """Sampled answers by prompt, in the order in which the prompts came; of a phase that ran twice, the newer ones."""
     rows = session.scalars(
         select(JobEvent)
-        .where(JobEvent.job_id == job.id, JobEvent.type == "sample")
+        .where(JobEvent.job_id == job.id, JobEvent.type == EventType.SAMPLE)
         .order_by(JobEvent.id)
         .limit(SAMPLES)
     )
     by_prompt: dict[str, Sample] = {}
-    for event in rows:
-        prompt = event.data.get("prompt") or []
+    for event in of_rows(rows):
+        if not isinstance(event, Sampled):
+            continue
+        prompt = event.prompt or []
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        decoding = str(event.data.get("decoding") or "")
+        decoding = event.decoding or ""
         sample = by_prompt.setdefault(decoding + repr(messages), Sample(messages, decoding))
-        sample.answers[str(event.data.get("phase", "after"))] = str(event.data.get("completion") or "")
+        sample.answers[event.phase or "after"] = event.completion or ""
     return list(by_prompt.values())

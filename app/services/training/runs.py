@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session, joinedload
 from app import paging
 from app.db import read_session, write_session
 from app.errors import Invalid, NotFound, SnapshotEmpty
-from app.models import Job, JobKind, JobState, Project, Snapshot, TrainingRun, User
+from app.events.types import Done, Evaluated, Event, StepTaken
+from app.models import EventType, Job, JobKind, JobState, Project, Snapshot, TrainingRun, User
 from app.services.datasets import snapshots
 from app.services.jobs import jobs
-from app.services.jobs.leases import Printed
 from app.services.training import base_models, run_settings
 from app.storage import Storage
 
@@ -151,20 +151,20 @@ def train_pairs(snapshot: Snapshot) -> int:
     return snapshot.counts.train
 
 
-def record(session: Session, *, job_id: int, printed: Sequence[Printed]) -> None:
+def record(session: Session, *, job_id: int, printed: Sequence[Event]) -> None:
     """Keep the newest numbers of each sort that the engine printed, in the transaction that stores its events.
 
     The first evaluation is the one before training.
     """
-    numbers = [(kind, _numbers(data)) for kind, _, data in printed if kind in ("step", "eval", "done")]
+    numbers = [(event.type, _numbers(event)) for event in printed if isinstance(event, StepTaken | Evaluated | Done)]
     if not numbers:
         return
     run = session.scalars(select(TrainingRun).where(TrainingRun.job_id == job_id).with_for_update()).one()
     metrics = dict(run.metrics)
     for kind, values in numbers:
-        if kind == "eval":
+        if kind is EventType.EVAL:
             metrics.setdefault("before", values)
-        metrics["after" if kind == "eval" else kind] = values
+        metrics["after" if kind is EventType.EVAL else kind.value] = values
     run.metrics = metrics
     session.flush()
 
@@ -184,10 +184,10 @@ def loaded() -> Select[TrainingRun]:
     )
 
 
-def _numbers(data: dict[str, Any]) -> dict[str, Any]:
+def _numbers(event: Event) -> dict[str, Any]:
     return {
         key: value
-        for key, value in data.items()
+        for key, value in event.data.items()
         if isinstance(value, int | float | str) and key not in ("time", "stage")
     }
 

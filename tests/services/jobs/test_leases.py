@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from app.db import read_session, write_session
 from app.events import log as events
+from app.events.types import Evaluated, PhaseReached, StepTaken
 from app.models import Job, JobKind, JobState, User
 from app.services.jobs import jobs, leases
 from app.services.jobs.leases import LeaseLost
@@ -60,7 +61,7 @@ def test_silent_worker_loses_its_job_and_can_write_nothing_more(engine: Engine, 
         lambda session: leases.heartbeat(session, job_id=job.id, token=token, lease_seconds=LEASE),
         lambda session: leases.check(session, job_id=job.id, token=token),
         lambda session: leases.progress(
-            session, job_id=job.id, token=token, printed=[("step", 1, {"loss": 9.0})], output_bytes=5
+            session, job_id=job.id, token=token, printed=[StepTaken(step=1, more={"loss": 9.0})], output_bytes=5
         ),
         lambda session: leases.succeed(session, job_id=job.id, token=token),
         lambda session: leases.fail(session, job_id=job.id, token=token, code="x", error="x"),
@@ -104,9 +105,9 @@ def test_cancelled_job_of_a_lost_worker_ends_cancelled(engine: Engine, job: Job,
 def test_progress_keeps_events_and_where_the_job_stands_together(engine: Engine, job: Job, claim: Claim) -> None:
     token = claim().lease_token or ""
     printed = [
-        ("state", None, {"stage": "training", "total_steps": 4}),
-        ("eval", 0, {"eval_loss": 0.69}),
-        ("step", 1, {"loss": 0.7, "eta_seconds": 9.5, "rewards/margins": None}),
+        PhaseReached(stage="training", total_steps=4),
+        Evaluated(step=0, more={"eval_loss": 0.69}),
+        StepTaken(step=1, eta_seconds=9.5, more={"loss": 0.7, "rewards/margins": None}),
     ]
     with write_session(engine) as session:
         leases.progress(session, job_id=job.id, token=token, printed=printed, output_bytes=321)

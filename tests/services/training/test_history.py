@@ -5,6 +5,7 @@ from sqlalchemy import Engine
 
 from app.config import Settings
 from app.db import read_session, write_session
+from app.events.types import Failed
 from app.models import Job
 from app.services.jobs import jobs
 from app.services.training import history, runs
@@ -92,15 +93,16 @@ def test_the_log_holds_its_newest_lines_oldest_first(worker: PretendWorker) -> N
 
 
 def test_the_newest_error_is_the_one_told(worker: PretendWorker) -> None:
-    def error(job: Job) -> dict:
+    def error(job: Job) -> Failed | None:
         return history.last_error(session, job=job)
 
     with read_session(worker.engine) as session:
-        assert error(jobs.get(session, worker.job_id)) == {}
+        assert error(jobs.get(session, worker.job_id)) is None
     worker.fail("out_of_memory", "Memory ran out.", kept="Step 3 is kept.", lines=("last words",))
     with read_session(worker.engine) as session:
         told = error(jobs.get(session, worker.job_id))
-    assert (told["code"], told["kept"], told["lines"]) == ("out_of_memory", "Step 3 is kept.", ["last words"])
+    assert told is not None
+    assert (told.code, told.kept, told.lines) == ("out_of_memory", "Step 3 is kept.", ["last words"])
 
 
 def test_what_a_cancelled_run_kept_is_told(worker: PretendWorker) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db import read_session, write_session
 from app.errors import Conflict, Invalid, NotFound, SnapshotEmpty
+from app.events.types import Done, Evaluated, PhaseReached, StepTaken
 from app.models import AuditEntry, Counts, JobKind, JobState, Project, Snapshot, TrainingRun, User
 from app.services.jobs import jobs
 from app.services.training import runs
@@ -119,13 +120,17 @@ def test_newest_numbers_are_kept_and_the_first_evaluation_is_the_one_before(engi
             session,
             job_id=run.job_id,
             printed=[
-                ("state", None, {"stage": "training"}),
-                ("eval", 0, {"eval_loss": 0.69}),
-                ("step", 1, {"loss": 0.7, "rewards/margins": None, "time": 1.0}),
+                PhaseReached(stage="training"),
+                Evaluated(step=0, more={"eval_loss": 0.69}),
+                StepTaken(step=1, time=1.0, more={"loss": 0.7, "rewards/margins": None}),
             ],
         )
     with write_session(engine) as session:
-        runs.record(session, job_id=run.job_id, printed=[("eval", 1, {"eval_loss": 0.5}), ("done", 1, {"step": 1})])
+        runs.record(
+            session,
+            job_id=run.job_id,
+            printed=[Evaluated(step=1, more={"eval_loss": 0.5}), Done(step=1, more={"step": 1})],
+        )
         runs.record_end(session, job_id=run.job_id, numbers={"train_seconds": 2.5})
     with read_session(engine) as session:
         assert runs.get(session, run.job_id).metrics == {

@@ -14,9 +14,9 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Invalid
 from app.events import log as events
+from app.events.types import Event, Logged, StepTaken
 from app.models import Job, JobKind, JobState
 from app.services.jobs import jobs, leases
-from app.services.jobs.leases import Printed
 from app.storage import Storage
 from tests.factory import Factory
 from worker.kinds.kind import Need, Result
@@ -58,8 +58,8 @@ class Adding:
         self._called("command")
         return [sys.executable, "-c", PROGRAM, str(folder / "sum.txt")]
 
-    def record(self, session: Session, printed: Sequence[Printed]) -> None:
-        self.steps += [step for kind, step, _ in printed if kind == "step"]
+    def record(self, session: Session, printed: Sequence[Event]) -> None:
+        self.steps += [event.step for event in printed if isinstance(event, StepTaken) and event.step is not None]
 
     def kept(self, folder: Path) -> str:
         return ""
@@ -70,7 +70,7 @@ class Adding:
 
         def end(session: Session) -> None:
             self._called("end")
-            events.append(session, job=self.job.id, type="log", data={"message": f"SHA-256 {stored.sha256}"})
+            events.append(session, job=self.job.id, event=Logged(message=f"SHA-256 {stored.sha256}"))
 
         return Result(end, [stored.key])
 

@@ -13,7 +13,7 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.events import feed, wire
 from app.events import log as events
-from app.models import Job, JobKind, JobState, TrainingRun, User
+from app.models import EventType, Job, JobKind, JobState, TrainingRun, User
 from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.jobs import jobs, waiting, workers
@@ -136,7 +136,7 @@ class EventOut(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     id: int = Field(description="Pass the last one as `after` to go on.")
-    event: Literal["state", "step", "eval", "sample", "log", "checkpoint", "done", "error"]
+    event: EventType
     step: int | None
     time: float = Field(description="Unix seconds.")
 

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import write_session
+from app.events.types import StepTaken
 from app.models import JobKind, Snapshot, User
 from app.services.jobs import jobs, leases, workers
 from tests.factory import Factory
@@ -36,7 +37,7 @@ def create(client: TestClient, headers: dict[str, str], snapshot: Snapshot, key:
 def run_to_success(engine: Engine) -> None:
     with write_session(engine) as session:
         job = leases.claim(session, worker="w", kinds=list(JobKind), lease_seconds=60)
-        steps = [("step", step, {"loss": 1 / step}) for step in range(1, 4)]
+        steps = [StepTaken(step=step, more={"loss": 1 / step}) for step in range(1, 4)]
         leases.progress(session, job_id=job.id, token=job.lease_token, printed=steps, output_bytes=9)
         leases.succeed(session, job_id=job.id, token=job.lease_token)
 
