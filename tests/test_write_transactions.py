@@ -10,10 +10,13 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from app import security
 from app.cli import cli
 from app.config import Settings
 from app.db import is_writing, read_session, write_session
-from app.models import User
+from app.demo import seed
+from app.models import Role, User
+from app.services.accounts import links
 from app.storage import Storage
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker
@@ -26,7 +29,7 @@ watching = False
 def note(event: str, arguments: tuple[object, ...]) -> None:
     if watching and event == "open" and is_writing():
         path = str(arguments[0])
-        if path.startswith(tempfile.gettempdir()) or path.endswith((".jsonl", ".jsonl.gz", ".safetensors")):
+        if path.startswith(tempfile.gettempdir()) or path.endswith((".jsonl", ".jsonl.gz", ".safetensors", ".md")):
             opened.append(path)
 
 
@@ -115,6 +118,35 @@ def test_from_an_import_to_a_checkpoint_no_file_is_opened_within_a_write_transac
     out = str(settings.data_dir / "out")
     for words in (["export", project.slug, "--out", out], ["train", project.slug, "--model", "tiny"]):
         assert CliRunner().invoke(cli, words).exit_code == 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_demo_is_read_before_it_is_stored(engine: Engine, factory: Factory) -> None:
+    factory.admin()
+    content = seed.content()
+    with write_session(engine) as session:
+        assert seed.seed(session, content=content)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_invitation_and_command_line_hash_a_password_before_they_write(
+    client: TestClient, engine: Engine, settings: Settings, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, hashed_while_writing = security.hash_password, []
+
+    def hash_password(password: str) -> str:
+        hashed_while_writing.append(is_writing())
+        return kept(password)
+
+    monkeypatch.setattr(security, "hash_password", hash_password)
+    with write_session(engine) as session:
+        token = links.invite(session, role=Role.EVALUATOR, by=None, settings=settings)
+    taken = {"username": "grace", "display_name": "Grace", "password": "correct horse battery"}
+    assert client.post(f"/invitation/{token}", data=taken, headers=OWN, follow_redirects=False).status_code == 303
+    twice = "correct horse battery\n" * 2
+    for words in (["user", "add", "ada", "--password"], ["user", "password", "ada"]):
+        assert CliRunner().invoke(cli, words, input=twice).exit_code == 0
+    assert hashed_while_writing == [False] * 3
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -49,8 +49,9 @@ def add_user(
 ) -> None:
     """Create an account and print a link that signs it in once."""
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if password else None
+    hashed = users.hashed(secret, username) if secret is not None else None
     with write_session() as session:
-        row = users.create(session, username=username, display_name=name or username, role=role, password=secret)
+        row = users.create(session, username=username, display_name=name or username, role=role, password=hashed)
         link = links.create_sign_in(session, user=row)
     console.print(f"“{row.username}” was created as {row.role.value}. This link signs them in once:")
     console.print(f"{get_settings().base_url}/link/{link}")
@@ -96,8 +97,9 @@ def change_role(username: str, role: Role) -> None:
 def set_password(username: str) -> None:
     """Set a password and sign the account out everywhere."""
     secret = typer.prompt("New password", hide_input=True, confirmation_prompt=True)
+    hashed = users.hashed(secret, username)
     with write_session() as session:
-        users.set_password(session, user=users.get(session, username), password=secret, by=None)
+        users.set_password(session, user=users.get(session, username), password=hashed, by=None)
     console.print("The password was changed, and the account was signed out everywhere.")
 
 

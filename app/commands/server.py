@@ -45,8 +45,9 @@ def _prepare(settings: Settings, with_demo: bool) -> None:
         if seed.MODEL not in [model.name for model in base_models.list_models(settings)]:
             console.print(f"Preparing the demo's base model {seed.MODEL} (about a minute, once)")
             base_models.add(settings, seed.MODEL, progress=lambda line: console.print(f"  {line}"))
+        content = seed.content()
         with write_session() as session:
-            if seed.seed(session):
+            if seed.seed(session, content=content):
                 console.print("Added the demo project")
 
 

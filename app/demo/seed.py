@@ -1,6 +1,7 @@
 """The demo: a project with a support team's questions, some of them judged by demo evaluators."""
 
 import json
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -23,7 +24,26 @@ MODEL = base_models.DEMO_MODEL
 AGE = timedelta(days=9)  # a little more than that of the oldest judgment
 
 
-def seed(session: Session, *, now: datetime | None = None) -> bool:
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What the demo's files say, read before the transaction that stores it."""
+
+    pairs: list[bytes]
+    judgments: list[dict[str, Any]]
+    guidelines: str
+
+
+def content() -> Content:
+    """Read the files. Nobody should wait for the database meanwhile: call it outside of any transaction."""
+    said = (DEMO_CONTENT / "judgments.jsonl").read_text(encoding="utf-8").splitlines()
+    return Content(
+        pairs=(DEMO_CONTENT / "pairs.jsonl").read_bytes().splitlines(),
+        judgments=[json.loads(line) for line in said],
+        guidelines=(DEMO_CONTENT / "guidelines.md").read_text(encoding="utf-8"),
+    )
+
+
+def seed(session: Session, *, content: Content, now: datetime | None = None) -> bool:
     """Adds the demo project with its comparisons, evaluators and judgments; whether it did.
 
     A project of that name, the demo's or somebody's own, is left as it is. Needs an admin account.
@@ -32,11 +52,11 @@ def seed(session: Session, *, now: datetime | None = None) -> bool:
     if session.scalar(select(Project.id).where(Project.slug == SLUG)) is not None:
         return False
     now = now or utc_now()
-    project = _project(session)
-    pairs = [parse(line).pair for line in (DEMO_CONTENT / "pairs.jsonl").read_bytes().splitlines()]
+    project = _project(session, content.guidelines)
+    pairs = [parse(line).pair for line in content.pairs]
     stored = pair_store.add_many(session, project=project, pairs=pairs)
     ids = {str(pair.external_id): at.comparison_id for pair, at in zip(pairs, stored, strict=True)}
-    said = [json.loads(line) for line in (DEMO_CONTENT / "judgments.jsonl").read_text(encoding="utf-8").splitlines()]
+    said = content.judgments
     evaluators = {name: _evaluator(session, name, now - AGE) for name in sorted({line["evaluator"] for line in said})}
     for line in said:
         _judge(session, project, evaluators[line["evaluator"]], ids[line["comparison"]], line, now)
@@ -47,14 +67,14 @@ def seed(session: Session, *, now: datetime | None = None) -> bool:
     return True
 
 
-def _project(session: Session) -> Project:
+def _project(session: Session, guidelines: str) -> Project:
     return projects.create(
         session,
         slug=SLUG,
         name="Support tone",
         by=users.first_admin(session),
         description="Demo: two answers to each question of a support team's customers. Which one sounds like the team?",
-        guidelines=(DEMO_CONTENT / "guidelines.md").read_text(encoding="utf-8"),
+        guidelines=guidelines,
         is_demo=True,
         default_base_model=MODEL,
         daily_goal=35,

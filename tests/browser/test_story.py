@@ -127,7 +127,7 @@ def test_the_demo_trains_the_real_small_model(
     (live_server.settings.models / seed.MODEL).symlink_to(smollm2)
     live_server.factory.admin()
     with write_session(get_engine(live_server.settings)) as session:
-        assert seed.seed(session)
+        assert seed.seed(session, content=seed.content())
     live_server.start("worker")
     signed_in(Role.ENGINEER)
     start_run(page, f"{live_server.url}/projects/{seed.SLUG}/train", max_steps=3, batch_size=2, sample_tokens=8)

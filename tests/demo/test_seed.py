@@ -44,7 +44,7 @@ def admin(factory: Factory) -> User:
 
 @pytest.fixture
 def seeded(session: Session, admin: User) -> Project:
-    assert seed.seed(session, now=NOW)
+    assert seed.seed(session, content=seed.content(), now=NOW)
     return projects.get(session, "support-tone")
 
 
@@ -62,7 +62,7 @@ def test_the_project_comes_with_guidelines_a_model_and_its_comparisons(session: 
 
 def test_seeding_again_changes_nothing(session: Session, seeded: Project) -> None:
     before = counts(session)
-    assert not seed.seed(session, now=NOW + timedelta(days=1))
+    assert not seed.seed(session, content=seed.content(), now=NOW + timedelta(days=1))
     assert counts(session) == before
     assert seeded.created_at == NOW - seed.AGE
 
@@ -139,7 +139,7 @@ def test_a_project_of_that_name_is_left_alone(engine: Engine, factory: Factory) 
     factory.project(slug="support-tone")
     with write_session(engine) as session:
         before = counts(session)
-        assert not seed.seed(session)
+        assert not seed.seed(session, content=seed.content())
         assert counts(session) == before
 
 
@@ -147,14 +147,14 @@ def test_a_real_account_never_gets_demo_judgments_and_nothing_is_left_behind(eng
     factory.admin()
     factory.user(username="demo-evaluator-2")
     with pytest.raises(Conflict, match="demo-evaluator-2"), write_session(engine) as session:
-        seed.seed(session)
+        seed.seed(session, content=seed.content())
     with write_session(engine) as session, pytest.raises(NotFound):
         projects.get(session, "support-tone")
 
 
 def test_seeding_needs_an_admin(session: Session) -> None:
     with pytest.raises(NotFound, match="no admin"):
-        seed.seed(session)
+        seed.seed(session, content=seed.content())
 
 
 def test_seeding_is_in_the_audit_trail(session: Session, seeded: Project) -> None:

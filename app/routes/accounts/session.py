@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from app import security
 from app.config import Settings
-from app.db import write_session
+from app.db import read_session, write_session
 from app.errors import Conflict, Invalid, PrefloopError, TooMany, WrongCredentials
 from app.models import LinkKind, User
 from app.services.accounts import audit, links, logins, sessions, users
@@ -134,6 +134,9 @@ def accept_invitation(
     token: str, request: Request, form: Annotated[InvitationForm, Form()], settings: SettingsDep
 ) -> Response:
     try:
+        with read_session(request.app.state.engine) as session:
+            links.find(session, token=token, settings=settings)  # nobody makes us hash without an invitation
+        password = users.hashed(form.password, form.username)
         with write_session(request.app.state.engine) as session:
             session.info["address"] = client_address(request)
             user = links.accept_invitation(
@@ -141,7 +144,7 @@ def accept_invitation(
                 token=token,
                 username=form.username,
                 display_name=form.display_name,
-                password=form.password,
+                password=password,
                 settings=settings,
             )
             cookie = _start_session(request, session, user, settings, how="invitation")

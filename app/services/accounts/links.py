@@ -116,7 +116,7 @@ def accept_invitation(
     token: str,
     username: str,
     display_name: str,
-    password: str,
+    password: str | users.HashedPassword,
     settings: Settings | None = None,
     now: datetime | None = None,
 ) -> User:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
@@ -16,13 +17,20 @@ USERNAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 PASSWORD_LENGTHS = (10, 200)
 
 
+@dataclass(frozen=True, slots=True)
+class HashedPassword:
+    """A password that was acceptable, as the database keeps it."""
+
+    hash: str
+
+
 def create(
     session: Session,
     *,
     username: str,
     display_name: str,
     role: Role | str,
-    password: str | None = None,
+    password: str | HashedPassword | None = None,
     is_demo: bool = False,
     by: User | None = None,
 ) -> User:
@@ -40,7 +48,7 @@ def create(
         raise Conflict(f"The user name “{username}” is taken.", "Choose another.")
     user = User(username=username, display_name=display_name, role=role_of(role), is_demo=is_demo)
     if password is not None:
-        user.password_hash = checked_hash(password, username)
+        user.password_hash = hashed(password, username).hash
     session.add(user)
     session.flush()
     audit.record(session, by=by, action="user.create", target=f"user {username}", role=user.role.value)
@@ -58,8 +66,14 @@ def role_of(value: Role | str) -> Role:
         raise Invalid(f"There is no role “{str(value)[:24]}”.", "Roles are admin, engineer and evaluator.") from None
 
 
-def checked_hash(password: str, username: str) -> str:
-    """The hash of an acceptable password. Length is what helps; the upper limit keeps hashing cheap."""
+def hashed(password: str | HashedPassword, username: str) -> HashedPassword:
+    """The hash of an acceptable password. Slow by design, so it is best made before a write transaction begins.
+
+    Length is what helps; the upper limit keeps hashing cheap. Raises Invalid.
+    """
+    if isinstance(password, HashedPassword):
+        return password
+    username = normalized(username)
     shortest, longest = PASSWORD_LENGTHS
     if not shortest <= len(password) <= longest:
         raise Invalid(
@@ -70,7 +84,7 @@ def checked_hash(password: str, username: str) -> str:
         raise Invalid(
             "That password is easy to guess.", "Use one with more different characters and without the user name."
         )
-    return security.hash_password(password)
+    return HashedPassword(security.hash_password(password))
 
 
 def get(session: Session, username: str) -> User:
@@ -132,10 +146,10 @@ def set_active(session: Session, *, user: User, active: bool, by: User | None) -
 
 
 def set_password(
-    session: Session, *, user: User, password: str, by: User | None, keep_session_id: int | None = None
+    session: Session, *, user: User, password: str | HashedPassword, by: User | None, keep_session_id: int | None = None
 ) -> None:
     """Sets the password and ends every session but the one that asked: whoever stole one is out."""
-    user.password_hash = checked_hash(password, user.username)
+    user.password_hash = hashed(password, user.username).hash
     sessions.revoke_all(session, user=user, except_id=keep_session_id)
     audit.record(session, by=by, action="user.password", target=f"user {user.username}")
 
