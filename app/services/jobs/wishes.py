@@ -1,6 +1,5 @@
 """What the world hears of a job after the commit: the workers' doorbell rings."""
 
-import time
 from dataclasses import dataclass
 
 import structlog
@@ -14,11 +13,6 @@ from app.events.types import Logged
 
 log = structlog.get_logger()
 
-# A broker that was away isn't rung for so long: fifty jobs whose workers fell silent would each wait for it in turn, and
-# keep a worker's pulse from saying that it lives. The sweeper rings for whatever waits.
-PAUSE_SECONDS = 5.0
-_away_until: dict[str, float] = {}
-
 
 @dataclass(frozen=True, slots=True)
 class RingWorkers:
@@ -31,13 +25,9 @@ class RingWorkers:
 
     def carry_out(self, engine: Engine) -> None:
         settings = settings_of(engine)
-        if time.monotonic() < _away_until.get(settings.broker, 0):
-            self._note(engine, settings)
-            return
         try:
             doorbell.ring(settings)
         except OSError as error:
-            _away_until[settings.broker] = time.monotonic() + PAUSE_SECONDS
             log.warning("doorbell.lost", job=self.job_id, error=str(error))
             self._note(engine, settings)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select
 
-from app import doorbell
 from app.config import Settings
 from app.db import get_engine, read_session, write_session
 from app.models import Job, JobEvent, JobKind
@@ -80,23 +79,3 @@ def test_broker_that_is_away_leaves_the_job_queued_with_a_word_on_its_page(
         (note,) = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.type == "log"))
     assert "stays queued" in note.data["message"]
     assert "pass-word" not in note.data["message"]
-
-
-def test_broker_that_is_away_is_tried_once_for_many_jobs(
-    settings: Settings, factory: Factory, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    snapshot = factory.snapshot(factory.judged(4))
-    for _ in range(3):
-        with write_session(engine) as session:
-            runs.create(session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=None)
-        with write_session(engine) as session:
-            leases.claim(session, worker="gone", kinds=list(JobKind), lease_seconds=-1)
-    away = settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{free_port()}/0"})
-    tried, ring = [], doorbell.ring
-    monkeypatch.setattr(doorbell, "ring", lambda settings: (tried.append(settings.broker), ring(settings)))
-    with write_session(get_engine(away)) as session:
-        assert len(leases.sweep(session, attempts=3)) == 3
-    assert tried == [away.broker]
-    with read_session(engine) as session:
-        notes = session.scalars(select(JobEvent).where(JobEvent.type == "log")).all()
-    assert len(notes) == 3 and all("stays queued" in note.data["message"] for note in notes)

@@ -76,9 +76,11 @@ def _reference(base: PreTrainedModel, pairs: Sequence[TokenPair], args: argparse
     weights = loading.weights_hash(base)
     scorer = _scorer(base, pairs, args.dtype)
     key = scorer_key(scorer, weights=weights, dtype=args.dtype)
-    return cached_scores(
-        scorer, pairs, ReferenceCache(args.reference_cache or cache_folder() / "reference", key), budget=budget
-    )
+    cache = ReferenceCache(args.reference_cache or cache_folder() / "reference", key)
+    scores = cached_scores(scorer, pairs, cache, budget=budget)
+    for remark in cache.remarks:
+        print(remark, file=sys.stderr)
+    return scores
 
 
 def _scores(model: nn.Module, pairs: Sequence[TokenPair], dtype: str, budget: int) -> Tensor:

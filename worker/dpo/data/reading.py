@@ -68,14 +68,16 @@ def load_dataset(
     max_length: int | None,
     cache_dir: str | Path | None = None,
     num_workers: int | None = None,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> Dataset:
     """The usable pairs of a file as token ids, with a problem for each line dropped or changed.
 
     max_length: tokens of prompt and longer completion together; None keeps every pair whole. cache_dir: where token ids
     are kept, keyed by the file's bytes, the tokenizer and this code. num_workers: processes; None decides by
-    the time at stake. Problems beside those of `read_pairs`: `non_prefix_template`, `template_refused`,
-    `boundary_split`, `generation_prompt_differs`, `eos_added`, and those of `fit`. A tokenizer without a chat template
-    gets the fallback, as `chat.ensure_template` says. Raises DataFileError where no pair is left.
+    the time at stake. remark: told of cached ids that are damaged. Problems beside those of `read_pairs`:
+    `non_prefix_template`, `template_refused`, `boundary_split`, `generation_prompt_differs`, `eos_added`, and those of
+    `fit`. A tokenizer without a chat template gets the fallback, as `chat.ensure_template` says. Raises DataFileError
+    where no pair is left.
     """
     path = Path(path)
 
@@ -84,7 +86,7 @@ def load_dataset(
 
     if not path.is_file():
         raise DataFileError(f"There is no preference file at {path}.")
-    dataset = tokens.tokenize(path, tokenizer, read=read, cache_dir=cache_dir, num_workers=num_workers)
+    dataset = tokens.tokenize(path, tokenizer, read=read, cache_dir=cache_dir, num_workers=num_workers, remark=remark)
     if max_length is not None:
         dataset = fit(dataset, max_length, bos_id=tokenizer.bos_token_id)
     if not dataset.pairs:

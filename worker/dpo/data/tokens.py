@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
@@ -48,11 +48,15 @@ def tokenize(
     read: Reader,
     cache_dir: str | Path | None = None,
     num_workers: int | None = None,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> Dataset:
-    """All pairs that `read` gives of the file at `path`, as token ids of any length."""
+    """All pairs that `read` gives of the file at `path`, as token ids of any length.
+
+    remark: told of a cached file that is damaged; it's made again.
+    """
     template = chat.ensure_template(tokenizer)
     cached = Path(cache_dir) / f"tokens-{cache_key(path, tokenizer)}.safetensors" if cache_dir is not None else None
-    if cached is not None and (dataset := _load(cached)) is not None:
+    if cached is not None and (dataset := _load(cached, remark)) is not None:
         return dataset
     problems: list[Problem] = []
     pairs: list[TokenPair] = []
@@ -181,6 +185,7 @@ def _save(dataset: Dataset, path: Path) -> None:
     }
     problems = [[p.line, p.reason, p.message, p.dropped] for p in dataset.problems]
     metadata = {"template": dataset.template, "sha256": dataset.sha256, "problems": json.dumps(problems)}
+    metadata["remarks_sha256"] = _remarks_sum(metadata, [pair.line for pair in pairs])
     with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
@@ -192,7 +197,7 @@ def _save(dataset: Dataset, path: Path) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _load(path: Path) -> Dataset | None:
+def _load(path: Path, remark: Callable[[str], None]) -> Dataset | None:
     """The dataset that `_save` wrote, or None where it is missing or damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
@@ -208,8 +213,16 @@ def _load(path: Path) -> Dataset | None:
             )
         ]
         problems = [Problem(*item) for item in json.loads(metadata["problems"])]
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        if digest(pairs) != metadata["sha256"] or _remarks_sum(metadata, lines) != metadata["remarks_sha256"]:
+            raise ValueError("its SHA-256 isn't the one that was written")
+    except FileNotFoundError:
         return None
-    if digest(pairs) != metadata["sha256"]:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, OverflowError) as problem:
+        remark(f"The cached tokens in {path} are damaged ({problem}), so the file is tokenised anew.")
         return None
     return Dataset(pairs, problems, metadata["template"], metadata["sha256"])
+
+
+def _remarks_sum(metadata: Mapping[str, str], lines: list[int]) -> str:
+    """SHA-256 of what a cached file holds beside the numbers that train: line numbers, problems, the template's kind."""
+    return hashlib.sha256(json.dumps([lines, metadata["problems"], metadata["template"]]).encode()).hexdigest()

@@ -23,9 +23,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_error(problem: OSError, *, out: Path, step: int) -> Exception:
+def full_disk(problem: BaseException) -> OSError | None:
+    """The error of a write that had no room, or None for any other error. safetensors has an error of its own for it."""
+    if isinstance(problem, OSError):
+        return problem if problem.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    if type(problem).__name__ == "SafetensorError" and "space" in str(problem).lower():
+        return OSError(errno.ENOSPC, str(problem))
+    return None
+
+
+def write_error(problem: Exception, *, out: Path, step: int) -> Exception:
     """What to raise for `problem`, met while step `step` was written under `out`: DiskFull for a full disk, else itself."""
-    if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if full_disk(problem) is None:
         return problem
     return DiskFull(
         f"The disk of {out} is full, so step {step} couldn't be saved. "

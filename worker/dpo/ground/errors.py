@@ -16,7 +16,7 @@ EXIT_CODES = {
     BAD_SETTING: "bad arguments, settings, model or adapter",
     BAD_DATA: "no usable data",
     OUT_OF_MEMORY: "out of memory, after every smaller token budget was tried",
-    NOT_FINITE: "the loss or the gradient became NaN or infinite",
+    NOT_FINITE: "the loss, the gradient or the weights became NaN or infinite; nothing was published",
     DISK_FULL: "the disk is full; the last training state is whole",
     EXPORT_DIFFERS: "the export isn't the trained model; nothing was published",
     TERMINATED: "stopped by SIGTERM or Ctrl-C; the training state was saved",
@@ -53,7 +53,7 @@ class OutOfMemory(RunError):
 
 
 class NotFinite(RunError):
-    """The loss or the gradient became NaN or infinite."""
+    """The loss, the gradient or the weights became NaN or infinite. Nothing was published."""
 
     exit_code, reason = NOT_FINITE, "not_finite"
 

@@ -1,7 +1,6 @@
 """A checkpoint's folder, which peft and transformers load as it is: complete, or not there at all."""
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -12,10 +11,40 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from worker.dpo.ground.disk import sync
-from worker.dpo.ground.errors import DiskFull
+from worker.dpo.ground.disk import full_disk, sync
+from worker.dpo.ground.errors import BadSetting, DiskFull
 from worker.dpo.model.loading import save_weights
 from worker.dpo.publish.card import FACTS, write_card
+
+
+class FolderInUse(BadSetting):
+    """A result's folder that holds, or lies in, what the run is made from. The text says what to choose."""
+
+
+def require_own_folder(out: Path, *, model: str, adapter: str | None) -> None:
+    """Raise FolderInUse where writing to `out` could change the model's folder or the adapter that training starts from.
+
+    Refused: the model's folder, one in it, one that it lies in, and one that its files are links into; the adapter's
+    folder. However they are named: links are followed, and folders compared as the system knows them.
+    """
+    if out.exists() and not out.is_dir():
+        raise FolderInUse(f"--out {out} is a file: name a folder for the result.")
+    base = Path(model)
+    if base.is_dir():
+        files = [file.resolve() for file in base.iterdir()]
+        if _is_in(out, base) or _is_in(base, out) or any(_is_in(file, out) for file in files):
+            raise FolderInUse(
+                f"--out {out} is the folder of the model {model}, lies in it or holds it: the run would write over the "
+                "model. Name a folder apart from it."
+            )
+    if adapter is not None and out.exists() and Path(adapter).exists() and out.samefile(adapter):
+        raise FolderInUse(f"--out {out} is the adapter that the run starts from: name another folder for the result.")
+
+
+def _is_in(place: Path, folder: Path) -> bool:
+    """Whether a place, which needn't be there yet, is the folder or somewhere in it."""
+    real = place.resolve()
+    return folder.exists() and any(part.exists() and part.samefile(folder) for part in (real, *real.parents))
 
 
 def publish(
@@ -31,7 +60,8 @@ def publish(
 
     policy: the model, with its adapter if it has one. weights: the trained ones, named as in the scorer. facts: as
     `write_card` takes them, `metrics` among them. staging: a folder on the same disk in which everything is written
-    first. `prefloop.json` is moved last and marks the folder as whole. Raises OSError.
+    first. `prefloop.json` marks the folder as whole: an older one goes before the first file is replaced, and the new
+    one comes last. Raises OSError.
     """
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -40,6 +70,8 @@ def publish(
     (staging / "metrics.json").write_text(json.dumps(facts["metrics"], indent=1))
     write_card(staging, facts)
     written = sorted(path for path in staging.rglob("*") if path.is_file())
+    (out / FACTS).unlink(missing_ok=True)
+    sync(out)
     for path in sorted(written, key=lambda path: path.name == FACTS):
         target = out / path.relative_to(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,9 +97,9 @@ def staged(out: Path) -> Iterator[Path]:
             sync(path)
         part.replace(out)
         sync(out.parent)
-    except OSError as problem:
+    except Exception as problem:
         shutil.rmtree(part, ignore_errors=True)
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        if full_disk(problem) is not None:
             raise DiskFull(
                 f"The disk of {out} is full: nothing was written. Free some space and start again."
             ) from problem

@@ -20,12 +20,15 @@ from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from worker.dpo.ground.errors import NotFinite
 from worker.dpo.publish.gguf_support import ARCHITECTURES, architecture_refusal, rope
 from worker.dpo.publish.gguf_tokenizer import write_tokenizer
 from worker.dpo.publish.merge import MergeError
 
 # What people name, and the type of the large weights: 16-bit floats, or 8 bits and one scale for 32 weights.
 TYPES = {"f16": GGMLQuantizationType.F16, "q8_0": GGMLQuantizationType.Q8_0}
+# From here on rounding to 16 bits gives an infinity: of a weight, or of the scale for 32 weights of up to 127 steps.
+TOO_LARGE = {TYPES["f16"]: 65520.0, TYPES["q8_0"]: 127 * 65520.0}
 FILE_TYPES = {"f16": LlamaFileType.MOSTLY_F16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
 
 
@@ -42,7 +45,8 @@ def write_gguf(
 
     weights: a key of TYPES. Matrices get that type, vectors and norms stay float32; a matrix whose rows aren't a
     multiple of 32 long becomes f16 instead of q8_0, as llama.cpp does it. about: `name`, `description`, `license` and
-    others of GGUF's `general.…` texts. report: called with (tensors written, tensors in all). Raises MergeError.
+    others of GGUF's `general.…` texts. report: called with (tensors written, tensors in all). Raises MergeError,
+    and NotFinite for a weight that the type can't hold.
     """
     config = model.config.get_text_config().to_dict()
     if problem := architecture_refusal(config):
@@ -65,8 +69,11 @@ def write_gguf(
         writer.write_ti_data_to_file()
         for number, (name, tensor) in enumerate(tensors, start=1):
             data = _rotated(name, tensor, config, arch).to(torch.float32).contiguous().numpy()
+            kind = tensor_type(tensor, weights)
+            if not np.abs(data).max(initial=0.0) < TOO_LARGE.get(kind, np.inf):
+                raise NotFinite(f"{name} has a weight that isn't finite in {weights}. Export it as merged instead.")
             # One tensor at a time: a whole second copy of the model would take the memory of the first.
-            writer.write_tensor_data(quants.quantize(data, tensor_type(tensor, weights)))
+            writer.write_tensor_data(quants.quantize(data, kind))
             report(number, len(tensors))
     finally:
         writer.close()

@@ -15,6 +15,7 @@ from worker.dpo.data import chat
 from worker.dpo.ground.errors import BadSetting
 from worker.dpo.model import loading
 from worker.dpo.publish.card import FACTS
+from worker.dpo.publish.finite import require_finite_model
 
 
 class MergeError(BadSetting):
@@ -123,14 +124,14 @@ def merge_weights(trained: Trained) -> PreTrainedModel:
     """The trained model as one plain model in float32; `trained.model` isn't usable afterwards.
 
     The adapter's product is added to the base in float32. A head whose weights differ from the embeddings' afterwards
-    is no longer tied to them. Raises MergeError for weights that aren't finite.
+    is no longer tied to them. Raises NotFinite for weights that aren't finite.
     """
     if not isinstance(trained.model, PeftModel):
+        require_finite_model(trained.model, "The checkpoint")
         return trained.model
-    try:
-        merged = trained.model.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise MergeError(f"The adapter can't be merged: {error}") from error
+    require_finite_model(trained.model, "The adapter or its base model")
+    merged = trained.model.merge_and_unload()
+    require_finite_model(merged, "The merged model")
     head, embeddings = merged.get_output_embeddings(), merged.get_input_embeddings()
     if head is not None and head.weight.data_ptr() != embeddings.weight.data_ptr():
         for config in {id(config): config for config in (merged.config, merged.config.get_text_config())}.values():
@@ -150,14 +151,17 @@ def write_merged(
     """Write a merged model into the empty `folder`: safetensors rounded once to `dtype`, and its tokenizer.
 
     `generation_config.json` names every token that ends an answer, so that servers stop where training did. The model
-    is in `dtype` afterwards: a second copy of it would take the memory of the first.
+    is in `dtype` afterwards: a second copy of it would take the memory of the first. Raises NotFinite for a weight that
+    `dtype` can't hold.
     """
     if model.generation_config is not None:
         kept = model.generation_config.eos_token_id
         more = kept if isinstance(kept, list) else [] if kept is None else [kept]
         ends = end_tokens(tokenizer)
         model.generation_config.eos_token_id = ends + [token for token in more if token not in ends]
-    model.to(dtype).save_pretrained(folder)
+    model.to(dtype)
+    require_finite_model(model, f"The model in {str(dtype).removeprefix('torch.')}")
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -1,17 +1,22 @@
 """Scoring the evaluation split between steps, and keeping the weights that did best on it."""
 
-from safetensors.torch import load_file, save_file
+import math
 
-from worker.dpo.ground.disk import sync, write_error
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from worker.dpo.data.pairs import TokenPair
+from worker.dpo.ground.disk import file_sha256, sync, write_error
+from worker.dpo.ground.errors import NotFinite
 from worker.dpo.ground.events import Event
+from worker.dpo.ground.processes import first_ones
 from worker.dpo.loss import metrics
-from worker.dpo.loss.pair_losses import losses_of
+from worker.dpo.loss.pair_losses import PairLosses, losses_of
 from worker.dpo.model.scoring import score_pairs
 from worker.dpo.run import state
 from worker.dpo.run.optimizer import restore_weights
 from worker.dpo.run.run import Run
-
-BEST = "best.safetensors"
 
 
 def is_due(run: Run) -> bool:
@@ -22,33 +27,66 @@ def is_due(run: Run) -> bool:
 
 
 def evaluate(run: Run) -> None:
-    """Score the evaluation split, emit the figures and keep the weights if they are the best so far."""
+    """Score the evaluation split, emit the figures and keep the weights if they are the best so far.
+
+    Raises NotFinite for a figure that isn't, once everybody has seen it.
+    """
     setup, progress = run.setup, run.progress
     if setup.evaluation is None:
         return
     total = setup.plan.total_steps
     setup.events.emit(Event.STATE, progress.step, stage="evaluating", total_steps=total)
-    was_training = setup.policy.training
-    setup.policy.eval()
-    pairs = setup.evaluation.pairs
-    logps = score_pairs(setup.scorer, pairs, budget=progress.token_budget, accelerator=run.accelerator, stop=setup.stop)
-    setup.policy.train(was_training)
-    losses = losses_of(
-        setup.loss,
-        pairs,
-        logps,
-        run.reference.evaluation,
-        soft_labels=run.config.use_soft_labels,
-        reward_mean=run.reward_mean.mean,
-    )
+    logps, losses = _score(run, setup.evaluation.pairs, run.reference.evaluation)
     figures = metrics.evaluation(losses, logps, run.reference.evaluation)
     if progress.step == 0:
         run.metrics_before = figures
     run.metrics_after = figures
     run.trackers.log(figures, progress.step)
     setup.events.emit(Event.EVAL, progress.step, **figures)
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise NotFinite(f"{name} became {value} in the evaluation after step {progress.step}. {run.advice}")
     _keep_best(run, figures)
     setup.events.emit(Event.STATE, progress.step, stage="training", total_steps=total)
+
+
+def _score(run: Run, pairs: list[TokenPair], reference: Tensor | None) -> tuple[Tensor, PairLosses]:
+    """((2, pairs) log-probabilities, losses) of the weights as they are, without dropout. A collective operation."""
+    setup = run.setup
+    was_training = setup.policy.training
+    setup.policy.eval()
+    logps = score_pairs(
+        setup.scorer, pairs, budget=run.progress.token_budget, accelerator=run.accelerator, stop=setup.stop
+    )
+    setup.policy.train(was_training)
+    losses = losses_of(
+        setup.loss,
+        pairs,
+        logps,
+        reference,
+        soft_labels=run.config.use_soft_labels,
+        reward_mean=run.reward_mean.mean,
+    )
+    return logps, losses
+
+
+def require_finite(run: Run) -> None:
+    """Raise NotFinite unless the weights, and the losses that they give, are finite numbers. A collective operation.
+
+    A step tells of its loss from before it; what the last one did shows only when its batch is scored once more.
+    """
+    run.require_finite(run.weights())
+    places = run.setup.plan.batch(max(0, run.progress.step - 1))
+    pairs = [run.setup.train.pairs[place] for place in places]
+    reference = None if run.reference.train is None else run.reference.train[:, places]
+    logps, losses = _score(run, pairs, reference)
+    finite = logps.isfinite().all(0) & losses.loss.isfinite()
+    if not finite.all():
+        lines = ", ".join(str(pairs[place].line) for place in torch.nonzero(~finite).flatten()[:8].tolist())
+        raise NotFinite(
+            f"After step {run.progress.step} the loss isn't a finite number (data lines {lines}). "
+            f"Nothing was published. {run.advice}"
+        )
 
 
 def out_of_patience(run: Run) -> bool:
@@ -81,23 +119,42 @@ def publishes_best(run: Run) -> bool:
 
 
 def _write_best(run: Run) -> None:
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in run.weights().items()}
+    weights = run.weights()
+    run.require_finite(weights)
     if not run.accelerator.is_main_process:
         return
     out = run.setup.request.out
-    folder = out / state.FOLDER
-    part = folder / f"{BEST}.part"
+    path = state.best_file(out, run.progress.step)
+    part = path.with_suffix(".part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"step": str(run.progress.step)})
-        sync(part)
-        part.replace(folder / BEST)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state.write_tensors(weights, part)
+        run.best_sha256 = file_sha256(part)
+        part.replace(path)
+        sync(path.parent)
     except OSError as problem:
         part.unlink(missing_ok=True)
         raise write_error(problem, out=out, step=run.progress.step) from problem
 
 
 def load_best(run: Run) -> None:
-    """Put the best weights back into the model. A collective operation."""
-    run.accelerator.wait_for_everyone()
-    restore_weights(run.named, load_file(run.setup.request.out / state.FOLDER / BEST))
+    """Put the best weights back into the model. A collective operation. Raises StateError, NotFinite."""
+    problem = _best_problem(run) if run.accelerator.is_main_process else None
+    if (problem := first_ones(run.accelerator, problem)) is not None:
+        raise state.StateError(problem)
+    restore_weights(run.named, load_file(state.best_file(run.setup.request.out, run.progress.best_step)))
+    require_finite(run)
+
+
+def _best_problem(run: Run) -> str | None:
+    """Why the best weights can't be published, or None."""
+    step = run.progress.best_step
+    path = state.best_file(run.setup.request.out, step)
+    if not path.exists():
+        return f"The weights of the best step, {step}, weren't kept: {path} isn't there. Use publish=last, or --fresh."
+    if run.best_sha256 is not None and file_sha256(path) != run.best_sha256:
+        return (
+            f"The weights of the best step, {step}, are damaged: {path} isn't what was written. Start the same command "
+            "again: it goes on from a training state of before."
+        )
+    return None

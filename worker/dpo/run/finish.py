@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import peft
+from safetensors import SafetensorError
 
 from worker.dpo.ground.disk import file_sha256, write_error
 from worker.dpo.ground.events import Event
@@ -20,12 +21,13 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "token
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Publish the last weights, or the best; returns the facts of the `done` event. Raises DiskFull."""
+    """Publish the last weights, or the best; returns the facts of the `done` event. Raises DiskFull, NotFinite, StateError."""
     setup, out = run.setup, run.setup.request.out
     best = publishes_best(run) and run.progress.best_step != run.progress.step
     if best:
         load_best(run)
     weights = run.weights()
+    run.require_finite(weights)
     facts = _facts(run, published_step=run.progress.best_step if best else run.progress.step)
     if run.accelerator.is_main_process:
         try:
@@ -37,7 +39,7 @@ def finish(run: Run) -> dict[str, Any]:
                 tokenizer=setup.tokenizer,
                 facts=facts,
             )
-        except OSError as problem:
+        except (OSError, SafetensorError) as problem:
             raise write_error(problem, out=out, step=run.progress.step) from problem
         setup.events.emit(Event.CHECKPOINT, facts["step"], kind="best" if best else "last", path=str(out), files=files)
     run.accelerator.wait_for_everyone()

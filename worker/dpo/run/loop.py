@@ -9,6 +9,7 @@ from worker.dpo.ground.errors import Terminated
 from worker.dpo.ground.events import Event, EventWriter
 from worker.dpo.ground.memory import give_back_freed_memory
 from worker.dpo.ground.stopping import Stop
+from worker.dpo.publish.folder import require_own_folder
 from worker.dpo.run import evaluation, resume
 from worker.dpo.run.finish import finish
 from worker.dpo.run.reference import references
@@ -21,6 +22,7 @@ from worker.dpo.run.together import within_memory
 
 def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Accelerator) -> dict[str, Any]:
     """Run to the end; returns the facts of the `done` event. Raises RunError and its kinds."""
+    require_own_folder(request.out, model=request.model, adapter=request.config.adapter)
     setup = prepare(request, events, stop, accelerator)
     reference = references(setup)
     give_back_freed_memory()
@@ -38,6 +40,7 @@ def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Acc
                 evaluation.evaluate(run)
             resume.save_if_due(run)
             run.check_stop()
+        evaluation.require_finite(run)
         resume.save(run)
         emit_samples(run, phase="after")
         events.emit(Event.STATE, run.progress.step, stage="exporting", total_steps=total)

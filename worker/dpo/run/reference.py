@@ -6,9 +6,11 @@ row's key a hash of the token ids, so growing a data set computes only the new p
 
 import hashlib
 import json
+import math
 import sqlite3
+import struct
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import torch
@@ -30,6 +32,11 @@ from worker.dpo.run.setup import RunSetup
 SCORING_CODE = ("model", "rows", "data/pairs.py", "ground/matmul.py")
 
 
+COLUMNS = "key BLOB PRIMARY KEY, chosen REAL, rejected REAL, sum BLOB"
+# What SQLite says of a file that isn't what it wrote. Anything else, a lock or a full disk, is no reason to set it aside.
+DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT}
+
+
 def model_key(*, weights: str, config: dict, dtype: str, autocast: str, path: str) -> str:
     """SHA-256 of what the numbers depend on beside the tokens.
 
@@ -39,7 +46,7 @@ def model_key(*, weights: str, config: dict, dtype: str, autocast: str, path: st
     steady = {name: value for name, value in config.items() if name not in {"_name_or_path", "transformers_version"}}
     facts = {
         "weights": weights, "config": steady, "dtype": dtype, "autocast": autocast, "path": path,
-        "torch": torch.__version__, "code": code_hash(*SCORING_CODE),
+        "torch": torch.__version__, "code": code_hash(*SCORING_CODE), "table": COLUMNS,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -50,46 +57,96 @@ def pair_key(pair: TokenPair) -> bytes:
 
 
 class ReferenceCache:
-    """The numbers of one model state. Processes may share it; a folder that can't be written is no cache."""
+    """The numbers of one model state. Processes may share it; a folder that can't be used is no cache.
+
+    Each row has a sum over its key and numbers: SQLite finds a torn file, but not a number with another bit in it.
+    problem: why nothing is kept any more, or None. remarks: what was found damaged, for people.
+    """
 
     def __init__(self, folder: Path, key: str) -> None:
         self.path = folder / f"{key}.sqlite"
         self.problem: str | None = None
+        self.remarks: list[str] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with closing(self._connect()) as connection, connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS pair (key BLOB PRIMARY KEY, chosen REAL, rejected REAL) WITHOUT ROWID"
-                )
-        except (OSError, sqlite3.Error) as problem:
+            self._create()
+        except sqlite3.Error as problem:
+            self._give_up_or_begin_anew(problem)
+        except OSError as problem:
             self.problem = f"{self.path}: {problem}"
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=60)
 
+    def _create(self) -> None:
+        with closing(self._connect()) as connection, connection:
+            connection.execute(f"CREATE TABLE IF NOT EXISTS pair ({COLUMNS}) WITHOUT ROWID")
+
+    def _give_up_or_begin_anew(self, problem: sqlite3.Error) -> None:
+        """Set a damaged file aside and begin a new one; do without a cache for any other reason."""
+        # The low byte is the kind of error, the rest says more of it.
+        if getattr(problem, "sqlite_errorcode", 0) & 0xFF not in DAMAGE:
+            self.problem = f"{self.path}: {problem}"
+            return
+        aside = self.path.with_suffix(".damaged")
+        try:
+            # The journal goes first: SQLite would roll it back into the new file.
+            for ending in ("-journal", "-wal", "-shm"):
+                self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                self.path.replace(aside)
+            self._create()
+        except (OSError, sqlite3.Error) as again:
+            self.problem = f"{self.path}: {problem}, and no new file: {again}"
+            return
+        self.remarks.append(
+            f"The cache of reference log-probabilities was damaged ({problem}): it was set aside as {aside}, and its "
+            "numbers are computed anew."
+        )
+
     def read(self, pairs: Sequence[TokenPair]) -> tuple[Tensor, list[int]]:
         """((2, pairs) float64 numbers, NaN where unknown; indices of the unknown ones)."""
         values = torch.full((2, len(pairs)), torch.nan, dtype=torch.float64)
         if self.problem is None:
-            with closing(self._connect()) as connection:
-                for index, pair in enumerate(pairs):
-                    row = connection.execute(
-                        "SELECT chosen, rejected FROM pair WHERE key = ?", (pair_key(pair),)
-                    ).fetchone()
-                    if row is not None:
-                        values[:, index] = torch.tensor(row, dtype=torch.float64)
+            try:
+                self._read_into(values, pairs)
+            except sqlite3.Error as problem:
+                # What was read before the damage may come from it.
+                values.fill_(torch.nan)
+                self._give_up_or_begin_anew(problem)
         return values, values.isnan().any(0).nonzero().flatten().tolist()
 
+    def _read_into(self, values: Tensor, pairs: Sequence[TokenPair]) -> None:
+        damaged = 0
+        with closing(self._connect()) as connection:
+            for index, pair in enumerate(pairs):
+                key = pair_key(pair)
+                row = connection.execute("SELECT chosen, rejected, sum FROM pair WHERE key = ?", (key,)).fetchone()
+                if row is None:
+                    continue
+                if isinstance(row[0], float) and isinstance(row[1], float) and row[2] == row_sum(key, row[0], row[1]):
+                    values[:, index] = torch.tensor(row[:2], dtype=torch.float64)
+                else:
+                    damaged += 1
+        if damaged:
+            self.remarks.append(f"{damaged} reference log-probabilities in {self.path} were damaged: computed anew.")
+
     def write(self, entries: Iterable[tuple[TokenPair, float, float]]) -> None:
-        """Keep numbers; a full disk ends the caching, not the run."""
+        """Keep numbers that are finite; a full disk ends the caching, not the run."""
         if self.problem is not None:
             return
+        finite = [entry for entry in entries if math.isfinite(entry[1]) and math.isfinite(entry[2])]
+        rows = [(key := pair_key(pair), *numbers, row_sum(key, *numbers)) for pair, *numbers in finite]
         try:
             with closing(self._connect()) as connection, connection:
-                rows = [(pair_key(pair), chosen, rejected) for pair, chosen, rejected in entries]
-                connection.executemany("INSERT OR REPLACE INTO pair VALUES (?, ?, ?)", rows)
+                connection.executemany("INSERT OR REPLACE INTO pair VALUES (?, ?, ?, ?)", rows)
         except sqlite3.Error as problem:
             self.problem = f"{self.path}: {problem}"
+
+
+def row_sum(key: bytes, chosen: float, rejected: float) -> bytes:
+    """The first 8 bytes of the SHA-256 over a row's key and numbers."""
+    return hashlib.sha256(key + struct.pack("<dd", chosen, rejected)).digest()[:8]
 
 
 def references(setup: RunSetup) -> References:
@@ -104,6 +161,8 @@ def references(setup: RunSetup) -> References:
     splits = [setup.train.pairs, setup.evaluation.pairs if setup.evaluation else []]
     # One process's look decides what is missing: the others may look when it has written something.
     kept = first_ones(setup.accelerator, [cache.read(pairs) for pairs in splits])
+    for remark in cache.remarks:
+        setup.events.emit(Event.LOG, level="warning", message=remark)
     missing = sum(len(unknown) for _, unknown in kept)
     known = sum(map(len, splits)) - missing
     setup.events.emit(Event.STATE, stage="reference", missing=missing, cached=known)

@@ -20,7 +20,7 @@ def begin(setup: RunSetup, reference: References) -> Run:
         if setup.accelerator.is_main_process:
             shutil.rmtree(out / state.FOLDER, ignore_errors=True)
         setup.accelerator.wait_for_everyone()
-    saved = state.load(out, fingerprint=setup.fingerprint)
+    saved = _saved(setup)
     reports = setup.config.report_to if setup.accelerator.is_main_process else []
     start = 0 if saved is None else saved.progress.step
     run = Run(setup, reference, open_trackers(reports, out, config=setup.config.as_dict(), start_step=start))
@@ -29,9 +29,26 @@ def begin(setup: RunSetup, reference: References) -> Run:
     return run
 
 
+def _saved(setup: RunSetup) -> state.TrainingState | None:
+    """The newest training state of this run that is whole, or None. A collective operation. Raises StateError."""
+    out = setup.request.out
+    newest = state.Newest(None)
+    if setup.accelerator.is_main_process:
+        shapes = {name: tuple(weight.shape) for name, weight in setup.scorer.named_parameters() if weight.requires_grad}
+        state.rename_first_best(out)
+        newest = state.choose(out, fingerprint=setup.fingerprint, shapes=shapes)
+    # One process looks and sets aside: the others must not find half of it done.
+    newest = first_ones(setup.accelerator, newest)
+    if newest.refusal is not None:
+        raise state.StateError(newest.refusal)
+    for remark in newest.remarks:
+        setup.events.emit(Event.LOG, level="warning", message=remark)
+    return None if newest.folder is None else state.load(newest.folder)
+
+
 def _restore(run: Run, saved: state.TrainingState) -> None:
     tensors, numbers = saved.tensors, saved.numbers
-    run.progress = saved.progress
+    run.progress, run.best_sha256 = saved.progress, saved.best_sha256
     restore_weights(run.named, tensors, "weight/")
     run.optimizer.restore(tensors)
     if numbers["scaler"]:
@@ -53,14 +70,19 @@ def save_if_due(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Write the training state, if steps were done since the last one. Raises DiskFull, leaving the one before whole."""
+    """Write the training state, if steps were done since the last one.
+
+    Raises DiskFull, leaving the one before whole, and NotFinite for weights that no run should go on from.
+    """
     if run.saved_step != run.progress.step or run.progress.step == 0:
         _write(run)
     run.saved_step, run.saved_at = run.progress.step, time.monotonic()
 
 
 def _write(run: Run) -> None:
-    tensors = {f"weight/{name}": tensor for name, tensor in run.weights().items()}
+    weights = run.weights()
+    run.require_finite(weights)
+    tensors = {f"weight/{name}": tensor for name, tensor in weights.items()}
     tensors |= {name: full(tensor) for name, tensor in run.optimizer.tensors().items()}
     progress = state.Progress(
         **{**vars(run.progress), "seconds": run.seconds, "reward_mean": run.reward_mean.state_dict()}
@@ -75,7 +97,13 @@ def _write(run: Run) -> None:
         out = run.setup.request.out
         try:
             folder = state.save(
-                out, progress=progress, fingerprint=run.setup.fingerprint, tensors=tensors, numbers=numbers
+                out,
+                progress=progress,
+                fingerprint=run.setup.fingerprint,
+                tensors=tensors,
+                numbers=numbers,
+                best_sha256=run.best_sha256,
+                warn=lambda text: run.setup.events.emit(Event.LOG, level="warning", message=text),
             )
         except OSError as problem:
             raise write_error(problem, out=out, step=progress.step) from problem

@@ -1,6 +1,7 @@
 """The moving parts of a run: weights, optimizer, where it stands."""
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from worker.dpo.ground.config import TrainConfig
+from worker.dpo.ground.errors import NotFinite
 from worker.dpo.ground.processes import any_of
 from worker.dpo.loss.pair_losses import RewardMean
+from worker.dpo.publish.finite import broken_weight
 from worker.dpo.rows.rows import Rows
 from worker.dpo.run.memory_plan import set_checkpointing
 from worker.dpo.run.optimizer import Optimizer, full
@@ -41,7 +44,8 @@ class Run:
 
     wrapped: the scorer in DDP or FSDP where there are several processes, else the scorer itself. named: the trainable
     parameters by their names in the scorer. metrics: those of the last step; metrics_before, metrics_after: those of
-    the first and of the last evaluation.
+    the first and of the last evaluation. best_sha256: hash of the file that holds the best weights, where there is one
+    (on the first process only).
     """
 
     def __init__(self, setup: RunSetup, reference: References, trackers: Trackers) -> None:
@@ -62,6 +66,7 @@ class Run:
         self.metrics: dict[str, float] = {}
         self.metrics_before: dict[str, float] = {}
         self.metrics_after: dict[str, float] = {}
+        self.best_sha256: str | None = None
         self.started, self.started_step = time.monotonic(), 0
         self.saved_step, self.saved_at = 0, time.monotonic()
 
@@ -87,6 +92,19 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """The trainable weights by name, whole; a collective operation where they are sharded."""
         return {name: full(parameter) for name, parameter in self.named.items()}
+
+    def require_finite(self, weights: Mapping[str, Tensor]) -> None:
+        """Raise NotFinite where a step destroyed the weights: they are neither kept nor published."""
+        if (name := broken_weight(weights.items())) is not None:
+            raise NotFinite(
+                f"After step {self.progress.step} the weights in {name} aren't finite numbers. "
+                f"Nothing was published. {self.advice}"
+            )
+
+    @property
+    def advice(self) -> str:
+        """What to do about numbers that aren't finite."""
+        return f"Lower learning_rate (it is {self.config.peak_learning_rate:g}) or use dtype=float32."
 
     def exchanging(self, now: bool) -> AbstractContextManager:
         """A block whose backward exchanges gradients between the processes, or keeps them to itself."""

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,14 @@ def _load_data(
     """(training pairs, evaluation pairs, maximum length in tokens). Raises BadData, DataFileError."""
     config = request.config
     limit = getattr(base.config.get_text_config(), "max_position_embeddings", None)
-    cache = cache_folder() / "tokens"
-    train = reading.load_dataset(
-        request.data, tokenizer, max_length=None, cache_dir=cache, num_workers=config.num_workers
+    load = partial(
+        reading.load_dataset,
+        tokenizer=tokenizer,
+        cache_dir=cache_folder() / "tokens",
+        num_workers=config.num_workers,
+        remark=lambda text: events.emit(Event.LOG, message=text, level="warning"),
     )
+    train = load(request.data, max_length=None)
     max_length = config.max_length or fitting.suggest_max_length(train.pairs, model_limit=limit)
     if limit is not None and max_length > limit:
         raise BadData(
@@ -192,9 +197,7 @@ def _load_data(
     _report("train", request.data, train, max_length, events)
     evaluation = None
     if request.eval_data is not None:
-        evaluation = reading.load_dataset(
-            request.eval_data, tokenizer, max_length=max_length, cache_dir=cache, num_workers=config.num_workers
-        )
+        evaluation = load(request.eval_data, max_length=max_length)
         _report("eval", request.eval_data, evaluation, max_length, events)
     return train, evaluation, max_length
 

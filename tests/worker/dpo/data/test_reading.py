@@ -288,8 +288,24 @@ def test_a_damaged_cache_entry_is_made_again(tmp_path, harm):
     sound = entry.read_bytes()
     damaged = harm if harm is not None else sound[:-8] + b"\x01" + sound[-7:]
     entry.write_bytes(damaged)
-    assert load_dataset(path, tiny_tokenizer(), max_length=None, cache_dir=cache) == first
+    remarks: list[str] = []
+    assert load_dataset(path, tiny_tokenizer(), max_length=None, cache_dir=cache, remark=remarks.append) == first
     assert entry.read_bytes() != damaged
+    assert len(remarks) == 1 and "are damaged" in remarks[0] and str(entry) in remarks[0]
+
+
+def test_a_cached_remark_with_another_bit_is_made_again(tmp_path):
+    path, cache = (
+        write_pairs(tmp_path / "pairs.jsonl", [{"prompt": "", "chosen": "a", "rejected": "a"}, *toy_pairs(2)]),
+        tmp_path / "cache",
+    )
+    first = load_dataset(path, tiny_tokenizer(), max_length=None, cache_dir=cache)
+    (entry,) = cache.iterdir()
+    sound = entry.read_bytes()
+    entry.write_bytes(sound.replace(b"tokenizer", b"tokeniser", 1))
+    remarks: list[str] = []
+    assert load_dataset(path, tiny_tokenizer(), max_length=None, cache_dir=cache, remark=remarks.append) == first
+    assert len(remarks) == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.worker.dpo.exports_for_tests import save_checkpoint, splitting_tokenizer, tiny_model
 from tests.worker.dpo.tiny import CHATML
 from tests.worker.dpo.tokenizers_for_tests import LLAMA, trained_tokenizer
+from worker.dpo.ground.errors import NotFinite
 from worker.dpo.publish import export as exporting
 from worker.dpo.publish import gguf as writing
 from worker.dpo.publish import gguf_tokenizer, llama_cpp, merge
@@ -211,7 +212,13 @@ def test_weights_that_are_not_finite(tmp_path):
     # Not within float16's range: only the token of the last row would say it.
     weights["lm_head.weight"][7, 3] = 1e6
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    assert "differs from the trained model's weights" in refused(tmp_path, "gguf-f16", base, adapter)
+    for form in ("gguf-f16", "merged"):
+        with pytest.raises(NotFinite, match="finite"):
+            export(
+                Request(str(base), adapter, form, tmp_path / form, dtype=None if "gguf" in form else "float16"),
+                Progress(),
+            )
+        assert not (tmp_path / form).exists()
 
 
 def test_the_reading_process_may_die(checkpoint, tmp_path, monkeypatch):

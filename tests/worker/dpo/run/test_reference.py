@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import sqlite3
+from contextlib import closing
 
 import pytest
 import torch
@@ -125,10 +126,77 @@ def test_a_folder_that_cannot_be_written_is_no_cache_and_no_failure(tmp_path):
     assert cache.read(random_pairs(1))[1] == [0]
 
 
-def test_a_damaged_file_is_computed_anew(tmp_path):
-    (tmp_path / "k.sqlite").write_bytes(b"not a database" * 100)
+def not_a_database(path):
+    path.write_bytes(b"not a database" * 100)
+
+
+def another_table(path):
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE pair (key TEXT)")
+
+
+def torn(path):
+    path.write_bytes(path.read_bytes()[:-4096])
+
+
+def broken_page(path):
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 4096)
+
+
+@pytest.mark.parametrize("harm", [not_a_database, another_table, torn, broken_page])
+def test_a_damaged_file_is_set_aside_and_computed_anew(harm, tmp_path):
+    pairs = random_pairs(40)
+    ReferenceCache(tmp_path, "k").write([(pair, -1.0, -2.0) for pair in pairs])
+    harm(tmp_path / "k.sqlite")
     cache = ReferenceCache(tmp_path, "k")
-    assert cache.read(random_pairs(2))[1] == [0, 1]
+    assert cache.read(pairs)[1] == list(range(40))
+    assert cache.problem is None and "set aside" in " ".join(cache.remarks)
+    assert (tmp_path / "k.damaged").exists()
+    cache.write([(pairs[0], -3.0, -4.0)])
+    assert ReferenceCache(tmp_path, "k").read(pairs[:1])[0].tolist() == [[-3.0], [-4.0]]
+
+
+@pytest.mark.parametrize("wrong", [-1.5, None, "text", b"bytes", float("inf")])
+def test_a_number_that_is_not_the_one_written_is_never_used(wrong, tmp_path):
+    pairs = random_pairs(2)
+    ReferenceCache(tmp_path, "k").write([(pair, -1.0, -2.0) for pair in pairs])
+    with closing(sqlite3.connect(tmp_path / "k.sqlite")) as connection, connection:
+        connection.execute("UPDATE pair SET chosen = ? WHERE key = ?", (wrong, pair_key(pairs[1])))
+    cache = ReferenceCache(tmp_path, "k")
+    assert cache.read(pairs)[1] == [1]
+    assert "1 reference log-probabilities" in cache.remarks[0]
+
+
+def test_a_cache_that_another_holds_is_not_set_aside(tmp_path, monkeypatch):
+    pairs = random_pairs(2)
+    ReferenceCache(tmp_path, "k").write([(pair, -1.0, -2.0) for pair in pairs])
+    cache = ReferenceCache(tmp_path, "k")
+    monkeypatch.setattr(cache, "_connect", lambda: sqlite3.connect(cache.path, timeout=0))
+    with closing(sqlite3.connect(cache.path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert cache.read(pairs)[1] == [0, 1]
+    assert cache.problem is not None and "locked" in cache.problem
+    assert ReferenceCache(tmp_path, "k").read(pairs)[1] == []
+
+
+def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
+    pairs = random_pairs(3)
+    cache = ReferenceCache(tmp_path, "k")
+    cache.write([(pairs[0], float("nan"), -1.0), (pairs[1], -1.0, float("-inf")), (pairs[2], -1.0, -2.0)])
+    assert cache.read(pairs)[1] == [0, 1]
+
+
+def test_a_run_with_a_damaged_cache_says_so_and_trains_the_same(tmp_path, engine):
+    files, folder = run_folder(tmp_path), tmp_path / "references"
+    settings = ("max_steps=2", f"reference_cache={folder}")
+    _, first = engine(*train_arguments(files, tmp_path / "a", *settings))
+    (file,) = folder.iterdir()
+    broken_page(file)
+    code, second = engine(*train_arguments(files, tmp_path / "b", *settings))
+    assert code == 0 and any("was damaged" in event["message"] for event in events_of(second, "log"))
+    losses = [[event["loss"] for event in events_of(events, "step")] for events in (first, second)]
+    assert losses[0] == losses[1]
 
 
 def scored(events):
