@@ -6,10 +6,10 @@ inputs. LoRA matrices are cast to the type of the products once a forward, all t
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -32,8 +32,10 @@ def install(model: nn.Module, *, whole: bool = True) -> None:
     """
     # One code object serves layers of several kinds, with gradients and without, in training and in evaluation.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    # An epsilon is a constant. As an input it would be a tensor on the CPU, made and read again at every call.
+    torch._dynamo.config.specialize_float = True  # type: ignore[attr-defined]
     layers.install(model)
-    kinds: dict[type, Callable[..., Any]] = {}
+    kinds: dict[Hashable, Callable[..., Any]] = {}
     lora: list[nn.Module] = []
     for layer in decoder_layers(model):
         layers.remove(layer)
@@ -41,19 +43,22 @@ def install(model: nn.Module, *, whole: bool = True) -> None:
             if _is_known_lora(module):
                 module.forward = MethodType(_lora_forward, module)
                 lora.append(module)
-        if type(layer) not in kinds:
-            # Past the wrapper that recomputes activations: what is compiled is computed again as a whole.
-            forward = inspect.unwrap(type(layer).forward)
-            kinds[type(layer)] = torch.compile(forward, dynamic=True, fullgraph=whole, backend=BACKEND)
-        layer.forward = _Compiled(layer, kinds[type(layer)])
+        layer.forward = _Compiled(layer, kinds, whole)
     model.__dict__["compiled_lora"], model.__dict__["compiled_whole"] = lora, whole
 
 
 class _Compiled:
-    """A layer's forward: compiled, and recomputed in the backward where the layer is told so."""
+    """A layer's forward: compiled, and recomputed in the backward where the layer is told so.
 
-    def __init__(self, layer: nn.Module, forward: Callable[..., Any]) -> None:
-        self.layer, self.forward = layer, forward
+    Some hundred checks before every call, that no module in the layer has changed, would cost more time than the call. So
+    what tells one layer's graph from another's is asked here: what the modules were at the start, and what changes in a run.
+    kinds: compiled functions by that, shared by all layers.
+    """
+
+    def __init__(self, layer: nn.Module, kinds: dict[Hashable, Callable[..., Any]], whole: bool) -> None:
+        self.layer, self.kinds, self.whole = layer, kinds, whole
+        self.kind = _kind(layer)
+        self.lora = next((module for module in layer.modules() if _is_known_lora(module)), None)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if not isinstance(options.get("prefix_layout"), flex_attention.Masks):
@@ -63,10 +68,65 @@ class _Compiled:
         if torch.is_grad_enabled() and not x.requires_grad:
             # Or the first layer, whose input needs no gradient under LoRA, would be compiled for itself.
             arguments = (x.detach().requires_grad_(), *others)
+        forward = self._forward()
         if getattr(self.layer, "gradient_checkpointing", False) and self.layer.training:
-            call = partial(self.forward, self.layer, **options)
+            call = partial(forward, self.layer, **options)
             return checkpoint(call, *arguments, use_reentrant=False)
-        return self.forward(self.layer, *arguments, **options)
+        return forward(self.layer, *arguments, **options)
+
+    def _forward(self) -> Callable[..., Any]:
+        lora = self.lora
+        now = None if lora is None else (lora._disable_adapters, "shadow" in lora.__dict__)
+        key = (self.kind, self.layer.training, torch.is_grad_enabled(), now)
+        if key not in self.kinds:
+            # Past the wrapper that recomputes activations: what is compiled is computed again as a whole.
+            forward = inspect.unwrap(type(self.layer).forward)
+            # A function of its own: graphs of one function are found by the checks that are left out.
+            forward = FunctionType(
+                forward.__code__.replace(),
+                forward.__globals__,
+                forward.__name__,
+                forward.__defaults__,
+                forward.__closure__,
+            )
+            self.kinds[key] = torch.compile(
+                forward,
+                dynamic=True,
+                fullgraph=self.whole,
+                backend=BACKEND,
+                options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe},
+            )
+        return self.kinds[key]
+
+
+def _kind(layer: nn.Module) -> Hashable:
+    """What a layer is made of, for two layers to share a graph: its modules' types and plain attributes, its weights' types.
+
+    Without the layer's number, which no forward computes with.
+    """
+    modules = tuple(
+        (
+            name,
+            type(module),
+            tuple(
+                (key, _plainly(value))
+                for key, value in sorted(module.__dict__.items())
+                if key not in ("training", "layer_idx")
+            ),
+        )
+        for name, module in layer.named_modules()
+    )
+    weights = tuple(
+        (name, weight.dtype, weight.shape, weight.requires_grad) for name, weight in layer.named_parameters()
+    )
+    return modules, weights
+
+
+def _plainly(value: Any) -> Hashable:
+    """An attribute as far as it can be a constant of a graph; of others, such as hooks and weights, the type."""
+    if isinstance(value, dict):
+        return tuple((name, _plainly(part)) for name, part in value.items() if isinstance(name, str))
+    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value)
 
 
 def remove(model: nn.Module) -> None:

@@ -94,9 +94,13 @@ class Optimizer:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 saved = tensors.get(f"adam/{key}/{name}")
                 if saved is not None:
-                    state[key] = saved.clone() if key == "step" else _like(master, saved)
+                    state[key] = self._count(master, saved) if key == "step" else _like(master, saved)
             if state:
                 self.inner.state[master] = state
+
+    def _count(self, master: Tensor, saved: Tensor) -> Tensor:
+        """A copy of a saved step count, where AdamW keeps it: fused, beside the weights; otherwise on the CPU."""
+        return saved.to(master.device if self.inner.defaults["fused"] else "cpu", copy=True)
 
 
 def _can_fuse(masters: dict[str, Tensor]) -> bool:
