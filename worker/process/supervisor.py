@@ -63,6 +63,7 @@ class Supervisor:
         self._error: Failed | None = None
         self._errors_start = 0
         self._cancelled = False
+        self._gives_back = False  # it stays so when the database is back before the program has ended
         self._next_look = 0.0
 
     def run(self) -> None:
@@ -147,6 +148,7 @@ class Supervisor:
             if self._pulse.lost.is_set():
                 raise LeaseLost(f"Job {self.job.id} was taken from this worker.")
             if kill_at is None and (self._cancelled or self._must_give_back):
+                self._gives_back = not self._cancelled
                 # The first process alone: a launcher passes it on, and a second signal would end the program at once.
                 child.terminate()
                 kill_at = time.monotonic() + self._settings.cancel_grace_seconds
@@ -208,8 +210,17 @@ class Supervisor:
             self._succeed()
         elif self._cancelled:
             self._write(lambda session: leases.end_cancelled(session, job_id=self.job.id, token=self.token, kept=kept))
-        elif self._must_give_back or (code in (ends.TERMINATED, -signal.SIGTERM) and self._stopping.wait(2)):
-            reason = "Its worker is shutting down. " + (kept.partition(";")[0] + "." if kept else "It starts anew.")
+        elif (
+            self._gives_back
+            or self._must_give_back
+            or (code in (ends.TERMINATED, -signal.SIGTERM) and self._stopping.wait(2))
+        ):
+            why = (
+                "Its worker is shutting down. "
+                if self._stopping.is_set()
+                else "Its worker couldn't reach the database. "
+            )
+            reason = why + (kept.partition(";")[0] + "." if kept else "It starts anew.")
             self._write(lambda session: leases.give_back(session, job_id=self.job.id, token=self.token, reason=reason))
         else:
             self._fail(*ends.explain(code, self._error, killed_for_memory, self.kind.program))

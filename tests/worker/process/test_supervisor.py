@@ -142,3 +142,32 @@ def test_program_that_crashes_is_called_by_its_name(
     job = supervise(Adding(claimed, settings))
     assert (job.state, job.error_code) == (JobState.FAILED, "crashed")
     assert job.error == "The adding machine ended with exit code 7 and gave no reason."
+
+
+class AwayForAMoment(Pulse):
+    """Its database was away for longer than the lease, and is back before the program has ended."""
+
+    looks = 0
+
+    @property
+    def has_lease(self) -> bool:
+        self.looks += 1
+        return self.looks > 1
+
+
+class Endless(Adding):
+    """A kind whose program goes on until it is told to end."""
+
+    def command(self, folder: Path, storage: Storage) -> list[str]:
+        return [sys.executable, "-c", "import signal; signal.pause()"]
+
+
+def test_a_job_that_was_stopped_while_the_database_was_away_is_queued_again(
+    engine: Engine, settings: Settings, storage: Storage, claimed: Job
+) -> None:
+    pulse = AwayForAMoment(settings, engine, "w", [])
+    pulse.hold(claimed.id, str(claimed.lease_token))
+    Supervisor(claimed, Endless(claimed, settings), settings, engine, storage, pulse, threading.Event(), {}).run()
+    with read_session(engine) as session:
+        job = jobs.get(session, claimed.id)
+        assert (job.state, job.error, job.attempts) == (JobState.QUEUED, "", 0)
