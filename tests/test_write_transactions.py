@@ -1,12 +1,14 @@
-"""Nobody touches files while a write transaction is open: on SQLite everybody else would wait for the disk."""
+"""Nobody touches files or renders pages while a write transaction is open: on SQLite everybody else would wait."""
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from markupsafe import Markup
+from sqlalchemy import Engine, func, select
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -15,9 +17,12 @@ from app.cli import cli
 from app.config import Settings
 from app.db import is_writing, read_session, write_session
 from app.demo import seed
-from app.models import Role, User
+from app.models import Judgment, Role, User
+from app.paths import ROOT
 from app.services.accounts import links
 from app.storage import Storage
+from app.web import templating
+from app.web.templating import PageResponse
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker
 
@@ -155,3 +160,75 @@ def test_hook_notices_a_file_that_is_opened_too_early(engine: Engine, tmp_path: 
         (tmp_path / "upload").write_bytes(b"x")
     assert opened == [str(tmp_path / "upload")]
     opened.clear()
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """(template, whether a write transaction was open) of each page that was rendered."""
+    seen: list[tuple[str, bool]] = []
+    make = PageResponse.make
+
+    def noted(page: PageResponse) -> PageResponse:
+        seen.append((page.template, is_writing()))
+        return make(page)
+
+    monkeypatch.setattr(PageResponse, "make", noted)
+    return seen
+
+
+def test_a_page_refuses_to_be_rendered_within_a_write_transaction(engine: Engine) -> None:
+    page = PageResponse(lambda: "<p>", template="a.html")
+    with write_session(engine), pytest.raises(RuntimeError, match="write transaction"):
+        page.make()
+    assert page.make().body == b"<p>" and page.headers["content-length"] == "3"
+
+
+def test_pages_that_answer_a_write_are_rendered_after_its_commit(
+    sign_in: Callable[[User], TestClient], factory: Factory, engine: Engine, pages: list[tuple[str, bool]]
+) -> None:
+    project = factory.project()
+    for _ in range(3):
+        factory.comparison(project)
+    browser = sign_in(factory.admin())
+    desk = browser.get(f"/projects/{project.slug}/compare")
+    token = re.search(r'name="token" value="([^"]+)"', desk.text)
+    assert token is not None
+    htmx = OWN | {"HX-Request": "true"}
+    base = f"/projects/{project.slug}"
+    pages.clear()
+    held: list[bool] = []
+    make = templating.environment().filters["markdown"]
+
+    def probed(text: str) -> Markup:
+        with engine.connect() as connection:  # BEGIN IMMEDIATE on SQLite: waits if anybody holds the writer
+            held.append(connection.execute(select(func.count()).select_from(Judgment)).scalar_one() == 1)
+        return make(text)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(templating.environment().filters, "markdown", probed)
+        templating.environment().cache.clear()
+        reply = browser.post(f"{base}/compare", data={"token": token[1], "choice": "left"}, headers=htmx)
+    templating.environment().cache.clear()
+    assert reply.status_code == 200 and 'id="desk"' in reply.text
+    assert held and all(held)  # each text was formatted when others could read the judgment
+    browser.post(f"{base}/compare", data={"token": "none", "choice": "left"}, headers=htmx)
+    browser.post(f"{base}/compare/undo", headers=htmx)
+    browser.post(f"{base}/settings", data={"name": ""}, headers=OWN)
+    browser.post(f"{base}/guidelines", data={"text": "x" * 2_000_000}, headers=OWN)
+    assert "<em>now</em>" in browser.post(f"{base}/guidelines/preview", data={"text": "*now*"}, headers=OWN).text
+    browser.post("/sign-in", data={"username": "nobody", "password": "wrong"}, headers=OWN)
+    browser.post("/projects/none/guidelines", data={"text": "x"}, headers=OWN)
+    browser.post("/account/password", data={"old": "a", "new": "b"}, headers=OWN)
+    templates = [template for template, _ in pages]
+    assert templates.count("collecting/compare/show.html") >= 3
+    assert {"collecting/projects/settings.html", "accounts/session/sign_in.html", "errors/error.html"} <= set(templates)
+    assert not any(writing for _, writing in pages)
+
+
+def test_templates_are_rendered_by_the_page_that_refuses_and_by_nothing_else() -> None:
+    users = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "app").rglob("*.py")
+        if re.search(r"import .*\bjinja2|from jinja2|\bmarkup import .*\bto_html|\benvironment\(\)", path.read_text())
+    }
+    assert users == {"app/web/templating.py"}

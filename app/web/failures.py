@@ -207,7 +207,7 @@ def _page(request: Request, fact: PrefloopError, headers: dict[str, str]) -> HTM
         page = render(request, "errors/error.html", context, status=fact.status)
     for name, value in headers.items():
         page.headers[name] = value
-    return page
+    return page.make()  # here, where an error of the page's own is caught
 
 
 def _look_up_viewer(request: Request) -> None:

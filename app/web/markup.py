@@ -1,4 +1,4 @@
-"""An answer's Markdown to safe HTML.
+"""An answer's Markdown to safe HTML; what is too much to format stands as it was written and says so.
 
 Answers come from models and files, so there are three walls: the parser takes raw HTML for text, the renderer below
 makes no image, style or handler, and nh3 lets through only what is listed here. The page's CSP is the fourth.
@@ -19,12 +19,20 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-# Beyond these an answer is shown as plain text, or cut: on hostile input the parser's time grows faster than the length.
+# Beyond these an answer stands as it was written, or is cut. They bound the parser's work, which on hostile input grows
+# faster than the text: a cell, a mark and a line each cost a token or more.
 MARKDOWN_LIMIT = 60_000
 SHOWN_LIMIT = 400_000
 LINE_LIMIT = 10_000
+LINES_LIMIT = 5_000
 NESTING_LIMIT = 20
+MARKS_LIMIT = 10_000
+RUN_LIMIT = 500
+CELLS_LIMIT = 4_000
+# Beyond these code is shown in one colour.
 HIGHLIGHT_LIMIT = 10_000
+HIGHLIGHT_TOTAL = 20_000
+HIGHLIGHT_START = 100  # what the start of a block costs, in characters
 CODE_LINE_LIMIT = 1_000
 CODE_LINES_LIMIT = 500
 _LANGUAGE_NAMES = """
@@ -34,7 +42,9 @@ _LANGUAGE_NAMES = """
 LANGUAGES = frozenset(_LANGUAGE_NAMES.split())
 
 LINK = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
-MARKS = re.compile(r"[\[\]*_~`<>!()\\]+")
+MARKS = re.compile(r"[\[\]*_~`<>!()\\&]+")
+# The line under a table's head, also within quotes and lists.
+DELIMITERS = re.compile(r"[ \t>*+.)\d-]*[|:-][|: \t-]*")
 # What neither shows nor separates words, marks that reorder text so that code reads other than it runs, half characters.
 INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 HEADING_SHIFT = 2  # the page has its own h1 and h2
@@ -82,14 +92,14 @@ CLASS = re.compile(r"(language-)?[\w+#.-]{1,40}")
 _formatter = HtmlFormatter(nowrap=True)
 
 
-def markdown(text: str) -> Markup:
+def to_html(text: str) -> Markup:
     """Safe HTML of `text`. Never raises; what is too long or too dense to parse is shown as it was written."""
     text = INVISIBLE.sub("\ufffd", text)
-    if len(text) > MARKDOWN_LIMIT or _is_hostile(text):
-        return _plain(text)
+    if reason := too_much(text):
+        return as_written(text, reason)
     tokens = _parser.parse(text)
     if any(token.level >= NESTING_LIMIT for token in tokens):  # the parser leaves out what lies deeper
-        return _plain(text)
+        return as_written(text, f"it nests more than {NESTING_LIMIT} deep")
     clean = nh3.clean(
         _parser.renderer.render(tokens, _parser.options, {}),
         tags=TAGS,
@@ -101,23 +111,55 @@ def markdown(text: str) -> Markup:
     return Markup(clean)  # noqa: S704, that is what cleaning was for
 
 
+def as_written(text: str, reason: str) -> Markup:
+    """`text` itself below a line that says why it isn't formatted; cut after SHOWN_LIMIT characters."""
+    text = INVISIBLE.sub("\ufffd", text)
+    cut = len(text) - SHOWN_LIMIT
+    note = f'<p class="cut-note">{cut:,} more characters are not shown.</p>' if cut > 0 else ""
+    return Markup(  # noqa: S704, escaped
+        f'<p class="cut-note">Shown as it was written: {html.escape(reason)}.</p>'
+        f'<div class="plain">{html.escape(text[:SHOWN_LIMIT])}</div>{note}'
+    )
+
+
+def too_much(text: str) -> str:
+    """Why `text` would keep the parser busy, or "". Looks at each character a fixed number of times."""
+    if len(text) > MARKDOWN_LIMIT:
+        return f"it has more than {MARKDOWN_LIMIT:,} characters"
+    lines = text.split("\n")
+    if len(lines) > LINES_LIMIT:
+        return f"it has more than {LINES_LIMIT:,} lines"
+    if max(map(len, lines)) > LINE_LIMIT:
+        return f"a line has more than {LINE_LIMIT:,} characters"
+    runs = [len(run.group()) for run in MARKS.finditer(text)]
+    if max(runs, default=0) > RUN_LIMIT:
+        return f"more than {RUN_LIMIT} marks stand in a row"
+    if sum(runs) > MARKS_LIMIT:
+        return f"it has more than {MARKS_LIMIT:,} marks"
+    if _cells(lines) > CELLS_LIMIT:
+        return f"its tables have more than {CELLS_LIMIT:,} cells"
+    return ""
+
+
+def _cells(lines: list[str]) -> int:
+    """At least as many cells as the parser makes: it fills each row up to the width of its table's head."""
+    cells = columns = 0
+    before = ""
+    for line in lines:
+        if not line.strip(" \t>"):
+            columns = 0
+        elif ("|" in line or "|" in before) and DELIMITERS.fullmatch(line):
+            columns = max(columns, line.rstrip().removesuffix("|").count("|") + 1)
+            cells += columns  # the head
+        cells += columns
+        before = line
+    return cells
+
+
 def excerpt(text: str, length: int = 160) -> str:
     """The first `length` characters on one line, for lists."""
     line = " ".join(INVISIBLE.sub("", text[: 4 * length]).split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
-
-
-def _plain(text: str) -> Markup:
-    cut = len(text) - SHOWN_LIMIT
-    note = f'<p class="cut-note">{cut:,} more characters are not shown.</p>' if cut > 0 else ""
-    return Markup(f'<div class="plain">{html.escape(text[:SHOWN_LIMIT])}</div>{note}')  # noqa: S704, escaped
-
-
-def _is_hostile(text: str) -> bool:
-    """Long runs of marks or of one line cost the parser quadratic time, and nobody writes them as prose."""
-    return any(len(run.group()) > 500 for run in MARKS.finditer(text)) or any(
-        len(line) > LINE_LIMIT for line in text.split("\n")
-    )
 
 
 def _keep(tag: str, attribute: str, value: str) -> str | None:
@@ -144,10 +186,10 @@ class _Renderer(RendererHTML):
     def fence(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         token = tokens[idx]
         language = token.info.split(maxsplit=1)[0] if token.info.strip() else ""
-        return _code_block(token.content, language)
+        return _code_block(token.content, language, env)
 
     def code_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
-        return _code_block(tokens[idx].content, "")
+        return _code_block(tokens[idx].content, "", env)
 
     def heading_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         return f"<{_heading(tokens[idx])}>"
@@ -190,17 +232,20 @@ def _cell(token: Token) -> str:
     return f'<{token.tag} class="align-{side.group(1)}">' if side else f"<{token.tag}>"
 
 
-def _code_block(code: str, language: str) -> str:
+def _code_block(code: str, language: str, env: EnvType) -> str:
     name = language.lower() if re.fullmatch(r"[\w+#.-]{1,40}", language) else ""
     attribute = f' class="language-{name}"' if name else ""
-    return f'<pre tabindex="0"><code{attribute}>{_highlighted(code, name)}</code></pre>\n'
+    return f'<pre tabindex="0"><code{attribute}>{_highlighted(code, name, env)}</code></pre>\n'
 
 
-def _highlighted(code: str, language: str) -> str:
+def _highlighted(code: str, language: str, env: EnvType) -> str:
+    """`env` is the text's own: it counts what was highlighted in it."""
     lines = code.split("\n")
     long = len(code) > HIGHLIGHT_LIMIT or len(lines) > CODE_LINES_LIMIT or max(map(len, lines)) > CODE_LINE_LIMIT
-    if long or language not in LANGUAGES:
+    total = int(env.get("highlighted", 0)) + len(code) + HIGHLIGHT_START
+    if long or total > HIGHLIGHT_TOTAL or language not in LANGUAGES:
         return html.escape(code)
+    env["highlighted"] = total
     return str(highlight(code, get_lexer_by_name(language, stripnl=False, ensurenl=False), _formatter))
 
 

@@ -1,23 +1,27 @@
-"""Jinja environment: a whole page, or one block of it, from the same template."""
+"""Jinja environment: a whole page, or one block of it, from the same template. Pages render after the unit of work."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 from urllib.parse import quote, unquote, urlencode
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_blocks
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
+from app.db import is_writing
 from app.paths import STATIC, TEMPLATES
 from app.web import request_state
-from app.web.markup import excerpt, markdown
+from app.web.markup import excerpt
+from app.web.rendered import markdown, one_page
 
 FLASH_COOKIE = "prefloop_flash"
 THEME_COOKIE = "prefloop_theme"
@@ -51,20 +55,43 @@ class Context(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
+class PageResponse(HTMLResponse):
+    """A page that is rendered when it is sent: the unit of work is over by then, and nobody waits for a template."""
+
+    def __init__(self, make: Callable[[], str], status: int = 200, *, template: str = "") -> None:
+        super().__init__(None, status)
+        del self.headers["content-length"]
+        self.template = template
+        self._make = make
+
+    def make(self) -> Self:
+        """Render it now: for whoever needs its body, or has to answer for an error in its template."""
+        if "content-length" not in self.headers:
+            if is_writing():
+                raise RuntimeError("a page renders within a write transaction: everybody else would wait for it")
+            with one_page():
+                self.body = self._make().encode(self.charset)
+            self.headers["content-length"] = str(len(self.body))
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await run_in_threadpool(self.make)
+        await super().__call__(scope, receive, send)
+
+
 def render(
     request: Request, template: str, context: Context, *, block: str | Sequence[str] | None = None, status: int = 200
-) -> HTMLResponse:
+) -> PageResponse:
     """The page as HTML, or only its `block` (one or several) for htmx. `context`'s fields, `request`, `user` and
-    `section` are the template's names."""
+    `section` are the template's names. It reads no database: what it shows was loaded before."""
     names: dict[str, Any] = {field.name: getattr(context, field.name) for field in fields(context)}
     names |= {"request": request, "user": request_state.of(request).viewer, "section": section_of(request.url.path)}
     if block:
-        return HTMLResponse(
-            render_blocks(environment(), template, [block] if isinstance(block, str) else list(block), **names), status
-        )
+        blocks = [block] if isinstance(block, str) else list(block)
+        return PageResponse(lambda: render_blocks(environment(), template, blocks, **names), status, template=template)
     theme = request.cookies.get(THEME_COOKIE, "auto")
     names |= {"theme": theme if theme in THEMES else "auto", "flashes": _flashes(request)}
-    response = HTMLResponse(environment().get_template(template).render(**names), status)
+    response = PageResponse(lambda: environment().get_template(template).render(**names), status, template=template)
     if names["flashes"]:
         response.delete_cookie(FLASH_COOKIE, path="/")
     return response

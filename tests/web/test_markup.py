@@ -7,7 +7,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pygments.lexers import get_lexer_by_name
 
-from app.web.markup import ATTRIBUTES, CODE_LINE_LIMIT, LANGUAGES, MARKDOWN_LIMIT, SHOWN_LIMIT, TAGS, excerpt, markdown
+from app.web import markup
+from app.web.markup import (
+    ATTRIBUTES,
+    CELLS_LIMIT,
+    CODE_LINE_LIMIT,
+    HIGHLIGHT_TOTAL,
+    LANGUAGES,
+    LINES_LIMIT,
+    MARKDOWN_LIMIT,
+    MARKS_LIMIT,
+    SHOWN_LIMIT,
+    TAGS,
+    excerpt,
+)
+from app.web.markup import to_html as markdown
 
 
 class Elements(HTMLParser):
@@ -173,21 +187,89 @@ def test_what_defines_links_without_showing_is_shown() -> None:
     assert "hidden instruction" in Elements(markdown("[//]: # (hidden instruction)")).text
 
 
+@pytest.fixture
+def unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser isn't entered."""
+
+    def parse(text: str) -> None:
+        raise AssertionError(f"parsed {text[:40]!r}")
+
+    monkeypatch.setattr(markup._parser, "parse", parse)
+
+
+def assert_as_written(html: str, text: str, reason: str) -> None:
+    note, separator, rest = str(html).partition('</p><div class="plain">')
+    assert separator and note.startswith('<p class="cut-note">Shown as it was written: ')
+    assert reason in note
+    assert Elements('<div class="plain">' + rest).text == text
+
+
+@pytest.mark.usefixtures("unparsed")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("word " * (MARKDOWN_LIMIT // 5 + 1), "characters"),
+        ("_" * 100_000, "characters"),
+        ("[" * 2000, "in a row"),
+        ("**" * 2000, "in a row"),
+        (">" * 501 + " deep", "in a row"),
+        ("a" * 30_000, "a line"),
+        ("x\n" * (LINES_LIMIT + 1), "lines"),
+        ("[a](" * (MARKS_LIMIT // 3), "a line"),
+        ("[a](\n" * (MARKS_LIMIT // 3 + 1), "marks"),
+        ("[ " * 4900 + "\n" + "[ " * 4900 + "\n" + "] " * 4900, "marks"),
+        (("[" * 400 + " ") * 20 + "\n" + ("]" * 400 + " ") * 20, "marks"),
+        (("*a **b _c " * 900 + "\n") * 5, "marks"),
+        ("\n".join("`" * n for n in range(1, 330)), "marks"),
+        (("<a:b> " * 900 + "\n") * 10, "marks"),
+        (("&amp; \\* " * 900 + "\n") * 7, "marks"),
+        ("| a | b |\n|---|---|\n" + "| x | y |\n" * (CELLS_LIMIT // 2), "cells"),
+        ("|a" * 300 + "|\n" + "|-" * 300 + "|\n" + "x\n" * 20, "cells"),
+        ("> " + "|a" * 300 + "|\n> " + "|-" * 300 + "|\n" + "> x\n" * 20, "cells"),
+        ("- " + "|a" * 300 + "|\n  " + ":-:|" * 300 + "\n" + "  x\n" * 20, "cells"),
+        ("|a|b|\n|-|-|\n|1|2|\n\n" * 1000, "cells"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_would_keep_the_parser_busy_never_reaches_it_and_says_why(text: str, reason: str) -> None:
+    assert_as_written(markdown(text), text, reason)
+
+
+def test_what_nests_too_deep_is_shown_as_it_was_written() -> None:
+    text = "\n".join("  " * level + "- item" for level in range(60))
+    assert_as_written(markdown(text), text, "deep")
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        "word " * (MARKDOWN_LIMIT // 5 + 1),
-        "[" * 2000,
-        "**" * 2000,
-        "a" * 30_000,
-        "\n".join("  " * level + "- item" for level in range(60)),
-        ">" * 500 + " deep",
+        "| a | b |\n|---|---|\n" + "| x | y |\n" * 900,
+        "---\n" * 4000,
+        "- item\n" * 4000,
+        "Some words that *mean* a thing, with `code` and [a link](https://x.example).\n\n" * 700,
+        "```python\n" + "value = call(first, [second], *rest)\n" * 1000 + "```\n",
     ],
+    ids=lambda value: repr(value)[:40],
 )
-def test_what_is_too_long_or_too_deep_to_parse_is_shown_as_plain_text(text: str) -> None:
-    html = markdown(text)
-    assert html.startswith('<div class="plain">')
-    assert Elements(html).text == text
+def test_long_ordinary_texts_are_formatted(text: str) -> None:
+    assert "cut-note" not in markdown(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from(["|", "-", ":", "a", " ", "\n", "\n\n", "> ", "- ", "|-|-|\n", "|a|b|\n"]), max_size=60)
+)
+def test_cells_are_never_counted_too_low(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    made = sum(token.type in ("th_open", "td_open") for token in markup._parser.parse(text))
+    assert markup._cells(text.split("\n")) >= made
+
+
+def test_code_in_colour_ends_where_a_text_has_had_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured: list[str] = []
+    monkeypatch.setattr(markup, "highlight", lambda code, *_: coloured.append(code) or "")
+    markdown("```python\nx = 1\n```\n" * 1500)
+    assert 0 < len(coloured) <= HIGHLIGHT_TOTAL // 100
 
 
 def test_an_endless_answer_is_cut_and_says_by_how_much() -> None:

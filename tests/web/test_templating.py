@@ -89,7 +89,7 @@ def test_a_duration_has_units(seconds: float | None, words: str) -> None:
 
 def test_a_name_that_a_page_forgot_is_an_error() -> None:
     with pytest.raises(UndefinedError):
-        templating.render(request(), "collecting/history/show.html", Nothing())
+        templating.render(request(), "collecting/history/show.html", Nothing()).make()
 
 
 def test_every_template_compiles() -> None:

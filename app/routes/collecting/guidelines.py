@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 
 from app.errors import Invalid, NotFound
 from app.models import Guideline, Project, Role
 from app.services.collecting import guidelines, projects
 from app.web.deps import EngineerDep, SessionDep, UserDep
-from app.web.markup import markdown
-from app.web.templating import redirect, render
+from app.web.rendered import markdown
+from app.web.templating import PageResponse, redirect, render
 
 router = APIRouter()
 
@@ -96,7 +96,7 @@ def write(
 def preview(slug: str, session: SessionDep, user: EngineerDep, text: Annotated[str, Form()] = "") -> Response:
     """The text as evaluators would see it; nothing is kept."""
     projects.get(session, slug)
-    return HTMLResponse(markdown(text) or '<p class="muted">Nothing written yet.</p>')
+    return PageResponse(lambda: markdown(text) or '<p class="muted">Nothing written yet.</p>')
 
 
 def _diff(before: Guideline | None, shown: Guideline | None) -> list[DiffLine]:

@@ -91,5 +91,5 @@ def _ping(request: Request, job_id: int, engine: Engine, settings: Settings) -> 
 
 
 def _partial(request: Request, block: str, shown: run_page.Live) -> str:
-    html = bytes(render(request, "training/jobs/show.html", shown, block=block).body).decode()
+    html = bytes(render(request, "training/jobs/show.html", shown, block=block).make().body).decode()
     return f'<hx-partial hx-target="#{block.replace("_", "-")}" hx-swap="innerMorph">{html}</hx-partial>'
