@@ -1,64 +1,126 @@
-"""The `prefloop` command: thin over services, a file of commands a subject in app/commands."""
+"""The `prefloop` command: thin over services, a file of commands a subject in app/commands.
+
+A command's module is imported when the command runs: a list of commands, or a word misspelt, needs none of them.
+"""
 
 import sys
+from importlib import import_module
+from typing import Any, cast
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
-from rich.markup import escape
-from sqlalchemy.exc import OperationalError
+from typer.core import TyperGroup
 
-from app.commands import checkpoints, imports, jobs, models, people, projects, runs, server, snapshots, tokens, workers
-from app.errors import PrefloopError
+# name: (module in app/commands, what there is the command or the group of commands, its line in the list)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "up": (
+        "server",
+        "start",
+        "Start everything on this machine: migrations, web server, one worker. Ctrl-C ends it all.",
+    ),
+    "serve": ("server", "serve", "Run the web server alone."),
+    "worker": ("server", "worker", "Run one worker alone. It takes one job at a time."),
+    "migrate": ("server", "apply_migrations", "Bring the database to this version's schema."),
+    "doctor": ("server", "examine", "Check every part of the installation and say how to fix what is broken."),
+    "audit": ("people", "read_audit", "Show who did what to which row, the newest first."),
+    "import": (
+        "imports",
+        "import_file",
+        "Import prompts with answers, or judged pairs. Run again, it counts what is there already and stores nothing twice.",
+    ),
+    "export": (
+        "snapshots",
+        "export",
+        "Freeze the project's current pairs and write them as JSON Lines that TRL reads.",
+    ),
+    "train": ("runs", "train", "Train on the project's current dataset (or on a snapshot)."),
+    "workers": ("workers", "list_workers", "Show the workers: which live, what each can do, on what, and its job."),
+    "user": ("people", "user", "Accounts."),
+    "token": ("tokens", "token", "API tokens."),
+    "project": ("projects", "project", "Projects."),
+    "snapshot": ("snapshots", "snapshot", "Frozen datasets."),
+    "jobs": ("jobs", "jobs", "Jobs: training runs, exports."),
+    "checkpoints": ("checkpoints", "checkpoints", "What training runs saved."),
+    "models": ("models", "models", "Base models on this machine."),
+}
+
+
+def load(name: str) -> Any:
+    """The command itself, with everything that it imports."""
+    module, attribute, _ = COMMANDS[name]
+    target = getattr(import_module(f"app.commands.{module}"), attribute)
+    parent = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    if isinstance(target, typer.Typer):
+        parent.add_typer(target, name=name)
+        return cast(TyperGroup, typer.main.get_command(parent)).commands[name]
+    parent.command(name)(target)
+    return typer.main.get_command(parent)
+
+
+class Commands(TyperGroup):
+    """Knows each command's name and line; imports the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in COMMANDS else command, rest
+
 
 cli = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Prefloop: collect preferences, train with DPO, download the checkpoint.",
 )
-server.register(cli)
-cli.command("audit")(people.read_audit)
-cli.command("import")(imports.import_file)
-cli.command("export")(snapshots.export)
-cli.command("train")(runs.train)
-cli.command("workers")(workers.list_workers)
-for name, group in {
-    "user": people.user,
-    "token": tokens.token,
-    "project": projects.project,
-    "snapshot": snapshots.snapshot,
-    "jobs": jobs.jobs,
-    "checkpoints": checkpoints.checkpoints,
-    "models": models.models,
-}.items():
-    cli.add_typer(group, name=name)
+
+
+def _listed() -> None:
+    """Stands in the list for a command that isn't imported; `Commands` puts the command in its place to run it."""
+
+
+for _name, (_, _, _line) in COMMANDS.items():
+    cli.command(_name, help=_line)(_listed)
 
 
 def main() -> None:
     """Runs a command; a known problem is one line on standard error and exit status 1."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         cli()
-    except PrefloopError as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        status = _tell(error)
+        if status is None:
+            raise
+        sys.exit(status)
+
+
+def _tell(error: Exception) -> int | None:
+    """Says a known problem on standard error. Returns the exit status, None for a problem that nobody foresaw."""
+    from pydantic import ValidationError
+    from rich.console import Console
+    from rich.markup import escape
+    from sqlalchemy.exc import OperationalError
+
+    from app.errors import PrefloopError
+
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    if isinstance(error, PrefloopError):
         errors.print(f"[bold red]Error:[/bold red] {escape(error.what)}", markup=True)
         if error.next_step:
             errors.print(error.next_step, markup=False)
-        sys.exit(1)
-    except ValidationError as error:
+        return 1
+    if isinstance(error, ValidationError):
         for problem in error.errors():
-            name = (
-                "PREFLOOP_" + "_".join(str(part) for part in problem["loc"]).upper() if problem["loc"] else "Settings"
-            )
+            place = "_".join(str(part) for part in problem["loc"]).upper()
+            name = f"PREFLOOP_{place}" if place else "Settings"
             errors.print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", markup=False)
-        sys.exit(2)
-    except OperationalError as error:
+        return 2
+    if isinstance(error, OperationalError):
         errors.print(f"The database doesn't answer or isn't set up: {str(error.orig).splitlines()[0]}", markup=False)
         errors.print("Check PREFLOOP_DATABASE_URL and run: prefloop migrate", markup=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return 1
+    return None
 
 
 if __name__ == "__main__":

@@ -5,17 +5,24 @@ import hmac
 import ipaddress
 import secrets
 from functools import cache
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from pwdlib import PasswordHash
-
 from app.config import Settings
+
+if TYPE_CHECKING:
+    from pwdlib import PasswordHash
 
 API_TOKEN_PREFIX = "plf_"  # noqa: S105 - so that secret scanners and people know one when they see one
 COOKIE_DAYS = 400  # as long as browsers keep one; when a session really ends is decided on the server
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_passwords = PasswordHash.recommended()
+
+@cache
+def _passwords() -> "PasswordHash":
+    from pwdlib import PasswordHash  # here, not above: most commands hash no password
+
+    return PasswordHash.recommended()
 
 
 def new_token(prefix: str = "") -> str:
@@ -29,18 +36,18 @@ def hash_token(secret: bytes, token: str) -> str:
 
 
 def hash_password(password: str) -> str:
-    return _passwords.hash(password)
+    return _passwords().hash(password)
 
 
 def verify_password(password: str, password_hash: str | None) -> bool:
     """Costs the same whether or not there is such an account, so that timing tells nothing."""
-    known = _passwords.verify(password, password_hash or _hash_of_nothing())
+    known = _passwords().verify(password, password_hash or _hash_of_nothing())
     return known and password_hash is not None
 
 
 @cache
 def _hash_of_nothing() -> str:
-    return _passwords.hash(secrets.token_urlsafe(32))
+    return _passwords().hash(secrets.token_urlsafe(32))
 
 
 def cookie_name(settings: Settings) -> str:

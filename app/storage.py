@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
-
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from app.config import Settings
 from app.db import is_writing
 from app.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 CHUNK = 1024 * 1024
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]*(/[A-Za-z0-9_][A-Za-z0-9._+@=-]*)*")
@@ -44,6 +43,10 @@ class Storage:
     """Files by key. Keys are relative paths of plain characters; no part of one starts with a dot."""
 
     def __init__(self, url: str) -> None:
+        # Here, not above: every process imports StoredFile, and few open the store.
+        from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
+
         self.url = url
         self._fs: AbstractFileSystem
         self._fs, root = url_to_fs(url)

@@ -10,25 +10,16 @@ import typer
 from app.commands.context import console
 from app.config import Settings, get_settings
 from app.db import get_engine, write_session
-from app.demo import seed
 from app.models import Role
-from app.ops import doctor, migrate, up
 from app.services.accounts import links, users
-from app.services.training import base_models
-
-
-def register(cli: typer.Typer) -> None:
-    cli.command("up")(start)
-    cli.command("serve")(serve)
-    cli.command("worker")(worker)
-    cli.command("migrate")(apply_migrations)
-    cli.command("doctor")(examine)
 
 
 def start(
     with_demo: Annotated[bool, typer.Option("--demo", help="Add the demo project and its small model.")] = False,
 ) -> None:
     """Start everything on this machine: migrations, web server, one worker. Ctrl-C ends it all."""
+    from app.ops import up
+
     settings = get_settings()
     raise typer.Exit(
         up.run(settings, console, prepare=lambda: _prepare(settings, with_demo), welcome=lambda: _welcome(settings))
@@ -36,12 +27,17 @@ def start(
 
 
 def _prepare(settings: Settings, with_demo: bool) -> None:
+    from app.ops import migrate
+
     console.print("Preparing the database")
     migrate.upgrade(get_engine(settings))
     with write_session() as session:
         if not users.has_admin(session):
             users.create(session, username="admin", display_name="Admin", role=Role.ADMIN)
     if with_demo:
+        from app.demo import seed
+        from app.services.training import base_models
+
         if seed.MODEL not in [model.name for model in base_models.list_models(settings)]:
             console.print(f"Preparing the demo's base model {seed.MODEL} (about a minute, once)")
             base_models.add(settings, seed.MODEL, progress=lambda line: console.print(f"  {line}"))
@@ -104,6 +100,8 @@ def worker() -> None:
 
 def apply_migrations() -> None:
     """Bring the database to this version's schema."""
+    from app.ops import migrate
+
     engine = get_engine()
     before, _ = migrate.revisions(engine)
     migrate.upgrade(engine)
@@ -119,6 +117,8 @@ def examine(
     ] = False,
 ) -> None:
     """Check every part of the installation and say how to fix what is broken."""
+    from app.ops import doctor
+
     settings = get_settings()
     findings = [doctor.check_workers(settings)] if worker else doctor.examine(settings)
     for finding in findings:

@@ -9,8 +9,6 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
-import redis
-import redis.asyncio
 import structlog
 from sqlalchemy import Engine, and_, or_, select
 
@@ -171,6 +169,8 @@ class Feed:
 
     async def _listen(self) -> None:
         """Wake the poller when Redis says so; while Redis is away, the poller's own tick does."""
+        import redis.asyncio  # here, not above: it takes a moment, and few installations have one
+
         while True:
             try:
                 client = redis.asyncio.Redis.from_url(

@@ -3,13 +3,16 @@
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import redis
 import structlog
 from sqlalchemy import Engine
 
 from app.config import Settings
 from app.db import settings_of
+
+if TYPE_CHECKING:
+    import redis
 
 log = structlog.get_logger()
 
@@ -18,7 +21,9 @@ REDIS_PAUSE_SECONDS = 10.0
 
 
 @lru_cache
-def _redis(url: str) -> redis.Redis:
+def _redis(url: str) -> "redis.Redis":
+    import redis  # here, not above: few installations have one, and every command would wait for it
+
     return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
 
 
@@ -30,6 +35,8 @@ def wake(settings: Settings, job_id: int) -> None:
     url = settings.redis
     if url is None or time.monotonic() < _silent_until.get(url, 0):
         return
+    import redis
+
     try:
         _redis(url).publish(CHANNEL, str(job_id))
     except redis.RedisError as error:

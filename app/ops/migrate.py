@@ -2,24 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
 from app.paths import MIGRATIONS
 
+# Alembic is imported where it is used: the web server and the commands start without it.
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Applies what is missing, in one transaction; a second process waits for the first."""
+    from alembic import command
+
     with transaction(engine) as connection:
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Takes back what came after `revision`, in one transaction; "base" takes back everything."""
+    from alembic import command
+
     with transaction(engine) as connection:
         command.downgrade(_config(connection), revision)
 
@@ -56,12 +61,17 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 def revisions(engine: Engine) -> tuple[str | None, str | None]:
     """(the database's revision, the newest one of this code)."""
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     with engine.execution_options(read_only=True).connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     return current, ScriptDirectory.from_config(_config()).get_current_head()
 
 
-def _config(connection: Connection | None = None) -> Config:
+def _config(connection: Connection | None = None) -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

@@ -3,8 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy
 
 Vote = tuple[Hashable, Hashable, str]
 
@@ -26,6 +28,8 @@ def agreement(votes: Iterable[Vote]) -> Agreement:
 
     `by_rater`: (pairs with another person in which they agree, all of theirs).
     """
+    import numpy as np  # here, not above: it takes a moment, and few processes measure agreement
+
     units: dict[Hashable, list[tuple[Hashable, str]]] = defaultdict(list)
     for unit, rater, value in votes:
         units[unit].append((rater, value))
@@ -47,9 +51,9 @@ def agreement(votes: Iterable[Vote]) -> Agreement:
     )
 
 
-def _alpha(counts: "np.ndarray") -> float | None:
+def _alpha(counts: "numpy.ndarray") -> float | None:
     """counts: (units, values). Undefined where nothing, or only one value, was ever chosen."""
-    if counts.size == 0 or np.count_nonzero(counts.sum(axis=0)) < 2:
+    if counts.size == 0 or (counts.sum(axis=0) > 0).sum() < 2:
         return None
     import krippendorff
 

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Lengths:
@@ -20,6 +18,8 @@ class Lengths:
 def lengths(values: Sequence[int]) -> Lengths:
     if not len(values):
         return Lengths(0, 0.0, 0.0, 0.0, 0)
+    import numpy as np  # here, not above: every process imports the tables, and few describe lengths
+
     array = np.asarray(values)
     median, p90 = np.percentile(array, (50, 90))
     return Lengths(

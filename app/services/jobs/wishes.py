@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Engine
 
-from app import doorbell
-from app.config import Settings
 from app.db import settings_of, write_session
 from app.events import log as events
 from app.events.types import Logged
@@ -24,15 +22,16 @@ class RingWorkers:
     job_id: int
 
     def carry_out(self, engine: Engine) -> None:
+        from app import doorbell  # brings Celery along, which only those need who ring
+
         settings = settings_of(engine)
         try:
             doorbell.ring(settings)
         except OSError as error:
             log.warning("doorbell.lost", job=self.job_id, error=str(error))
-            self._note(engine, settings)
+            self._note(engine, doorbell.describe(settings))
 
-    def _note(self, engine: Engine, settings: Settings) -> None:
-        broker = doorbell.describe(settings)
+    def _note(self, engine: Engine, broker: str) -> None:
         text = f"The message broker {broker} does not answer. The job stays queued until it does, and starts then."
         with write_session(engine) as session:
             events.append(session, job=self.job_id, event=Logged(message=text, level="warning"))
