@@ -1,4 +1,4 @@
-"""Takes the README's screenshots from a running demo: `python docs/screenshots.py URL_OF_A_SIGN_IN_LINK CHECKPOINT_ID`.
+"""Takes the README's screenshots from a running demo: `python docs/screenshots.py SIGN_IN_LINK RUN CHECKPOINT`.
 
 Start the demo (`make run`), train once on it, then run this with a fresh link (`prefloop user link admin`).
 """

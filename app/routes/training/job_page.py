@@ -155,7 +155,7 @@ def _words(job: Job, waiting: Waiting | None) -> tuple[str, list[str]]:
         return "Waiting for a worker", [waiting.text] if waiting else []
     if job.state is JobState.RUNNING:
         headline = (
-            "Cancelling: saving its state"
+            ("Cancelling: saving its state" if job.kind is JobKind.TRAINING else "Cancelling")
             if job.cancel_requested_at
             else PHASES.get(job.phase, job.phase.capitalize() or "Running")
         )

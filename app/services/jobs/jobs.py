@@ -121,7 +121,7 @@ def cancel(session: Session, *, job: Job, by: User | None, now: datetime | None 
             break
         asked = update(Job).where(Job.id == job.id, Job.state == JobState.RUNNING, Job.cancel_requested_at.is_(None))
         if changed(session, asked.values(cancel_requested_at=now)):
-            text = f"{name} cancelled the {NOUNS[job.kind]}; it saves its state first."
+            text = f"{name} cancelled the {NOUNS[job.kind]}; its worker is told to stop."
             events.append(session, job=job, event=Logged(message=text), now=now)
             audit.record(session, by=by, action="job.cancel", target=f"job {job.id}")
             break

@@ -119,6 +119,23 @@ def test_a_failed_export_says_why_and_can_be_tried_again(
     assert "Waiting for a worker" in page()
 
 
+def test_an_export_that_is_cancelled_promises_to_keep_nothing(
+    client: TestClient,
+    page: Callable[[], str],
+    engine: Engine,
+    settings: Settings,
+    checkpoint: Checkpoint,
+    engineer: User,
+) -> None:
+    export = wanted(engine, checkpoint, engineer)
+    exporter(engine, settings).claim()
+    page()
+    assert client.post(f"/jobs/{export.job_id}/cancel", headers=SAME_SITE).status_code == 303
+    job = html.unescape(client.get(f"/jobs/{export.job_id}").text)
+    assert "Cancelling" in job and "cancelled the export; its worker is told to stop." in job
+    assert "saving its state" not in job and "saves its state" not in job
+
+
 def test_a_format_that_the_model_can_not_have_is_refused_with_its_reason(
     client: TestClient, page: Callable[[], str], settings: Settings, checkpoint: Checkpoint
 ) -> None:

@@ -168,7 +168,7 @@ def test_running_job_is_asked_to_stop_once(engine: Engine, job: Job, engineer: U
     with read_session(engine) as session:
         logged = [row for row in events.after(session, job_id=job.id) if row.type == "log"]
         assert [row.data["message"] for row in logged] == [
-            f"{engineer.display_name} cancelled the run; it saves its state first."
+            f"{engineer.display_name} cancelled the run; its worker is told to stop."
         ]
         assert events.last(session, job_id=job.id).data["kept"].startswith("The training state")
 
