@@ -238,6 +238,8 @@ def test_workers_and_doctor_tell_who_can_do_what(admin: str, engine: Engine) -> 
     assert "No jobs yet" in prefloop("jobs", "list").output
     for kind in JobKind:
         assert prefloop("jobs", "list", "--kind", kind.value).exit_code == 0
+    table = prefloop("jobs", "list", "--kind", "all").output
+    assert " UTC" in table and "+00:00" not in table
     (row,) = prefloop("jobs", "list", "--kind", "all", "--json").output.splitlines()
     assert (json.loads(row)["kind"], json.loads(row)["base_model"]) == ("export", "")
 

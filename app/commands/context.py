@@ -1,6 +1,7 @@
 """What several commands need: a console, the acting user, tables, JSON for scripts."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -41,8 +42,14 @@ def show(rows: Iterable[dict[str, Any]], *, as_json: bool, empty: str) -> None:
         # The first column is what other commands take: on a narrow terminal it must stay whole, to be copied.
         table.add_column(name.replace("_", " "), overflow="fold", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*(_cell(value) for value in row.values()))
     console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M UTC")
+    return "" if value is None else str(value)
 
 
 def pairs_of(pairs: list[str]) -> dict[str, Any]:

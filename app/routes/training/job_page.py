@@ -209,10 +209,20 @@ def _text(event: Event) -> str:
         case CheckpointSaved():
             return f"Saved {event.name or 'a training state'}."
         case PhaseReached():
-            return f"{PHASES.get(event.stage, event.stage.capitalize())}." if event.stage else ""
+            return _phase(event)
         case StateChanged():
             words = f"{event.state.value.capitalize()}."
             if event.worker:
                 words = f"Taken by worker {event.worker}, attempt {event.attempt or 1}."
             return " ".join(part for part in (words, event.reason, event.kept) if part)
     return ""
+
+
+def _phase(event: PhaseReached) -> str:
+    """What the program does, and how many pairs of it are done where it counts them."""
+    if not event.stage:
+        return ""
+    text, counts = PHASES.get(event.stage, event.stage.capitalize()), event.numbers()
+    if "done" in counts and "missing" in counts:
+        return f"{text}: {counts['done']} of {counts['missing']} pairs."
+    return f"{text}."

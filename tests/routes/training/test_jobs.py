@@ -322,6 +322,19 @@ def test_a_failed_run_says_why_what_was_kept_and_what_to_do(
     assert "queued" in words(browser.get(address).text)
 
 
+def test_a_run_before_its_first_step_says_how_far_it_is(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    number = start(browser, project)
+    worker.claim()
+    worker.say(("state", None, {"stage": "reference", "done": 3, "missing": 27}))
+    assert "Scoring the reference: 3 of 27 pairs." in words(browser.get(f"/jobs/{number}").text)
+    row = (
+        words(browser.get(f"/projects/{project.slug}/runs").text).partition(f"Run {number}")[2].partition("Snapshot")[0]
+    )
+    assert "running" in row and "Starting" in row and "of –" not in row
+
+
 def test_cancel_says_what_is_kept_and_retry_goes_on(
     browser: TestClient, project: Project, worker: PretendWorker
 ) -> None:
