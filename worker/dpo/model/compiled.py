@@ -23,6 +23,9 @@ from worker.dpo.model import flex_attention, layers
 from worker.dpo.rows.masks import Layout
 
 BACKEND = "inductor"
+# Attributes of modules that differ from layer to layer, or in a run, and are no part of a graph: numbers and names, among
+# them those of the arguments that PEFT made a module with.
+_NOT_COMPUTED_WITH = frozenset({"training", "layer_idx", "kwargs"})
 
 
 def install(model: nn.Module, *, whole: bool = True) -> None:
@@ -111,7 +114,7 @@ def _kind(layer: nn.Module) -> Hashable:
             tuple(
                 (key, _plainly(value))
                 for key, value in sorted(module.__dict__.items())
-                if key not in ("training", "layer_idx")
+                if key not in _NOT_COMPUTED_WITH
             ),
         )
         for name, module in layer.named_modules()
