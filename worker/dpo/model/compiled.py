@@ -36,9 +36,10 @@ def install(model: nn.Module, *, whole: bool = True) -> None:
     # One code object serves layers of several kinds, with gradients and without, in training and in evaluation.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     # An epsilon is a constant. As an input it would be a tensor on the CPU, made and read again at every call.
-    torch._dynamo.config.specialize_float = True  # type: ignore[attr-defined]
+    torch._dynamo.config.specialize_float = True
     layers.install(model)
-    kinds: dict[Hashable, Callable[..., Any]] = {}
+    kinds: dict[Hashable, int] = {}
+    functions: dict[Hashable, Callable[..., Any]] = {}
     lora: list[nn.Module] = []
     for layer in decoder_layers(model):
         layers.remove(layer)
@@ -46,7 +47,9 @@ def install(model: nn.Module, *, whole: bool = True) -> None:
             if _is_known_lora(module):
                 module.forward = MethodType(_lora_forward, module)
                 lora.append(module)
-        layer.forward = _Compiled(layer, kinds, whole)
+        # Numbers: what a layer is made of is long, and would be hashed at every call.
+        kind = kinds.setdefault(_kind(layer), len(kinds))
+        layer.forward = _Compiled(layer, kind, functions, whole)
     model.__dict__["compiled_lora"], model.__dict__["compiled_whole"] = lora, whole
 
 
@@ -55,12 +58,11 @@ class _Compiled:
 
     Some hundred checks before every call, that no module in the layer has changed, would cost more time than the call. So
     what tells one layer's graph from another's is asked here: what the modules were at the start, and what changes in a run.
-    kinds: compiled functions by that, shared by all layers.
+    kind: a number for the former. functions: compiled functions by both, shared by all layers.
     """
 
-    def __init__(self, layer: nn.Module, kinds: dict[Hashable, Callable[..., Any]], whole: bool) -> None:
-        self.layer, self.kinds, self.whole = layer, kinds, whole
-        self.kind = _kind(layer)
+    def __init__(self, layer: nn.Module, kind: int, functions: dict[Hashable, Callable[..., Any]], whole: bool) -> None:
+        self.layer, self.kind, self.functions, self.whole = layer, kind, functions, whole
         self.lora = next((module for module in layer.modules() if _is_known_lora(module)), None)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
@@ -81,7 +83,7 @@ class _Compiled:
         lora = self.lora
         now = None if lora is None else (lora._disable_adapters, "shadow" in lora.__dict__)
         key = (self.kind, self.layer.training, torch.is_grad_enabled(), now)
-        if key not in self.kinds:
+        if key not in self.functions:
             # Past the wrapper that recomputes activations: what is compiled is computed again as a whole.
             forward = inspect.unwrap(type(self.layer).forward)
             # A function of its own: graphs of one function are found by the checks that are left out.
@@ -92,14 +94,14 @@ class _Compiled:
                 forward.__defaults__,
                 forward.__closure__,
             )
-            self.kinds[key] = torch.compile(
+            self.functions[key] = torch.compile(
                 forward,
                 dynamic=True,
                 fullgraph=self.whole,
                 backend=BACKEND,
                 options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe},
             )
-        return self.kinds[key]
+        return self.functions[key]
 
 
 def _kind(layer: nn.Module) -> Hashable:
@@ -126,10 +128,12 @@ def _kind(layer: nn.Module) -> Hashable:
 
 
 def _plainly(value: Any) -> Hashable:
-    """An attribute as far as it can be a constant of a graph; of others, such as hooks and weights, the type."""
+    """An attribute as far as it can be a constant of a graph; of others, such as hooks and weights, the type's name."""
     if isinstance(value, dict):
         return tuple((name, _plainly(part)) for name, part in value.items() if isinstance(name, str))
-    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value)
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def remove(model: nn.Module) -> None:

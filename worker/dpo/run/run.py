@@ -53,6 +53,8 @@ class Run:
         self.accelerator = setup.accelerator
         set_checkpointing(setup.scorer, setup.memory.checkpointing)
         self.wrapped = _wrapped(setup)
+        # Some thousands: to walk through them again at every step, or to set them, takes the host as long as many kernels.
+        self.modules = list(self.wrapped.modules())
         self.named: dict[str, nn.Parameter] = {
             name: weight for name, weight in setup.scorer.named_parameters() if weight.requires_grad
         }

@@ -39,7 +39,8 @@ def optimizer_step(run: Run) -> dict[str, float]:
 
     run.optimizer.zero_grad()
     _seed_dropout(run)
-    run.wrapped.train()
+    if not all(module.training for module in run.modules):
+        run.wrapped.train()
     with all_or_none(run) as agreement:
         for number, indices in enumerate(mine, start=1):
             last = number == len(mine)
