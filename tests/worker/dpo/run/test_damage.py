@@ -70,6 +70,21 @@ def test_weights_that_a_step_made_nan_are_neither_kept_nor_published(tmp_path, e
     assert offered(tmp_path / "out") == []
 
 
+def test_finite_weights_whose_losses_are_not_finite_are_not_published(tmp_path, engine, monkeypatch):
+    files, real = run_folder(tmp_path), loop.optimizer_step
+
+    def overflows(run):
+        metrics = real(run)
+        if run.progress.step == 4:
+            run.named["model.model.norm.weight"].data.fill_(3e38)
+        return metrics
+
+    monkeypatch.setattr(loop, "optimizer_step", overflows)
+    code, events = engine(*train_arguments(files, tmp_path / "out", "lora_r=0", "max_steps=4"))
+    assert code == 5 and "After step 4 the loss isn't a finite number (data lines" in events[-1]["message"]
+    assert offered(tmp_path / "out") == []
+
+
 def best_run(tmp_path: Path) -> list[str]:
     files = run_folder(tmp_path)
     return train_arguments(
