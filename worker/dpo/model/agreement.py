@@ -6,7 +6,7 @@ our mistake: the run goes on without them, and warns that it is slow.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.memory import is_out_of_memory
 from worker.dpo.model.attention import NotShareable, require_shareable
+from worker.dpo.model.loading import as_reference
 from worker.dpo.model.scorer import PairScorer
 
 PAIRS = 2
@@ -39,14 +40,16 @@ def choose_scorer(
     config: TrainConfig,
     *,
     compile_layers: bool = False,
+    scores: Collection[bool] = (),
     log: Callable[[str], None],
     warn: Callable[[str, str], None] | None = None,
 ) -> PairScorer:
     """The fastest scorer that agrees with plain rows on this model and data.
 
-    compile_layers: try compiled layers first. log: told what was chosen, and why a model can't share prefixes. warn: told
-    of failures of our own, which make the run slower than the model allows, and which layers failed, `compiled` or
-    `fused`; `log` where it is None.
+    compile_layers: try compiled layers first. scores: how the run scores without gradients, with the adapter off (True) or
+    on: compiled layers are tried in these forms too, since a run can't change them once it began. log: told what was
+    chosen, and why a model can't share prefixes. warn: told of failures of our own, which make the run slower than the
+    model allows, and which layers failed, `compiled` or `fused`; `log` where it is None.
     """
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
     tolerance = TOLERANCE[autocast or getattr(torch, config.dtype)]
@@ -67,6 +70,7 @@ def choose_scorer(
         candidates = [(False, "")]
     sample = _sample(pairs)
     expected = _score(oracle, sample)
+    expected_scores = {adapter_off: _logps(oracle, sample, adapter_off) for adapter_off in scores if compile_layers}
     refused: list[tuple[bool, str, Exception]] = []
     chosen = oracle
     for shared, kind in candidates:
@@ -75,6 +79,8 @@ def choose_scorer(
             if kind:
                 candidate.use_layers(kind)
             compare(expected, _score(candidate, sample), tolerance)
+            if kind.endswith("compiled"):
+                _compile_the_rest(candidate, sample, expected_scores, tolerance)
         except Exception as reason:
             if is_out_of_memory(reason) or not (kind.endswith("compiled") or isinstance(reason, KNOWN)):
                 raise
@@ -134,11 +140,38 @@ def _sample(pairs: Sequence[TokenPair]) -> list[TokenPair]:
     ]
 
 
+def _compile_the_rest(
+    scorer: PairScorer, pairs: Sequence[TokenPair], expected: Mapping[bool, Tensor], tolerance: float
+) -> None:
+    """Have layers compiled in the other forms that a run calls them in: with dropout, and to score without gradients.
+
+    expected: log-probabilities by whether the adapter is off. Raises whatever a compiler fails with, and Disagreement.
+    """
+    if _has_dropout(scorer):
+        training = scorer.training
+        scorer.train()
+        weights = [weight for weight in scorer.parameters() if weight.requires_grad]
+        try:
+            with torch.random.fork_rng(devices=[scorer.device] if scorer.device.type == "cuda" else []):
+                torch.autograd.grad(scorer(scorer.rows(pairs)).sum(), weights, allow_unused=True)
+        finally:
+            scorer.train(training)
+    for adapter_off, logps in expected.items():
+        compare((logps, []), (_logps(scorer, pairs, adapter_off), []), tolerance)
+
+
+def _logps(scorer: PairScorer, pairs: Sequence[TokenPair], adapter_off: bool) -> Tensor:
+    """(2, pairs) log-probabilities as a run scores its reference or an evaluation."""
+    with as_reference(scorer.model, adapter_off=adapter_off):
+        logps: Tensor = scorer(scorer.rows(pairs))
+        return logps
+
+
 def _score(scorer: PairScorer, pairs: Sequence[TokenPair]) -> tuple[Tensor, list[Tensor]]:
     """(log-probabilities, gradients of a margin by each trainable weight), without touching `.grad` or any dropout."""
     training = scorer.training
     # As in training, or layers would be compiled once more for it.
-    scorer.train(not any(isinstance(part, nn.Dropout) and part.p > 0 for part in scorer.modules()))
+    scorer.train(not _has_dropout(scorer))
     try:
         logps = scorer(scorer.rows(pairs))
         # Not 1 : -1, whose gradients cancel where the two answers are alike.
@@ -148,3 +181,7 @@ def _score(scorer: PairScorer, pairs: Sequence[TokenPair]) -> tuple[Tensor, list
         return logps.detach(), [gradient for gradient in gradients if gradient is not None]
     finally:
         scorer.train(training)
+
+
+def _has_dropout(scorer: PairScorer) -> bool:
+    return any(isinstance(part, nn.Dropout) and part.p > 0 for part in scorer.modules())

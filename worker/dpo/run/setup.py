@@ -39,8 +39,9 @@ WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 
 
-# Compiling takes as long as a GPU takes to train on about so many pairs by fused layers alone.
-REPAYING_PAIRS = 2000
+# From so many pairs on a run with compiled layers ends first: on an H200 the 1.5B shape starts after 25.3 s instead of 16.2 s,
+# and trains on 179.8 pairs of HH a second instead of 71.9; 9.1 / (1/71.9 - 1/179.8) = 1,090 (docs/engine.md).
+REPAYING_PAIRS = 1100
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         compile_layers=device.startswith("cuda")
         and (accelerator.num_processes == 1 or config.compile == "on")
         and _repays_compiling(config, pairs=plan.total_steps * config.batch_size),
+        scores={loading.adapter_is_new(policy, config)} | ({False} if evaluation is not None else set()),
         log=lambda text: events.emit(Event.LOG, message=text),
         warn=lambda text, kind: events.emit(Event.LOG, level="warning", message=text, **{f"{kind}_layers": False}),
     )

@@ -10,7 +10,7 @@ from tests.worker.dpo.tiny import tiny_llama
 from worker.dpo.ground.config import from_mapping
 from worker.dpo.model import compiled, flex_attention
 from worker.dpo.model.agreement import choose_scorer
-from worker.dpo.model.loading import prepare_policy
+from worker.dpo.model.loading import as_reference, prepare_policy
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.rows.rows import Rows, shared_rows
 
@@ -136,3 +136,62 @@ def test_compiled_layers_are_checked_against_the_model_s_own_forward(traced):
     )
     assert said == ["Prefix-shared rows with compiled layers: checked against the model's own forward."]
     assert scorer.compiled_layers
+
+
+@pytest.mark.parametrize("form", ["reference", "evaluation", "dropout"])
+def test_a_form_of_a_layer_that_can_not_be_compiled_costs_its_speed_not_the_run(form, traced, monkeypatch):
+    """What the check's first forward doesn't call is compiled before the run relies on it, too."""
+    policy = tiny_policy(lora_dropout=0.5 if form == "dropout" else 0.0)
+    really = compiled._Compiled._forward
+
+    def refuses(layer):
+        lora = layer.lora
+        wanted = {
+            "reference": lora._disable_adapters and not torch.is_grad_enabled(),
+            "evaluation": not lora._disable_adapters and not torch.is_grad_enabled(),
+            "dropout": layer.layer.training,
+        }
+        if wanted[form]:
+            raise RuntimeError("no such kernel")
+        return really(layer)
+
+    monkeypatch.setattr(compiled._Compiled, "_forward", refuses)
+    warned = []
+    before = torch.get_rng_state()
+    scorer = choose_scorer(
+        policy,
+        random_pairs(2),
+        from_mapping({"lora_r": 4}),
+        compile_layers=True,
+        scores={True, False},
+        log=lambda text: None,
+        warn=lambda text, layers: warned.append((text, layers)),
+    )
+    assert [layers for _, layers in warned] == ["compiled", "compiled"]
+    assert all("no such kernel" in text for text, _ in warned)
+    assert not scorer.compiled_layers
+    assert torch.equal(torch.get_rng_state(), before)
+    pairs = random_pairs(3)
+    with as_reference(scorer.model, adapter_off=True):
+        assert scorer(scorer.rows(pairs)).isfinite().all()
+
+
+def test_layers_of_one_kind_share_one_compile_and_others_have_their_own(traced):
+    scorer = PairScorer(tiny_policy(), shared=True)
+    scorer.use_layers("compiled")
+    forwards = [layer.forward for layer in compiled.decoder_layers(scorer.causal_lm)]
+    assert len(forwards) > 1
+    assert {forward.kind for forward in forwards} == {0}
+    rows = shared_rows(random_pairs(3)).padded(128, least=3).to("cpu")
+    scored(scorer, rows)
+    assert len(forwards[0].functions) == 1
+    assert forwards[0].functions is forwards[-1].functions
+    # Another epsilon is another computation: what it was compiled for would be wrong for it.
+    scorer.use_layers("")
+    compiled.decoder_layers(scorer.causal_lm)[-1].input_layernorm.variance_epsilon *= 100
+    expected = scored(scorer, rows)
+    scorer.use_layers("compiled")
+    forwards = [layer.forward for layer in compiled.decoder_layers(scorer.causal_lm)]
+    assert forwards[-1].kind != forwards[0].kind
+    for one, other in zip(scored(scorer, rows), expected, strict=True):
+        assert (one - other).norm() < 1e-5 * other.norm()
