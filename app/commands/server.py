@@ -70,7 +70,7 @@ def serve() -> None:
     uvicorn.run(
         "app.main:create_app",
         factory=True,
-        http="app.web.protocol:PatientProtocol",
+        http="app.ops.protocol:PatientProtocol",
         host=settings.host,
         port=settings.port,
         workers=settings.web_workers,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -221,3 +222,22 @@ async def _browser_session(request: Request, _: UserDep) -> int:
 
 # The id of the sign-in session that this browser uses.
 BrowserSessionDep = Annotated[int, Depends(_browser_session)]
+
+
+@dataclass(frozen=True)
+class Browser:
+    """A signed-in browser, looked up in a session that is over: for what works in sessions of its own."""
+
+    user_id: int
+    session_id: int
+
+
+def _browser(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> Browser:
+    with read_session(engine) as session:
+        user = _allowed(signed_in_user(request, session, settings), EVERYBODY)
+    session_id = request_state.of(request).session_id
+    assert session_id is not None  # a page's user always comes with one
+    return Browser(user.id, session_id)
+
+
+BrowserDep = Annotated[Browser, Depends(_browser)]

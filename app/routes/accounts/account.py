@@ -9,10 +9,20 @@ from fastapi.responses import Response
 from pydantic import BaseModel, field_validator
 from sqlalchemy.orm import Session
 
+from app.db import read_session
 from app.errors import Invalid, PrefloopError
 from app.models import ApiToken, User, UserSession
-from app.services.accounts import logins, sessions, tokens, users
-from app.web.deps import BrowserSessionDep, RowId, SessionDep, SettingsDep, UserDep
+from app.services.accounts import logins, sessions, tokens
+from app.web.deps import (
+    BrowserDep,
+    BrowserSessionDep,
+    EngineDep,
+    RowId,
+    SessionDep,
+    SettingsDep,
+    UserDep,
+    client_address,
+)
 from app.web.templating import redirect, render
 
 router = APIRouter(prefix="/account")
@@ -67,18 +77,24 @@ def show(request: Request, session: SessionDep, user: UserDep, here: BrowserSess
 def change_password(
     request: Request,
     form: Annotated[PasswordForm, Form()],
-    session: SessionDep,
-    user: UserDep,
-    here: BrowserSessionDep,
+    engine: EngineDep,
+    browser: BrowserDep,
     settings: SettingsDep,
 ) -> Response:
-    if user.password_hash and not logins.confirm(session, user=user, password=form.current, settings=settings):
-        wrong = Invalid("The current password is wrong.", "Nothing was changed.")
-        return _page(request, session, user, here, password_problem=wrong)
     try:
-        users.set_password(session, user=user, password=form.password, by=user, keep_session_id=here)
+        logins.change_password(
+            engine,
+            user_id=browser.user_id,
+            current=form.current,
+            new=form.password,
+            session_id=browser.session_id,
+            address=client_address(request),
+            settings=settings,
+        )
     except Invalid as problem:
-        return _page(request, session, user, here, password_problem=problem)
+        with read_session(engine) as session:
+            user = session.get_one(User, browser.user_id)
+            return _page(request, session, user, browser.session_id, password_problem=problem)
     return redirect("/account", "The password was changed. Your other browsers were signed out.", "good")
 
 

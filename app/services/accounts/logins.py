@@ -1,4 +1,4 @@
-"""Signing in with a password, within a limit of failures per address and per account.
+"""Signing in with a password and changing it, within a limit of failures per address and per account.
 
 Works in short sessions of its own: a failure must be remembered though the request is refused, and hashing a
 password (tens of milliseconds by design) must not hold SQLite's only write lock."""
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app import security
 from app.config import Settings
 from app.db import read_session, write_session
-from app.errors import TooMany, WrongCredentials
+from app.errors import Invalid, TooMany, WrongCredentials
 from app.models import LoginAttempt, User
 from app.models.base import now as clock
 from app.services.accounts import audit, sessions, users
@@ -47,17 +47,39 @@ def sign_in(
         return fresh, token
 
 
-def confirm(session: Session, *, user: User, password: str, settings: Settings, now: datetime | None = None) -> bool:
-    """Whether a signed-in user knows their password, within the account's limit: a stolen session can't guess for long.
-    The caller commits either way, so that a failure counts. Raises TooMany."""
+def change_password(
+    engine: Engine,
+    *,
+    user_id: int,
+    current: str,
+    new: str,
+    session_id: int,
+    address: str,
+    settings: Settings,
+    now: datetime | None = None,
+) -> None:
+    """A signed-in user's new password; every session but `session_id` ends. Who has one must know it, within the
+    account's limit of failures: a stolen session can't guess for long. Raises TooMany and Invalid."""
     now = now or clock()
-    session.get(User, user.id, with_for_update=True)  # one guess at a time, so that each sees the failures before it
-    bucket = f"user:{user.username}"
-    _refuse_beyond_limit(session, [bucket], settings, now, allowed=settings.login_attempts - 1)
-    if security.verify_password(password, user.password_hash):
-        return True
-    session.add(LoginAttempt(bucket=bucket, at=now))
-    return False
+    with read_session(engine) as session:
+        user = session.get_one(User, user_id)
+    proven = user.password_hash
+    attempts = _begin(engine, [f"user:{user.username}"], settings, now) if proven else []
+    if proven and not security.verify_password(current, proven):
+        raise Invalid("The current password is wrong.", "Nothing was changed.")
+    try:
+        hashed = users.hashed(new, user.username)
+    except Invalid:
+        with write_session(engine) as session:
+            _forget(session, attempts)  # the current password was right
+        raise
+    with write_session(engine) as session:
+        session.info["address"] = address
+        fresh = session.get_one(User, user_id, with_for_update=True)
+        if not fresh.active or fresh.password_hash != proven:
+            raise Invalid("The password was changed meanwhile.", "Sign in with the new one.")
+        _forget(session, attempts)
+        users.set_password(session, user=fresh, password=hashed, by=fresh, keep_session_id=session_id)
 
 
 def _begin(engine: Engine, buckets: list[str], settings: Settings, now: datetime) -> list[int]:

@@ -13,12 +13,13 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import Job, JobKind, JobState, Project, Role, Snapshot, TrainingRun, User
+from app.models import Checkpoint, Job, JobKind, JobState, Project, Role, Snapshot, TrainingRun, User
 from app.routes.training import run_stream
 from app.services.jobs import jobs
 from app.services.training import run_settings, runs
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker, prepare_model
+from tests.services.training.exported import wanted
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -490,19 +491,20 @@ def test_the_list_filters_by_state(browser: TestClient, project: Project, finish
 
 
 def test_a_job_of_another_kind_has_a_page_that_follows_it(
-    browser: TestClient, project: Project, engine: Engine, settings: Settings
+    browser: TestClient, finished: int, engine: Engine, settings: Settings, factory: Factory
 ) -> None:
-    with write_session(engine) as session:
-        job, _ = jobs.queue(session, kind=JobKind.EXPORT, project_id=project.id, by=None)
+    with read_session(engine) as session:
+        checkpoint = session.scalars(select(Checkpoint).where(Checkpoint.job_id == finished)).one()
+    job = wanted(engine, checkpoint, factory.engineer()).job
     address = f"/jobs/{job.id}"
     waits = browser.get(address)
-    assert "no worker is running" in words(waits.text) and 'hx-trigger="every 2s"' in waits.text
+    assert "no running worker can do exports" in words(waits.text) and 'hx-trigger="every 2s"' in waits.text
     worker = PretendWorker(engine, settings, kinds=(JobKind.EXPORT,))
     worker.claim()
     worker.say(("state", None, {"stage": "converting", "total_steps": 4}), ("step", 3, {}))
     block = browser.get(address, headers={"HX-Request": "true"}).text
     assert "<html" not in block
-    assert "Converting step 3 of 4" in words(block) and f"Cancel export {job.id}?" in block
+    assert "Converting 75 %" in words(block) and f"Cancel export {job.id}?" in block
     worker.fail("failed", "The tokenizer differs.", lines=("last words",))
     over = browser.get(address)
     assert f"Export {job.id} failed The tokenizer differs." in words(over.text)

@@ -6,8 +6,8 @@ from sqlalchemy import Engine, func, select
 
 from app import security
 from app.config import Settings
-from app.db import read_session, write_session
-from app.errors import TooMany, WrongCredentials
+from app.db import is_writing, read_session, write_session
+from app.errors import Invalid, TooMany, WrongCredentials
 from app.models import LoginAttempt, User, UserSession
 from app.services.accounts import logins, sessions, users
 from tests.factory import Factory
@@ -54,9 +54,9 @@ def test_wrong_unknown_linked_and_deactivated_are_told_the_same(
     with write_session(engine) as session:
         users.set_active(session, user=users.get(session, "gone"), active=False, by=None)
     hashed: list[str] = []
-    verify = security._passwords.verify
+    verify = security._passwords().verify
     monkeypatch.setattr(
-        security._passwords, "verify", lambda password, known: hashed.append(known) or verify(password, known)
+        security._passwords(), "verify", lambda password, known: hashed.append(known) or verify(password, known)
     )
     told = set()
     for username, password in [("ada", "wrong"), ("nobody", PASSWORD), ("linked", ""), ("gone", PASSWORD)]:
@@ -153,11 +153,41 @@ def test_a_password_changed_during_the_check_signs_nobody_in(
         assert session.scalar(select(func.count()).select_from(UserSession)) == 0
 
 
+def change(engine: Engine, settings: Settings, user: User, current: str, new: str = "five other words here") -> None:
+    logins.change_password(
+        engine,
+        user_id=user.id,
+        current=current,
+        new=new,
+        session_id=0,
+        address="192.0.2.1",
+        settings=settings,
+        now=NOON,
+    )
+
+
 def test_a_stolen_session_cannot_guess_the_password_for_long(engine: Engine, strict: Settings, ada: User) -> None:
     for _ in range(3):
-        with write_session(engine) as session:
-            assert not logins.confirm(
-                session, user=users.get(session, "ada"), password="wrong", settings=strict, now=NOON
-            )
-    with pytest.raises(TooMany), write_session(engine) as session:
-        logins.confirm(session, user=users.get(session, "ada"), password=PASSWORD, settings=strict, now=NOON)
+        with pytest.raises(Invalid, match="current password is wrong"):
+            change(engine, strict, ada, "wrong")
+    with pytest.raises(TooMany):
+        change(engine, strict, ada, PASSWORD)
+
+
+def test_a_refused_new_password_is_no_failed_sign_in(engine: Engine, strict: Settings, ada: User) -> None:
+    for _ in range(5):
+        with pytest.raises(Invalid, match="10 to 200"):
+            change(engine, strict, ada, PASSWORD, new="short")
+    change(engine, strict, ada, PASSWORD)
+    assert attempt(engine, strict, password="five other words here", now=NOON)
+
+
+def test_a_password_is_hashed_outside_of_any_write_transaction(
+    engine: Engine, strict: Settings, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    for name in ("hash_password", "verify_password"):
+        slow = getattr(security, name)
+        monkeypatch.setattr(security, name, lambda *given, slow=slow: held.append(is_writing()) or slow(*given))
+    change(engine, strict, ada, PASSWORD)
+    assert held == [False, False]
