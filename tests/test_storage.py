@@ -80,9 +80,9 @@ def test_deleting_twice_is_no_error_and_reading_then_is_not_found(store: Storage
 
 @pytest.mark.parametrize("key", ["../secret", "/etc/passwd", "a/../b", "a//b", "", ".hidden", "a/.b", "a\x00b", "a b"])
 def test_key_never_leaves_the_store(store: Storage, key: str) -> None:
-    with pytest.raises(ValueError, match="no key"):
+    with pytest.raises(ValueError, match="isn't a key"):
         store.open(key)
-    with pytest.raises(ValueError, match="no key"):
+    with pytest.raises(ValueError, match="isn't a key"):
         store.put_bytes(key, b"")
 
 
