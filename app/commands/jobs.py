@@ -89,11 +89,10 @@ def show_job(job_id: int) -> None:
     """Show a job as JSON."""
     with read_session() as session:
         row = job_service.get(session, job_id)
-        names = {name: "stage" if name == "phase" else name for name in row.__table__.columns.keys()}  # noqa: SIM118
-        told = {shown: getattr(row, name) for name, shown in names.items() if name != "lease_token"}
+        names = [column.key for column in row.__table__.columns if column.key != "lease_token"]
+        told = {"stage" if name == "phase" else name: getattr(row, name) for name in names}
         if run := run_service.of_jobs(session, job_ids=[job_id]).get(job_id):
-            names_of_run = [name for name in run.__table__.columns.keys() if name != "job_id"]  # noqa: SIM118
-            told |= {name: getattr(run, name) for name in names_of_run}
+            told |= {column.key: getattr(run, column.key) for column in run.__table__.columns if column.key != "job_id"}
         if place := waiting.of(session, jobs=[row], silent_after=get_settings().worker_lease_seconds).get(job_id):
             told["waiting"] = place.text
         print(orjson.dumps(told, default=str, option=orjson.OPT_INDENT_2).decode())
