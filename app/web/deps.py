@@ -143,7 +143,7 @@ def _looked_up(
     request: Request, session: Session, engine: Engine, look: Callable[[Session], User | None]
 ) -> User | None:
     """The user that `look` finds, as a row of `session`. A request that writes looks in a session of its own, which is
-    over at once: who may write is no reason to keep others from writing."""
+    over at once: who may write isn't a reason to keep others from writing."""
     if request.method in ("GET", "HEAD"):
         return look(session)
     with read_session(engine) as looking:

@@ -49,7 +49,7 @@ def fit(dataset: Dataset, max_length: int, *, bos_id: int | None = None) -> Data
 
 
 def _last(ids: tuple[int, ...], room: int, bos_id: int | None) -> tuple[int, ...]:
-    # Some templates use the BOS token to begin every turn: then it is no mark of the beginning.
+    # Some templates use the BOS token to begin every turn: then it doesn't mark the beginning.
     if ids[0] == bos_id and ids.count(ids[0]) == 1 and room > 1:
         return (bos_id, *ids[len(ids) - room + 1 :])
     return ids[len(ids) - room :]

@@ -37,7 +37,7 @@ def parse_row(raw: bytes) -> dict[str, Any] | None:
         if not text:
             return None
         row = json.loads(text)
-        # Lone surrogates pass JSON but are no text: tokenizers fail on them.
+        # Lone surrogates pass JSON but aren't text: tokenizers fail on them.
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeError as error:
         raise BadLine("bad_encoding", f"The line is not valid UTF-8 text: {error}") from error

@@ -23,7 +23,7 @@ from worker.dpo.model import flex_attention, layers
 from worker.dpo.rows.masks import Layout
 
 BACKEND = "inductor"
-# Attributes of modules that differ from layer to layer, or in a run, and are no part of a graph: numbers and names, among
+# Attributes of modules that differ from layer to layer, or in a run, and aren't part of a graph: numbers and names, among
 # them those of the arguments that PEFT made a module with.
 _NOT_COMPUTED_WITH = frozenset({"training", "layer_idx", "kwargs"})
 

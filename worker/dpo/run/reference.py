@@ -33,7 +33,7 @@ SCORING_CODE = ("model", "rows", "data/pairs.py", "ground/matmul.py")
 
 
 COLUMNS = "key BLOB PRIMARY KEY, chosen REAL, rejected REAL, sum BLOB"
-# What SQLite says of a file that isn't what it wrote. Anything else, a lock or a full disk, is no reason to set it aside.
+# What SQLite says of a file that isn't what it wrote. Anything else, a lock or a full disk, isn't a reason to set it aside.
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT}
 
 
@@ -57,7 +57,7 @@ def pair_key(pair: TokenPair) -> bytes:
 
 
 class ReferenceCache:
-    """The numbers of one model state. Processes may share it; a folder that can't be used is no cache.
+    """The numbers of one model state. Processes may share it; a folder that can't be used isn't a cache.
 
     Each row has a sum over its key and numbers: SQLite finds a torn file, but not a number with another bit in it.
     problem: why nothing is kept any more, or None. remarks: what was found damaged, for people.

@@ -113,7 +113,7 @@ async def import_pairs(
         raise Invalid("The body is a form.", "Send the file itself as the body: curl --data-binary @FILE.")
     give_back = places.take(user.id)
     try:
-        # A thread of its own: it waits for the sender, and is no thread that other requests need.
+        # A thread of its own: it waits for the sender, and other requests don't need it.
         row = await anyio.to_thread.run_sync(
             _load, engine, slug, user.id, Body(request), filename, settings, limiter=CapacityLimiter(1)
         )

@@ -31,7 +31,7 @@ def read_lines(stream: BinaryIO, *, max_line: int, max_total: int) -> Iterator[t
     stream is damaged, cut off, too large or of another format.
     """
     number, pending, skipping = 0, b"", False
-    # The end of the stream ends its last line; a stream that breaks never gets there, and half a line is no line.
+    # The end of the stream ends its last line; a stream that breaks never gets there, and half a line isn't a line.
     for chunk in chain(_limited(_plain(stream), max_total), (b"\n",)):
         *whole, pending = (pending + chunk).split(b"\n")
         for line in whole:

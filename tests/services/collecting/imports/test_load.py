@@ -207,7 +207,7 @@ def test_a_cut_off_gzip_keeps_what_was_read(factory: Factory) -> None:
     packed = gzip.compress(rows(waiting(3000)))
     row = load(factory, project, packed[:-2000])
     assert row.state is ImportState.FAILED and "cut off" in row.error and 1000 < row.added < 3000
-    assert row.rejected == 0  # half a line is no line
+    assert row.rejected == 0  # half a line isn't a line
     whole = load(factory, project, packed)
     assert (whole.state, whole.added, whole.duplicates) == (ImportState.DONE, 3000 - row.added, row.added)
 
