@@ -1,5 +1,7 @@
 """What several commands need: a console, the acting user, tables, JSON for scripts."""
 
+import shutil
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -25,6 +27,11 @@ def acting_user(session: Session, username: str | None) -> User:
     if admin is None:
         raise NotFound("There is no admin account yet.", "Make one: prefloop user add NAME --role admin")
     return admin
+
+
+def as_called() -> str:
+    """The word that starts this command again from where it was started: `make run` leaves it off the PATH."""
+    return "prefloop" if shutil.which("prefloop") else sys.argv[0]
 
 
 def show(rows: Iterable[dict[str, Any]], *, as_json: bool, empty: str) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.context import console, show
+from app.commands.context import as_called, console, show
 from app.commands.options import AsJson
 from app.config import get_settings
 from app.db import read_session, write_session
@@ -141,7 +141,7 @@ def activate(username: str) -> None:
     """Let a deactivated account sign in again."""
     with write_session() as session:
         users.set_active(session, user=users.get(session, username), active=True, by=None)
-    console.print(f"{username} can sign in again. For a link: prefloop user link {username}")
+    console.print(f"{username} can sign in again. For a link: {as_called()} user link {username}")
 
 
 @user.command("deactivate")

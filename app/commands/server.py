@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.context import console
+from app.commands.context import as_called, console
 from app.config import Settings, get_settings
 from app.db import get_engine, write_session
 from app.models import Role
@@ -55,7 +55,8 @@ def _welcome(settings: Settings) -> None:
     console.print(f"Sign in as {admin.username} (works once, for {settings.link_minutes} minutes):\n")
     console.print(f"  {settings.base_url}/link/{token}\n", style="bold")
     console.print(
-        f"Data: {settings.data_dir} · Logs: {settings.data_dir / 'logs'} · Another link: prefloop user link {admin.username}"
+        f"Data: {settings.data_dir} · Logs: {settings.data_dir / 'logs'} · "
+        f"Another link: {as_called()} user link {admin.username}"
     )
     console.print("Ctrl-C ends everything.")
 

@@ -162,7 +162,9 @@ def default_text(option: Option) -> str:
         return "yes" if default else "no"
     if isinstance(default, list):
         return ", ".join(default)
-    return plain(default) if isinstance(default, int | float) else _choice(option, default)
+    if isinstance(default, int | float):
+        return option.in_words(default) or plain(default)
+    return _choice(option, default)
 
 
 def _choice(option: Option, choice: str) -> str:

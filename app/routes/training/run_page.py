@@ -166,4 +166,6 @@ def _value(option: run_settings.Option, value: Any) -> str:
         return (
             ", ".join(" × ".join(map(str, part)) if isinstance(part, list) else str(part) for part in value) or "none"
         )
-    return f"{value:g} {option.unit}".strip() if isinstance(value, int | float) else str(value)
+    if isinstance(value, int | float):
+        return option.in_words(value) or f"{value:g} {option.unit}".strip()
+    return str(value)

@@ -47,6 +47,12 @@ class Option:
     def default(self) -> Any:
         return self.setting.default
 
+    def in_words(self, value: Any) -> str | None:
+        """What a value means that stands for something else, such as -1 for "no limit"; None for all others."""
+        return _IN_WORDS.get((self.key, value)) if isinstance(value, int) else None
+
+
+_IN_WORDS = {("max_steps", -1): "as many as the epochs give"}
 
 # (setting, label, unit) by group, in the order of the form.
 _GROUPS: dict[str, tuple[tuple[str, str] | tuple[str, str, str], ...]] = {

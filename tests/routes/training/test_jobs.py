@@ -95,6 +95,14 @@ def test_one_click_freezes_a_snapshot_and_queues_a_job(browser: TestClient, proj
         ) == (0.3, False, 3.0, 8)
 
 
+def test_a_number_that_stands_for_no_limit_is_shown_in_words(browser: TestClient, project: Project) -> None:
+    assert 'placeholder="as many as the epochs give"' in browser.get(f"/projects/{project.slug}/train").text
+    limited = words(browser.get(f"/jobs/{start(browser, project, **{'config.max_steps': '3'})}").text)
+    assert "Most steps 3 default: as many as the epochs give" in limited
+    standard = words(browser.get(f"/jobs/{start(browser, project)}").text)
+    assert "Most steps as many as the epochs give" in standard
+
+
 def test_the_same_form_sent_twice_makes_one_job(browser: TestClient, project: Project, engine: Engine) -> None:
     assert start(browser, project, key="a-key-of-this-form") == start(browser, project, key="a-key-of-this-form")
     with read_session(engine) as session:
