@@ -158,10 +158,11 @@ def _carry_out(session: Session, engine: Engine) -> None:
 @event.listens_for(Session, "after_soft_rollback")
 def _drop_wishes(session: Session, ended: SessionTransaction) -> None:
     if WISHES in session.info:
-        session.info[WISHES] = [(wish, noted) for wish, noted in session.info[WISHES] if not _is_within(noted, ended)]
+        session.info[WISHES] = [(wish, noted) for wish, noted in session.info[WISHES] if not is_within(noted, ended)]
 
 
-def _is_within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:
+def is_within(inner: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    """Whether what was done in one transaction is undone by a rollback of the other."""
     while inner is not None and inner is not outer:
         inner = inner.parent
     return inner is outer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 from typer.testing import CliRunner, Result
 
 from app import doorbell
@@ -16,7 +16,7 @@ from app.cli import cli
 from app.config import Settings, get_settings
 from app.db import read_session, write_session
 from app.events import wake
-from app.models import JobKind, JobState
+from app.models import EvaluatorCount, JobKind, JobState
 from app.services.collecting import projects
 from app.services.jobs import jobs, workers
 from app.services.training import runs
@@ -205,6 +205,19 @@ def test_doctor_names_a_base_model_that_is_broken(settings: Settings, engine: En
     manifest.write_text("{")
     told = " ".join(prefloop("doctor").output.split())
     assert "The base model bad can't be used" in told and "prefloop models add bad" in told
+
+
+def test_doctor_finds_a_wrong_count_and_repairs_it(settings: Settings, engine: Engine, factory: Factory) -> None:
+    project = factory.judged(3)
+    assert "all kept counts are right" in prefloop("doctor").output
+    with write_session(engine) as session:
+        session.execute(update(EvaluatorCount).values(done=7))
+    done = prefloop("doctor")
+    told = " ".join(done.output.split())
+    assert done.exit_code == 1
+    assert f"in project {project.id}: 7 is kept, 3 is right" in told and "prefloop doctor --repair" in told
+    assert "1 kept counts were wrong" in prefloop("doctor", "--repair").output
+    assert "all kept counts are right" in prefloop("doctor").output
 
 
 def test_doctor_sees_a_redis_that_is_gone(settings: Settings, engine: Engine) -> None:

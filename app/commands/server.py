@@ -116,11 +116,14 @@ def examine(
     worker: Annotated[
         bool, typer.Option("--worker", help="Check the workers alone; fail unless one reported lately.")
     ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Count anew what is kept as counts, first of all.")] = False,
 ) -> None:
     """Check every part of the installation and say how to fix what is broken."""
     from app.ops import doctor
 
     settings = get_settings()
+    if repair:
+        console.print(f"Counted anew; {doctor.repair_counts(settings)} kept counts were wrong.")
     findings = [doctor.check_workers(settings)] if worker else doctor.examine(settings)
     for finding in findings:
         mark = {"ok": "[green]ok  [/green]", "warn": "[yellow]warn[/yellow]", "fail": "[red]FAIL[/red]"}[finding.level]

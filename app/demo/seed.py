@@ -100,7 +100,7 @@ def _judge(
     at = now - timedelta(hours=line["hours_ago"])
     first_side = Side.LEFT if line["left"] == "first" else Side.RIGHT
     # The demo's second opinions go beyond the one judgment that its project wants of each comparison.
-    slots.want_one_more(session, comparison=session.get_one(Comparison, comparison_id))
+    slots.want_one_more(session, comparison=session.get_one(Comparison, comparison_id), user=user)
     # A showing without a lease: which pair, which side and when are given here, not drawn.
     showing = Showing(
         token=desk.new_token(),

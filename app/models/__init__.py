@@ -15,6 +15,7 @@ from app.models.comparison import (
     SourceKind,
     Split,
 )
+from app.models.count import EvaluatorCount, ProjectCount
 from app.models.export import Export, ExportFormat
 from app.models.importing import Import, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
@@ -38,6 +39,7 @@ __all__ = [
     "Comparison",
     "Counts",
     "Evaluator",
+    "EvaluatorCount",
     "EventType",
     "Export",
     "ExportFormat",
@@ -54,6 +56,7 @@ __all__ = [
     "LinkKind",
     "LoginAttempt",
     "Project",
+    "ProjectCount",
     "Prompt",
     "Rejection",
     "Response",

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
@@ -99,11 +99,17 @@ class Side(StrEnum):
     RIGHT = "right"
 
 
+# A priority is at most a million, an ordinal less than 64, an id less than 2^31.
+PLACE = "(CAST(1000000 - priority AS BIGINT) * 64 + ordinal) * 2147483648 + comparison_id"
+
+
 class Slot(Base):
     """One wanted judgment of one comparison. services.collecting.slots is its only writer.
 
-    `project_id` and `priority` repeat the comparison's, so that the next slot is one index lookup. Unique (comparison,
-    holder): nobody gets two slots of one comparison. `lease_token` names the Showing that the holder answers.
+    `project_id` and `priority` repeat the comparison's, and `place` is the slot's place in the order of asking, so that the next
+    slot is one index lookup: by priority, highest first, then ordinal, then comparison. A slot that was opened again is
+    asked for before that order (`reopened_at`). Unique (comparison, holder): nobody gets two slots of one comparison.
+    `lease_token` names the Showing that the holder answers.
     """
 
     __tablename__ = "slots"
@@ -120,6 +126,18 @@ class Slot(Base):
         CheckConstraint(
             "state <> 'done' OR (holder_id IS NOT NULL AND lease_token IS NULL AND leased_until IS NULL)", name="done"
         ),
+        CheckConstraint("state = 'open' OR reopened_at IS NULL", name="reopened"),
+        CheckConstraint(f"place = {PLACE}", name="place"),
+        # One for each question of the desk, and none has to be written for a slot that is done.
+        *(
+            Index(name, "project_id", *more, sqlite_where=text(where), postgresql_where=text(where))
+            for name, more, where in (
+                ("ix_slots_next", ["place"], "state = 'open' AND reopened_at IS NULL"),
+                ("ix_slots_reopened", ["reopened_at"], "reopened_at IS NOT NULL"),
+                ("ix_slots_held", ["holder_id", "leased_until"], "state = 'leased'"),
+                ("ix_slots_leased", ["leased_until"], "state = 'leased'"),
+            )
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -128,12 +146,11 @@ class Slot(Base):
     ordinal: Mapped[int]
     priority: Mapped[int] = mapped_column(default=0)
     state: Mapped[SlotState] = mapped_column(string_enum(SlotState, "state"), default=SlotState.OPEN)
-    holder_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
+    holder_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
     lease_token: Mapped[str | None] = mapped_column(String(64), unique=True)
     leased_until: Mapped[datetime | None]
-
-
-Index("ix_slots_next", Slot.project_id, Slot.state, Slot.priority.desc(), Slot.ordinal, Slot.comparison_id)
+    place: Mapped[int] = mapped_column(BigInteger)
+    reopened_at: Mapped[datetime | None]
 
 
 class Showing(Base):

@@ -8,13 +8,14 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
-from app.db import get_engine, read_session
+from app.db import get_engine, read_session, write_session
 from app.errors import PrefloopError
 from app.models import Job, JobState
 from app.models.base import now
 from app.ops import migrate
 from app.paths import VENDOR
 from app.services.accounts import users
+from app.services.collecting import recount
 from app.services.jobs import waiting, workers
 from app.services.jobs.jobs import NOUNS
 from app.services.training import base_models
@@ -46,6 +47,7 @@ def examine(settings: Settings) -> list[Finding]:
         "queue": check_queue,
         "models": check_models,
         "people": check_people,
+        "counts": check_counts,
         "browser assets": check_assets,
     }
     for subject, check in checks.items():
@@ -199,6 +201,31 @@ def check_people(settings: Settings) -> Finding:
         if users.has_admin(session):
             return Finding("people", "ok", "there is an admin")
     return Finding("people", "fail", "There is no admin account.", "Make one: prefloop user add NAME --role admin")
+
+
+def check_counts(settings: Settings) -> Finding:
+    """Counts everything anew: on a large database this takes a while."""
+    with read_session(get_engine(settings)) as session:
+        recount.at_one_moment(session)
+        wrong = recount.check(session)
+    if not wrong:
+        return Finding("counts", "ok", "all kept counts are right")
+    first = wrong[0]
+    whose = f"of user {first.user_id} " if first.user_id else ""
+    return Finding(
+        "counts",
+        "fail",
+        f"{len(wrong)} kept counts are wrong, the first “{first.name}” {whose}in project {first.project_id}: "
+        f"{first.kept} is kept, {first.counted} is right.",
+        "Run: prefloop doctor --repair",
+    )
+
+
+def repair_counts(settings: Settings) -> int:
+    """Makes all kept counts right; returns how many weren't. Nobody can judge meanwhile."""
+    with write_session(get_engine(settings)) as session:
+        recount.hold_still(session)
+        return len(recount.repair(session))
 
 
 def check_assets(_settings: Settings) -> Finding:

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session
-from app.models import Comparison, Job, JobState, Judgment, Snapshot, UserSession, Worker
+from app.models import Job, JobState, Snapshot, UserSession, Worker
+from app.services.collecting import counts
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -78,15 +79,16 @@ class _Facts:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         with read_session(self.engine) as session:
+            kept = counts.by_project(session).values()
             jobs = GaugeMetricFamily("prefloop_jobs", "Jobs of every kind by state.", labels=["state"])
-            counts = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples().all())
+            by_state = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples().all())
             for state in JobState:
-                jobs.add_metric([state.value], counts.get(state, 0))
+                jobs.add_metric([state.value], by_state.get(state, 0))
             yield jobs
             yield CounterMetricFamily(
-                "prefloop_judgments", "Judgments stored, superseded ones included.", _count(session, Judgment)
+                "prefloop_judgments", "Judgments stored, superseded ones included.", sum(one.stored for one in kept)
             )
-            yield GaugeMetricFamily("prefloop_comparisons", "Pairs of answers.", _count(session, Comparison))
+            yield GaugeMetricFamily("prefloop_comparisons", "Pairs of answers.", sum(one.comparisons for one in kept))
             yield GaugeMetricFamily("prefloop_snapshots", "Frozen datasets.", _count(session, Snapshot))
             yield GaugeMetricFamily(
                 "prefloop_workers_alive", "Workers heard of within the last minute.", workers_alive(session)

@@ -14,12 +14,12 @@ from starlette.testclient import TestClient
 
 from app import security
 from app.config import Settings
-from app.db import write_session
+from app.db import read_session, write_session
 from app.main import create_app
 from app.models import Base
 from app.ops import migrate
 from app.services.accounts import users
-from app.services.collecting import judgments
+from app.services.collecting import judgments, recount
 from tests.conftest import ROOT
 from tests.ops.filled import DATABASES, Filled, Row, rows_of
 
@@ -162,6 +162,8 @@ def test_judging_goes_on_after_an_upgrade(client: TestClient, engine: Engine, fi
     assert again["previous"]["choice"] == "right"
     frozen = client.post("/api/v1/projects/tone/snapshots", headers=engineer, json={}).json()
     assert frozen["number"] == 2 and frozen["counts"]["pairs"] > filled.rows["snapshots"][1]["counts"]["pairs"]
+    with read_session(engine) as session:
+        assert recount.check(session) == []
 
 
 def test_a_failed_run_of_before_the_upgrade_is_tried_again(client: TestClient, filled: Filled) -> None:
@@ -200,6 +202,17 @@ def test_every_slot_has_the_priority_of_its_comparison(engine: Engine, filled: F
     assert {row["id"]: row["priority"] for row in rows["slots"]} == {
         row["id"]: priorities[row["comparison_id"]] for row in rows["slots"]
     }
+
+
+def test_what_was_there_is_counted(engine: Engine, filled: Filled) -> None:
+    migrate.upgrade(engine)
+    rows = rows_of(engine)
+    assert sum(row["comparisons"] for row in rows["project_counts"]) == len(rows["comparisons"])
+    assert sum(row["stored"] for row in rows["evaluator_counts"]) == len(rows["judgments"])
+    assert any(row["known_offered"] for row in rows["evaluator_counts"])
+    with read_session(engine) as session:
+        recount.at_one_moment(session)
+        assert recount.check(session) == []
 
 
 def test_a_downgrade_and_another_upgrade_keep_it_as_well(engine: Engine, filled: Filled) -> None:

@@ -8,8 +8,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from app.models import Role
 from app.security import local_path
-from app.services.collecting import listing, projects
-from app.services.collecting.listing import Progress
+from app.services.collecting import projects
 from app.services.collecting.projects import Overview
 from app.web.deps import SessionDep, UserDep
 from app.web.templating import THEME_COOKIE, THEMES, redirect, render
@@ -20,10 +19,7 @@ YEAR = 365 * 86400
 
 @dataclass(frozen=True)
 class ProjectsPage:
-    """`mine`: the viewer's own progress by project id."""
-
     overviews: list[Overview]
-    mine: dict[int, Progress]
 
 
 @dataclass(frozen=True)
@@ -37,10 +33,7 @@ def home(request: Request, session: SessionDep, user: UserDep) -> Response:
     overviews = projects.listing(session, user=user)
     if user.role is Role.EVALUATOR and len(overviews) == 1:
         return redirect(f"/projects/{overviews[0].project.slug}/compare")
-    mine = {
-        overview.project.id: listing.progress(session, project=overview.project, user=user) for overview in overviews
-    }
-    return render(request, "collecting/home/show.html", ProjectsPage(overviews, mine))
+    return render(request, "collecting/home/show.html", ProjectsPage(overviews))
 
 
 @router.get("/menu/projects")

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from app.errors import Conflict, Invalid
 from app.models import Project, Role
 from app.routes.collecting import home
-from app.services.collecting import listing as listings
 from app.services.collecting import projects
 from app.web.deps import EngineerDep, SessionDep, UserDep
 from app.web.templating import redirect, render
@@ -89,10 +88,7 @@ class SettingsPage:
 @router.get("/projects")
 def listing(request: Request, session: SessionDep, user: UserDep) -> Response:
     overviews = projects.listing(session, user=user)
-    mine = {
-        overview.project.id: listings.progress(session, project=overview.project, user=user) for overview in overviews
-    }
-    return render(request, "collecting/home/show.html", home.ProjectsPage(overviews, mine))
+    return render(request, "collecting/home/show.html", home.ProjectsPage(overviews))
 
 
 @router.get("/projects/new")

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session, aliased
 from app.errors import Conflict, NotFound
 from app.models import Comparison, Judgment, JudgmentSource, Project, Prompt, Response, Showing, Side, User
 from app.models.base import now as utc_now
-from app.services.collecting import slots
+from app.services.collecting import places, slots
 from app.services.collecting.messages import Message
+from app.services.collecting.places import Waiting
 
 FIRST, SECOND = aliased(Response), aliased(Response)
 # Built once, for every request asks it. Sources are never read.
@@ -45,7 +46,8 @@ def show_next(session: Session, *, project: Project, user: User, now: datetime |
     now = now or utc_now()
     slots.one_at_a_time(session, user)
     until = now + timedelta(seconds=project.lease_seconds)
-    showing = _held(session, project, user, until) or _fresh(session, project, user, now, until)
+    waiting = places.look(session, project=project, user=user, now=now)
+    showing = _held(session, waiting, user, until) or _fresh(session, waiting, project, user, now, until)
     if showing is None:
         return None
     showing.guideline_version = project.guideline_version
@@ -63,10 +65,13 @@ def showing_of(session: Session, *, token: str, user: User) -> Showing:
     return showing
 
 
-def release(session: Session, *, token: str, user: User) -> bool:
+def release(session: Session, *, token: str, user: User, now: datetime | None = None) -> bool:
     """Gives a leased pair back unjudged; False where it wasn't held any more. Raises NotFound."""
+    slots.one_at_a_time(session, user)
     showing = showing_of(session, token=token, user=user)
-    return slots.open_again(session, comparison_id=showing.comparison_id, user=user, token=token)
+    at = session.get_one(Comparison, showing.comparison_id)
+    opened = slots.open_again(session, comparison=at, user=user, now=now or utc_now(), token=token)
+    return bool(opened.slots)
 
 
 def undo(session: Session, *, project: Project, user: User, now: datetime | None = None) -> ShownPair | None:
@@ -121,16 +126,18 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def _held(session: Session, project: Project, user: User, until: datetime) -> Showing | None:
+def _held(session: Session, waiting: Waiting, user: User, until: datetime) -> Showing | None:
     """What this person was shown and hasn't judged, its lease renewed."""
-    token = slots.renew(session, project=project, user=user, until=until)
+    token = slots.renew(session, slot_id=waiting.held, user=user, until=until) if waiting.held else None
     return session.scalar(select(Showing).where(Showing.token == token)) if token else None
 
 
-def _fresh(session: Session, project: Project, user: User, now: datetime, until: datetime) -> Showing | None:
+def _fresh(
+    session: Session, waiting: Waiting, project: Project, user: User, now: datetime, until: datetime
+) -> Showing | None:
     """A pair that this person hasn't seen, on sides that are drawn now."""
     token = new_token()
-    comparison_id = slots.take(session, project=project, user=user, token=token, now=now, until=until)
+    comparison_id = slots.take(session, waiting, project=project, user=user, token=token, now=now, until=until)
     if comparison_id is None:
         return None
     first_side = secrets.choice((Side.LEFT, Side.RIGHT))

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Choice, Comparison, Judgment, JudgmentSource, Project, Showing, Side, User
 from app.models.base import now as utc_now
-from app.services.collecting import desk, slots, typed_text
+from app.services.collecting import counts, desk, slots, typed_text
 
 SideChoice = Literal["left", "right", "tie", "both_bad", "skip"]
 SIDE_CHOICES: tuple[SideChoice, ...] = ("left", "right", "tie", "both_bad", "skip")
@@ -92,7 +92,7 @@ def record(
                 "This pair has another judgment of yours already.", "Undo it to change it.", judgment_id=recorded.id
             )
         return recorded
-    project = _project_of(session, showing)
+    project, comparison = _project_of(session, showing)
     _check(project, choice, strength, said)
     previous = session.scalar(
         select(Judgment).where(
@@ -101,7 +101,7 @@ def record(
     )
     if previous is not None and said.is_in(previous):
         return previous  # looked at again and left as it was
-    slot_id = _fill_or_open(session, showing, user, now, skipped=said.choice is Choice.SKIP)
+    slot_id, is_offered = _fill_or_open(session, comparison, user, now, skipped=said.choice is Choice.SKIP)
     if previous is not None:
         session.execute(update(Judgment).where(Judgment.id == previous.id).values(superseded=True))
     judgment = Judgment(
@@ -124,6 +124,15 @@ def record(
     )
     session.add(judgment)
     session.flush()
+    counts.note(
+        session,
+        project_id=project.id,
+        user_id=user.id,
+        stored=1,
+        judgments=previous is None,
+        imported=-1 if previous is not None and previous.source is JudgmentSource.IMPORT else 0,
+        known_offered=previous is None and is_offered,
+    )
     return judgment
 
 
@@ -135,12 +144,16 @@ def get(session: Session, judgment_id: int, *, user: User) -> Judgment:
     return judgment
 
 
-def _project_of(session: Session, showing: Showing) -> Project:
-    return session.scalars(
-        select(Project)
-        .join(Comparison, Comparison.project_id == Project.id)
-        .where(Comparison.id == showing.comparison_id)
-    ).one()
+def _project_of(session: Session, showing: Showing) -> tuple[Project, Comparison]:
+    return (
+        session.execute(
+            select(Project, Comparison)
+            .join(Comparison, Comparison.project_id == Project.id)
+            .where(Comparison.id == showing.comparison_id)
+        )
+        .tuples()
+        .one()
+    )
 
 
 def _check(project: Project, choice: SideChoice, strength: int | None, said: Said) -> None:
@@ -159,9 +172,15 @@ def _check(project: Project, choice: SideChoice, strength: int | None, said: Sai
         raise Invalid(f"“{unknown[0][:40]}” isn't a flag.", f"Choose among {', '.join(FLAGS)}.", field="flags")
 
 
-def _fill_or_open(session: Session, showing: Showing, user: User, now: datetime, *, skipped: bool) -> int | None:
-    """The slot that the judgment fills; None where none is left, or where a skip opens this person's again."""
+def _fill_or_open(
+    session: Session, comparison: Comparison, user: User, now: datetime, *, skipped: bool
+) -> tuple[int | None, bool]:
+    """(the slot that the judgment fills, whether another is open now). No slot where none is left, or where a skip opens this
+    person's again."""
     if skipped:
-        slots.open_again(session, comparison_id=showing.comparison_id, user=user)
-        return None
-    return slots.settle(session, comparison_ids=[showing.comparison_id], user=user, now=now).get(showing.comparison_id)
+        changed = slots.open_again(session, comparison=comparison, user=user, now=now)
+        return None, bool(changed.offered)
+    changed = slots.settle(
+        session, project_id=comparison.project_id, comparison_ids=[comparison.id], user=user, now=now
+    )
+    return changed.slots.get(comparison.id), bool(changed.offered)

@@ -24,7 +24,7 @@ from app.models import (
 )
 from app.models.base import now as utc_now
 from app.paging import Page
-from app.services.collecting import slots
+from app.services.collecting import counts, places
 from app.services.collecting.judgments import SideChoice, side_of
 from app.services.collecting.messages import Message
 
@@ -98,11 +98,8 @@ def comparisons(
         .group_by(Judgment.comparison_id, Judgment.choice)
     ):
         votes[comparison_id][choice] = count
-    places = slots.by_comparison(session, ids)
-    rows = [
-        Row(loaded[comparison_id], votes[comparison_id], places[comparison_id].wanted, places[comparison_id].done)
-        for comparison_id in ids
-    ]
+    of_comparison = places.by_comparison(session, ids)
+    rows = [Row(loaded[comparison_id], votes[comparison_id], *of_comparison[comparison_id]) for comparison_id in ids]
     return Page(rows, numbers.number, numbers.size, numbers.total)
 
 
@@ -144,42 +141,34 @@ def progress(session: Session, *, project: Project, user: User, now: datetime | 
     """Counts for the desk. A day starts at midnight in `now`'s zone, by default the server's."""
     now = now or utc_now().astimezone()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    made = (
-        select(func.count())
-        .select_from(Judgment)
-        .where(
-            Judgment.project_id == project.id,
-            Judgment.user_id == user.id,
-            ~Judgment.superseded,
-            Judgment.source != JudgmentSource.IMPORT,
-        )
-    )
-    today = made.where(Judgment.submitted_at >= midnight, Judgment.submitted_at < midnight + timedelta(days=1))
-    places = slots.of_project(session, project)
+    kept = counts.figures(session, project_id=project.id, user_id=user.id)
     return Progress(
-        today=session.scalar(today) or 0,
+        today=_made_between(session, project, user, midnight, midnight + timedelta(days=1)),
         goal=project.daily_goal,
-        mine=session.scalar(made) or 0,
-        done=places.done,
-        wanted=places.wanted,
-        waiting_for_me=_waiting_for(session, project, user, now),
+        mine=kept.mine,
+        done=kept.done,
+        wanted=kept.wanted,
+        waiting_for_me=places.waiting(session, {project.id: kept}, user=user, now=now)[project.id],
     )
 
 
-def _waiting_for(session: Session, project: Project, user: User, now: datetime) -> int:
-    """Comparisons with a slot that this person could get or holds, and that they haven't judged."""
-    free = slots.is_free_for(user, now)
-    waiting = select(func.count(Slot.comparison_id.distinct())).where(Slot.project_id == project.id, free)
-    mine = (
-        select(Judgment.comparison_id)
-        .where(Judgment.project_id == project.id, Judgment.user_id == user.id)
-        .distinct()
-        .subquery()
+def _made_between(session: Session, project: Project, user: User, since: datetime, until: datetime) -> int:
+    """Of one day: as many rows as a person judges in it."""
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Judgment)
+            .where(
+                Judgment.project_id == project.id,
+                Judgment.user_id == user.id,
+                Judgment.submitted_at >= since,
+                Judgment.submitted_at < until,
+                ~Judgment.superseded,
+                Judgment.source != JudgmentSource.IMPORT,
+            )
+        )
+        or 0
     )
-    known = (
-        select(func.count()).select_from(mine).where(exists().where(Slot.comparison_id == mine.c.comparison_id, free))
-    )
-    return (session.scalar(waiting) or 0) - (session.scalar(known) or 0)
 
 
 def _filtered(project: Project, filters: Filters) -> Select[int]:

@@ -1,6 +1,6 @@
 """Pairs: prompts, answers and comparisons, each stored once however often it comes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import Invalid
 from app.models import Choice, Comparison, Project, Prompt, Response, SourceKind, Split
-from app.services.collecting import slots
+from app.services.collecting import counts, slots
 from app.services.collecting.messages import Message, Unfit, answers_of, pair_hash, prompt_hash, prompt_of, text_hash
 
 PRIORITIES = range(-1_000_000, 1_000_001)
@@ -99,7 +99,7 @@ def add_many(
     """Stores pairs in the order given; content that the project has already isn't stored again."""
     # One writer of comparisons a project at a time, so that "look, then insert" holds on PostgreSQL too.
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
-    prompts = _store_prompts(session, project, {pair.hashes.prompt: pair.prompt for pair in pairs})
+    prompts, splits = _store_prompts(session, project, {pair.hashes.prompt: pair.prompt for pair in pairs})
     answers: dict[tuple[int, str], tuple[str, Source]] = {}
     for pair in pairs:
         for key, text, source in zip(pair.hashes.answers, pair.responses, pair.sources, strict=True):
@@ -123,6 +123,7 @@ def add_many(
             },
         )
     known, fresh = _store_comparisons(session, project, rows)
+    _count(session, project, fresh, {pair.hashes.pair: pair for pair in reversed(pairs)}, splits)
     stored = []
     for pair in pairs:
         comparison_id, first_response_id = known[pair.hashes.pair]
@@ -135,10 +136,14 @@ def add_many(
 # Each inserts what is missing and then looks its ids up: RETURNING in order would be one statement a row on SQLite.
 
 
-def _store_prompts(session: Session, project: Project, wanted: dict[str, list[Message]]) -> dict[str, int]:
-    query = select(Prompt.content_hash, Prompt.id).where(Prompt.project_id == project.id)
-    ids = dict(session.execute(query.where(Prompt.content_hash.in_(wanted))).tuples().all())
-    missing = [key for key in wanted if key not in ids]
+def _store_prompts(
+    session: Session, project: Project, wanted: dict[str, list[Message]]
+) -> tuple[dict[str, int], dict[str, Split]]:
+    """({prompt hash: id}, {prompt hash: split})."""
+    query = select(Prompt.content_hash, Prompt.id, Prompt.split).where(Prompt.project_id == project.id)
+    rows = list(session.execute(query.where(Prompt.content_hash.in_(wanted))).tuples())
+    there = {key for key, _, _ in rows}
+    missing = [key for key in wanted if key not in there]
     if missing:
         session.execute(
             insert(Prompt),
@@ -152,8 +157,8 @@ def _store_prompts(session: Session, project: Project, wanted: dict[str, list[Me
                 for key in missing
             ],
         )
-        ids.update(session.execute(query.where(Prompt.content_hash.in_(missing))).tuples().all())
-    return ids
+        rows += session.execute(query.where(Prompt.content_hash.in_(missing))).tuples()
+    return {key: row_id for key, row_id, _ in rows}, {key: split for key, _, split in rows}
 
 
 def split_of(content_hash: str, eval_percent: int) -> Split:
@@ -209,3 +214,20 @@ def _store_comparisons(
         }
         slots.seed(session, project=project, priorities={known[key][0]: rows[key]["priority"] for key in missing})
     return known, set(missing)
+
+
+def _count(
+    session: Session,
+    project: Project,
+    fresh: Collection[str],
+    by_hash: Mapping[str, NewPair],
+    splits: Mapping[str, Split],
+) -> None:
+    new = [by_hash[key] for key in fresh]
+    counts.note(
+        session,
+        project_id=project.id,
+        comparisons=len(new),
+        golds=sum(pair.gold is not None for pair in new),
+        evals=sum(splits[pair.hashes.prompt] is Split.EVAL for pair in new),
+    )

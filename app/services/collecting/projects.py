@@ -3,15 +3,16 @@
 import re
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Invalid, NotFound
-from app.models import Comparison, Judgment, Project, User
+from app.models import Project, ProjectCount, User
+from app.models.base import now
 from app.services.accounts import audit
+from app.services.collecting import counts, places, slots, typed_text
 from app.services.collecting import guidelines as guideline_texts
-from app.services.collecting import slots, typed_text
 
 SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 RESERVED_SLUGS = frozenset({"new"})
@@ -39,13 +40,14 @@ LONGEST = {"name": 120, "description": 4_000, "default_base_model": 255}
 
 @dataclass(frozen=True)
 class Overview:
-    """A project with its counts: comparisons, slots wanted and done, current judgments."""
+    """A project with its counts: comparisons, slots wanted and done, current judgments; and how many pairs wait for the viewer."""
 
     project: Project
     comparisons: int
     wanted: int
     done: int
     judgments: int
+    waiting_for_me: int
 
 
 def slug_of(name: str) -> str:
@@ -71,6 +73,8 @@ def create(
     try:
         with session.begin_nested():
             session.add(project)
+            session.flush()
+            session.add(ProjectCount(project_id=project.id))
     except IntegrityError as error:
         raise Conflict(f"A project “{slug}” exists already.", "Choose another address.", field="slug") from error
     audit.record(session, by=by, action="project.create", target=f"project {project.id}", slug=slug)
@@ -88,25 +92,19 @@ def get(session: Session, slug: str) -> Project:
 
 def listing(session: Session, *, user: User) -> list[Overview]:
     """Every project with its counts, the newest first. Everybody who is signed in may judge in every project."""
-    pairs = select(Comparison.project_id, func.count().label("n")).group_by(Comparison.project_id).subquery()
-    votes = (
-        select(Judgment.project_id, func.count().label("n"))
-        .where(~Judgment.superseded)
-        .group_by(Judgment.project_id)
-        .subquery()
-    )
-    rows = session.execute(
-        select(Project, func.coalesce(pairs.c.n, 0), func.coalesce(votes.c.n, 0))
-        .outerjoin(pairs, pairs.c.project_id == Project.id)
-        .outerjoin(votes, votes.c.project_id == Project.id)
-        .order_by(Project.id.desc())
-    ).tuples()
-    places = slots.by_project(session)
-    overviews = []
-    for project, comparisons, judgments in rows:
-        of_project = places.get(project.id, slots.Places())
-        overviews.append(Overview(project, comparisons, of_project.wanted, of_project.done, judgments))
-    return overviews
+    kept = counts.by_project(session, user_id=user.id)
+    waiting = places.waiting(session, kept, user=user, now=now())
+    return [
+        Overview(
+            project,
+            kept[project.id].comparisons,
+            kept[project.id].wanted,
+            kept[project.id].done,
+            kept[project.id].judgments,
+            waiting[project.id],
+        )
+        for project in session.scalars(select(Project).order_by(Project.id.desc()))
+    ]
 
 
 def update(

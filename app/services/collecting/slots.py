@@ -2,7 +2,7 @@
 
 | state | holder | lease (token and until) |
 |---|---|---|
-| open | nobody | none |
+| open | nobody | none; `reopened_at` says since when, if it was held before |
 | leased | who is asked | until when; the token names what they were shown |
 | done | whose judgment it is | none: nobody waits for anybody |
 
@@ -11,27 +11,50 @@ fills none. A late judgment, for which no slot was left, is kept without one.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    String,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy import delete as delete_rows
+from sqlalchemy.orm import Session, aliased
 
-from app.models import Comparison, Judgment, Project, Slot, SlotState, User
+from app.models import Comparison, Project, Slot, SlotState, User
+from app.models.base import UTCDateTime
+from app.models.comparison import PLACE
+from app.services.collecting import counts, places, recount
+from app.services.collecting.places import IS_JUDGED, IS_LEASED, IS_NEW, IS_REOPENED, ONE, PROJECT, USER, Waiting
 
 # The session holds no slot that these statements would have to be matched with.
 UNMATCHED = {"synchronize_session": False}
 NO_LEASE = {"lease_token": None, "leased_until": None}
 OPENED = {"state": SlotState.OPEN, "holder_id": None, **NO_LEASE}
 OTHER = aliased(Slot)
+OVERLAP = timedelta(minutes=2)  # longer than a transaction takes, or clocks of servers differ
+BEGIN, UNTIL = bindparam("begin", type_=UTCDateTime()), bindparam("until", type_=UTCDateTime())
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """How many judgments are wanted, and how many of these are there."""
+class Changed:
+    """`slots`: ids of those that were filled or opened, by comparison. `offered`: the comparisons that have an open slot now."""
 
-    wanted: int = 0
-    done: int = 0
+    slots: dict[int, int] = field(default_factory=dict)
+    offered: set[int] = field(default_factory=set)
 
 
 def one_at_a_time(session: Session, user: User) -> None:
@@ -42,119 +65,181 @@ def one_at_a_time(session: Session, user: User) -> None:
 def seed(session: Session, *, project: Project, priorities: Mapping[int, int]) -> None:
     """Opens the slots that a project wants for new comparisons, given the priority of each by its id."""
     rows = [
-        {"project_id": project.id, "comparison_id": comparison_id, "ordinal": ordinal, "priority": priority}
+        {
+            "project_id": project.id,
+            "comparison_id": comparison_id,
+            "ordinal": ordinal,
+            "priority": priority,
+            "place": places.place_of(priority, ordinal, comparison_id),
+        }
         for comparison_id, priority in priorities.items()
         for ordinal in range(1, project.judgments_per_comparison + 1)
     ]
     if rows:
         session.execute(insert(Slot), rows)
+        counts.note(session, project_id=project.id, wanted=len(rows), offered=len(priorities), arrivals=1)
 
 
-def want_one_more(session: Session, *, comparison: Comparison) -> None:
-    """Makes sure that a slot of the comparison is open, beyond what its project wants if need be."""
+def want_one_more(session: Session, *, comparison: Comparison, user: User) -> None:
+    """Makes sure that a slot of the comparison is open, beyond what its project wants if need be. On behalf of `user`."""
     states = session.scalars(select(Slot.state).where(Slot.comparison_id == comparison.id)).all()
-    if SlotState.OPEN not in states:
-        session.add(
-            Slot(
-                project_id=comparison.project_id,
-                comparison_id=comparison.id,
-                ordinal=len(states) + 1,
-                priority=comparison.priority,
-            )
+    if SlotState.OPEN in states:
+        return
+    ordinal = len(states) + 1
+    session.add(
+        Slot(
+            project_id=comparison.project_id,
+            comparison_id=comparison.id,
+            ordinal=ordinal,
+            priority=comparison.priority,
+            place=places.place_of(comparison.priority, ordinal, comparison.id),
         )
-        session.flush()
+    )
+    session.flush()
+    counts.note(session, project_id=comparison.project_id, wanted=1, arrivals=1)
+    was_judged = SlotState.LEASED not in states
+    counts.note(session, project_id=comparison.project_id, user_id=user.id, judged=-was_judged)
+    counts.note_offers(session, project_id=comparison.project_id, user_id=user.id, opened=[comparison.id], closed=[])
 
 
-def renew(session: Session, *, project: Project, user: User, until: datetime) -> str | None:
-    """Extends what this person holds in a project and returns its token; a lease that ran out counts while nobody
-    has taken it over. None where they hold nothing."""
-    mine = (
+RENEW = (
+    update(Slot)
+    .where(
+        Slot.id
+        == select(Slot.id)
+        .where(Slot.id == bindparam("slot", type_=Integer), IS_LEASED, Slot.holder_id == USER)
+        .with_for_update()
+        .scalar_subquery()
+    )
+    .values(leased_until=UNTIL)
+    .returning(Slot.lease_token)
+    .execution_options(**UNMATCHED)
+)
+
+
+def renew(session: Session, *, slot_id: int, user: User, until: datetime) -> str | None:
+    """Extends what this person holds and returns its token; a lease that ran out counts while nobody has taken it over."""
+    return session.scalar(RENEW, {"slot": slot_id, "user": user.id, "until": until})
+
+
+def _taking(free: ColumnElement[bool], order: Any) -> Any:
+    following = (
         select(Slot.id)
-        .where(Slot.project_id == project.id, Slot.state == SlotState.LEASED, Slot.holder_id == user.id)
-        .order_by(Slot.leased_until.desc())
-        .limit(1)
-        .with_for_update(skip_locked=True)
+        .join(Comparison, Comparison.id == Slot.comparison_id)
+        .where(Slot.project_id == PROJECT, free, ~IS_JUDGED)
+        .order_by(order)
+        .limit(ONE)
+        .with_for_update(skip_locked=True, key_share=True)
     )
-    return session.scalar(
-        update(Slot).where(Slot.id == mine.scalar_subquery()).values(leased_until=until).returning(Slot.lease_token),
-        execution_options=UNMATCHED,
+    return (
+        update(Slot)
+        .where(Slot.id == following.scalar_subquery())
+        .values(
+            state=SlotState.LEASED,
+            holder_id=USER,
+            lease_token=bindparam("token", type_=String),
+            leased_until=UNTIL,
+            reopened_at=None,
+        )
+        .returning(Slot.comparison_id)
+        .execution_options(**UNMATCHED)
     )
 
 
-def take(session: Session, *, project: Project, user: User, token: str, now: datetime, until: datetime) -> int | None:
+TAKE_RAN_OUT = _taking(IS_LEASED & (Slot.leased_until < bindparam("now", type_=UTCDateTime())), Slot.leased_until)
+TAKE_REOPENED = _taking(IS_REOPENED & (Slot.reopened_at >= BEGIN), Slot.reopened_at)
+TAKE_PLACE = _taking(IS_NEW & (Slot.place >= bindparam("begin", type_=BigInteger)), Slot.place)
+
+
+def take(
+    session: Session, waiting: Waiting, *, project: Project, user: User, token: str, now: datetime, until: datetime
+) -> int | None:
     """Leases a slot to this person and returns its comparison's id, or None where nothing waits for them.
 
-    A slot whose lease ran out comes first, for it was next before; then the first open one. Each is one conditional
-    UPDATE of one row: whoever asks at the same time passes over it to the next.
+    First comes what was next before: a slot whose lease ran out, then one that was opened again; then the first place. Each is
+    one conditional UPDATE of one row: whoever asks at the same time passes over it, and over its comparison, to the next.
     """
-    for free in _ran_out(now), Slot.state == SlotState.OPEN:
-        following = (
-            select(Slot.id)
-            .where(Slot.project_id == project.id, free, ~_is_known_to(user))
-            .order_by(Slot.priority.desc(), Slot.ordinal, Slot.comparison_id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        comparison_id = session.scalar(
-            update(Slot)
-            .where(Slot.id == following.scalar_subquery())
-            .values(state=SlotState.LEASED, holder_id=user.id, lease_token=token, leased_until=until)
-            .returning(Slot.comparison_id),
-            execution_options=UNMATCHED,
-        )
+    counts.note(
+        session,
+        project_id=project.id,
+        user_id=user.id,
+        place=places.BEHIND_ALL if waiting.place is None else waiting.place - 1,
+        place_arrivals=waiting.arrivals,
+        reopened_until=(waiting.reopened or now) - OVERLAP,
+    )
+    where = {"project": project.id, "user": user.id, "token": token, "until": until}
+    if waiting.ran_out is not None:
+        comparison_id = session.scalar(TAKE_RAN_OUT, where | {"now": now})
         if comparison_id is not None:
+            return comparison_id
+    for statement, begin in ((TAKE_REOPENED, waiting.reopened), (TAKE_PLACE, waiting.place)):
+        comparison_id = None if begin is None else session.scalar(statement, where | {"begin": begin})
+        if comparison_id is not None:
+            closed = [] if places.is_offered(session, comparison_id) else [comparison_id]
+            counts.note_offers(session, project_id=project.id, user_id=user.id, opened=[], closed=closed)
             return comparison_id
     return None
 
 
-def settle(session: Session, *, comparison_ids: Collection[int], user: User, now: datetime) -> dict[int, int]:
+def settle(session: Session, *, project_id: int, comparison_ids: Collection[int], user: User, now: datetime) -> Changed:
     """Fills a slot of each comparison with this person's judgment: their own, or else the first that is free.
 
-    Returns the filled slots' ids by comparison; a comparison without one is left out. All slots are locked in one
-    order, so that two people can't deadlock over them.
+    A comparison without such a slot is left out. All slots are locked in one order, so that two people can't deadlock over them.
     """
-    rows = session.execute(
-        select(
-            Slot.id,
-            Slot.comparison_id,
-            Slot.ordinal,
-            Slot.holder_id == user.id,
-            or_(Slot.state == SlotState.OPEN, _ran_out(now)),
+    changed, done, judged, closed = Changed(), 0, 0, []
+    for comparison_id, slots in groupby(_locked(session, comparison_ids, user, now), key=lambda row: row.comparison_id):
+        by_ordinal = sorted(slots, key=lambda row: row.ordinal)
+        chosen = next((row for row in by_ordinal if row.is_theirs), None) or next(
+            (row for row in by_ordinal if row.is_free), None
         )
-        .where(Slot.comparison_id.in_(comparison_ids))
-        .order_by(Slot.id)
-        .with_for_update()
-    ).all()
-    filled: dict[int, int] = {}
-    for slot_id, comparison_id, _, is_theirs, is_free in sorted(rows, key=lambda row: row.ordinal):
-        if is_theirs:
-            filled[comparison_id] = slot_id
-        elif is_free:
-            filled.setdefault(comparison_id, slot_id)
-    if filled:
+        opens = sum(row.state is SlotState.OPEN for row in by_ordinal)
+        if chosen is not None:
+            changed.slots[comparison_id] = chosen.id
+            if chosen.state is not SlotState.DONE:
+                done += 1
+                judged += all(row is chosen or row.state is SlotState.DONE for row in by_ordinal)
+            if chosen.state is SlotState.OPEN and opens == 1:
+                closed.append(comparison_id)
+                opens = 0
+        if opens:
+            changed.offered.add(comparison_id)
+    if changed.slots:
         session.execute(
             update(Slot)
-            .where(Slot.id.in_(filled.values()))
-            .values(state=SlotState.DONE, holder_id=user.id, **NO_LEASE),
+            .where(Slot.id.in_(changed.slots.values()))
+            .values(state=SlotState.DONE, holder_id=user.id, reopened_at=None, **NO_LEASE),
             execution_options=UNMATCHED,
         )
-    return filled
+    counts.note(session, project_id=project_id, user_id=user.id, done=done, judged=judged)
+    counts.note_offers(session, project_id=project_id, user_id=user.id, opened=[], closed=closed)
+    return changed
 
 
-def open_again(session: Session, *, comparison_id: int, user: User, token: str | None = None) -> bool:
-    """Gives this person's slot of a comparison back to everybody; with a token, only while that lease holds it.
-    Whether there was one."""
-    theirs = [Slot.comparison_id == comparison_id, Slot.holder_id == user.id]
-    if token is not None:
-        theirs.append(Slot.lease_token == token)
-    opened = update(Slot).where(*theirs).values(OPENED).returning(Slot.id)
-    return session.scalar(opened, execution_options=UNMATCHED) is not None
+def open_again(
+    session: Session, *, comparison: Comparison, user: User, now: datetime, token: str | None = None
+) -> Changed:
+    """Gives this person's slot of a comparison back to everybody; with a token, only while that lease holds it."""
+    rows = list(_locked(session, [comparison.id], user, now))
+    theirs = next((row for row in rows if row.is_theirs and token in (None, row.lease_token)), None)
+    was_offered = any(row.state is SlotState.OPEN for row in rows)
+    if theirs is None:
+        return Changed(offered={comparison.id} if was_offered else set())
+    session.execute(
+        update(Slot).where(Slot.id == theirs.id).values(**OPENED, reopened_at=now), execution_options=UNMATCHED
+    )
+    if theirs.state is SlotState.DONE:
+        was_judged = all(row.state is SlotState.DONE for row in rows)
+        counts.note(session, project_id=comparison.project_id, user_id=user.id, done=-1, judged=-was_judged)
+    opened = [] if was_offered else [comparison.id]
+    counts.note_offers(session, project_id=comparison.project_id, user_id=user.id, opened=opened, closed=[])
+    return Changed({comparison.id: theirs.id}, {comparison.id})
 
 
 def match(session: Session, *, project: Project) -> None:
-    """Gives every comparison the slots that the project now wants; what is leased or done stays."""
+    """Gives every comparison the slots that the project now wants; what is leased or done stays. Counts the project anew."""
     wanted = project.judgments_per_comparison
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
+    recount.hold_still(session)
     before = (
         select(func.count())
         .where(
@@ -163,55 +248,44 @@ def match(session: Session, *, project: Project) -> None:
         .scalar_subquery()
     )
     session.execute(
-        delete(Slot).where(Slot.project_id == project.id, Slot.state == SlotState.OPEN, before >= wanted),
+        delete_rows(Slot).where(Slot.project_id == project.id, Slot.state == SlotState.OPEN, before >= wanted),
         execution_options=UNMATCHED,
     )
+    place = PLACE.replace("priority", "comparisons.priority").replace("comparison_id", "comparisons.id")
+    place = place.replace("ordinal", "{ordinal}")
     for ordinal in range(1, wanted + 1):
         have = select(func.count()).where(Slot.comparison_id == Comparison.id).scalar_subquery()
-        lacking = select(
-            Comparison.project_id, Comparison.id, literal(ordinal), Comparison.priority, literal(SlotState.OPEN.value)
+        lacking: Any = select(
+            Comparison.project_id,
+            Comparison.id,
+            literal(ordinal),
+            Comparison.priority,
+            literal_column(place.format(ordinal=ordinal)),
+            literal(SlotState.OPEN.value),
         ).where(
             Comparison.project_id == project.id,
             have < wanted,
             ~exists().where(Slot.comparison_id == Comparison.id, Slot.ordinal == ordinal),
         )
         session.execute(
-            insert(Slot).from_select(["project_id", "comparison_id", "ordinal", "priority", "state"], lacking)
+            insert(Slot).from_select(["project_id", "comparison_id", "ordinal", "priority", "place", "state"], lacking)
         )
+    counts.note(session, project_id=project.id, arrivals=1)
+    recount.repair(session, project_id=project.id)
 
 
-def by_project(session: Session) -> dict[int, Places]:
-    """The places of every project that has comparisons, by its id."""
-    return _places(session, Slot.project_id)
-
-
-def of_project(session: Session, project: Project) -> Places:
-    return _places(session, Slot.project_id, Slot.project_id == project.id).get(project.id, Places())
-
-
-def by_comparison(session: Session, comparison_ids: Collection[int]) -> dict[int, Places]:
-    return _places(session, Slot.comparison_id, Slot.comparison_id.in_(comparison_ids))
-
-
-def is_free_for(user: User, now: datetime) -> ColumnElement[bool]:
-    """Whether this person could get a slot, or holds it, were it not for what they judged before."""
-    held = and_(Slot.state == SlotState.LEASED, Slot.holder_id == user.id)
-    return or_(Slot.state == SlotState.OPEN, _ran_out(now), held)
-
-
-def _places(session: Session, key: InstrumentedAttribute[int], *where: ColumnElement[bool]) -> dict[int, Places]:
-    done = func.count().filter(Slot.state == SlotState.DONE)
-    rows = session.execute(select(key, func.count(), done).where(*where).group_by(key))
-    return {number: Places(wanted, done) for number, wanted, done in rows}
-
-
-def _ran_out(now: datetime) -> ColumnElement[bool]:
-    return and_(Slot.state == SlotState.LEASED, Slot.leased_until < now)
-
-
-def _is_known_to(user: User) -> ColumnElement[bool]:
-    """Whether a slot's comparison was judged (or skipped) by this person, or another slot of it is theirs."""
-    return or_(
-        exists().where(Judgment.comparison_id == Slot.comparison_id, Judgment.user_id == user.id),
-        exists().where(OTHER.comparison_id == Slot.comparison_id, OTHER.holder_id == user.id),
+def _locked(session: Session, comparison_ids: Collection[int], user: User, now: datetime) -> Any:
+    return session.execute(
+        select(
+            Slot.id,
+            Slot.comparison_id,
+            Slot.ordinal,
+            Slot.state,
+            Slot.lease_token,
+            func.coalesce(Slot.holder_id == user.id, False).label("is_theirs"),
+            or_(Slot.state == SlotState.OPEN, IS_LEASED & (Slot.leased_until < now)).label("is_free"),
+        )
+        .where(Slot.comparison_id.in_(comparison_ids))
+        .order_by(Slot.comparison_id, Slot.id)
+        .with_for_update()
     )

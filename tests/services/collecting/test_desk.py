@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
 from app.config import get_settings
 from app.db import make_engine, read_session, write_session
@@ -24,7 +25,7 @@ from app.errors import Conflict, NotFound
 from app.models import Base, Choice, Judgment, JudgmentSource, Project, Showing, Side, Slot, SlotState, User
 from app.models.base import now
 from app.services.accounts import users
-from app.services.collecting import desk, judgments, listing, pairs, projects
+from app.services.collecting import desk, judgments, listing, pairs, projects, recount
 from app.services.collecting.desk import ShownPair
 from app.services.collecting.imports import load
 from app.services.collecting.pairs import Source, SourceKind
@@ -179,6 +180,19 @@ def test_any_own_judgment_can_be_reopened_and_nobody_elses(factory: Factory, pro
         reopen(rows[0].id, user)
 
 
+def waiting_for(session: Session, project: Project, person: User, at: datetime) -> set[int]:
+    """Comparisons with a slot that this person could get or holds, and that they haven't judged, looked for one by one."""
+    rows = session.scalars(select(Slot).where(Slot.project_id == project.id))
+    judged = set(session.scalars(select(Judgment.comparison_id).where(Judgment.user_id == person.id)))
+    return {
+        slot.comparison_id
+        for slot in rows
+        if slot.comparison_id not in judged
+        and slot.state is not SlotState.DONE
+        and (slot.state is SlotState.OPEN or slot.holder_id == person.id or slot.leased_until < at)
+    }
+
+
 class Desk(RuleBasedStateMachine):
     """Three people do what they like, in any order and at any time; what must hold, holds after every step."""
 
@@ -239,7 +253,7 @@ class Desk(RuleBasedStateMachine):
     def give_back(self, data: st.DataObject) -> None:
         who, token = data.draw(st.sampled_from(self.tokens))
         with write_session(self.engine) as session:
-            desk.release(session, token=token, user=session.merge(self.people[who]))
+            desk.release(session, token=token, user=session.merge(self.people[who]), now=self.now)
 
     @rule(who=st.integers(0, 2), number=st.integers(0, 2), chosen=st.sampled_from("ab"))
     def bring(self, who: int, number: int, chosen: str) -> None:
@@ -263,6 +277,16 @@ class Desk(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 120))
     def wait(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
+
+    @invariant()
+    def kept_counts_are_what_counting_gives(self) -> None:
+        if not hasattr(self, "project"):
+            return
+        with read_session(self.engine) as session:
+            assert recount.check(session) == []
+            for person in self.people:
+                shown = listing.progress(session, project=self.project, user=person, now=self.now)
+                assert shown.waiting_for_me == len(waiting_for(session, self.project, person, self.now))
 
     @invariant()
     def slots_and_judgments_fit(self) -> None:

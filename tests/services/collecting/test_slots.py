@@ -6,7 +6,7 @@ from datetime import timedelta
 from threading import Barrier
 
 import pytest
-from sqlalchemy import event, func, select, text, update
+from sqlalchemy import BigInteger, cast, event, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from app.db import read_session, write_session
@@ -182,20 +182,27 @@ def test_a_judgment_fills_the_first_free_slot(factory: Factory) -> None:
             stored = session.get_one(Project, project.id)
             projects.update(session, project=stored, by=session.merge(user), judgments_per_comparison=wanted)
     with write_session(factory.engine) as session:
-        session.execute(update(Slot).values(ordinal=10 - Slot.ordinal))  # the last made is the first in order
-        filled = slots.settle(session, comparison_ids=[row.id], user=session.merge(user), now=now())
+        # The last made is the first in order.
+        session.execute(
+            update(Slot).values(
+                ordinal=10 - Slot.ordinal, place=Slot.place + cast(10 - 2 * Slot.ordinal, BigInteger) * 2**31
+            )
+        )
+        changed = slots.settle(
+            session, project_id=project.id, comparison_ids=[row.id], user=session.merge(user), now=now()
+        )
     by_ordinal = {slot.ordinal: slot for slot in open_slots(factory, project)}
-    assert filled == {row.id: by_ordinal[7].id}
+    assert changed.slots == {row.id: by_ordinal[7].id} and changed.offered == {row.id}
     assert (by_ordinal[7].state, by_ordinal[7].holder_id) == (SlotState.DONE, user.id)
 
 
 def test_one_more_is_wanted_only_where_no_slot_is_open(factory: Factory) -> None:
     project = factory.project()
-    row = factory.comparison(project, priority=7)
+    row, by = factory.comparison(project, priority=7), factory.user()
 
     def want() -> list[tuple[SlotState, int, int]]:
         with write_session(factory.engine) as session:
-            slots.want_one_more(session, comparison=session.merge(row))
+            slots.want_one_more(session, comparison=session.merge(row), user=session.merge(by))
         return [(slot.state, slot.ordinal, slot.priority) for slot in open_slots(factory, project)]
 
     assert want() == [(SlotState.OPEN, 1, 7)]
@@ -217,19 +224,20 @@ def test_the_next_slot_is_one_index_lookup(factory: Factory) -> None:
     statements: list[tuple[str, object]] = []
 
     def listen(_connection, _cursor, statement: str, parameters: object, *_more: object) -> None:
-        if statement.startswith("UPDATE slots"):
+        if statement.startswith(("UPDATE slots", "SELECT project_counts.arrivals")):
             statements.append((statement, parameters))
 
     event.listen(factory.engine, "before_cursor_execute", listen)
     assert factory.shown(project, user)
     event.remove(factory.engine, "before_cursor_execute", listen)
-    assert len(statements) == 3  # what they hold, a lease that ran out, an open slot
+    assert len(statements) == 2  # a look at what waits, and the lease
     on_postgresql = factory.engine.dialect.name == "postgresql"
     with factory.engine.connect() as connection:
         if on_postgresql:
             connection.exec_driver_sql("ANALYZE")
-        for statement, parameters in statements[1:]:
+        for statement, parameters in statements:
             explain = "EXPLAIN " if on_postgresql else "EXPLAIN QUERY PLAN "
             plan = "\n".join(str(row) for row in connection.exec_driver_sql(explain + statement, parameters))
             assert "ix_slots_next" in plan, plan
-            assert "Sort" not in plan and "TEMP B-TREE" not in plan and "Seq Scan on slots" not in plan, plan
+            assert "TEMP B-TREE" not in plan and "Seq Scan on slots" not in plan, plan
+            assert "Sort Key: slots.place" not in plan and "Sort Key: slots_3.place" not in plan, plan

@@ -15,7 +15,7 @@ from app.errors import NotFound, PrefloopError
 from app.models import Choice, Import, ImportState, Judgment, JudgmentSource, Project, Rejection, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit
-from app.services.collecting import pairs, slots
+from app.services.collecting import counts, pairs, slots
 from app.services.collecting.imports.forms import Parsed, parse
 from app.services.collecting.imports.lines import StreamBroken, read_lines
 from app.services.collecting.messages import Unfit
@@ -183,14 +183,14 @@ def _judge(session: Session, user: User, project: Project, fresh: dict[int, Choi
     if not fresh:
         return
     now = utc_now()
-    filled = slots.settle(session, comparison_ids=fresh, user=user, now=now)
+    changed = slots.settle(session, project_id=project.id, comparison_ids=fresh, user=user, now=now)
     session.execute(
         insert(Judgment),
         [
             {
                 "project_id": project.id,
                 "comparison_id": comparison_id,
-                "slot_id": filled.get(comparison_id),
+                "slot_id": changed.slots.get(comparison_id),
                 "user_id": user.id,
                 "choice": choice,
                 "source": JudgmentSource.IMPORT,
@@ -199,6 +199,15 @@ def _judge(session: Session, user: User, project: Project, fresh: dict[int, Choi
             }
             for comparison_id, choice in fresh.items()
         ],
+    )
+    counts.note(
+        session,
+        project_id=project.id,
+        user_id=user.id,
+        stored=len(fresh),
+        judgments=len(fresh),
+        imported=len(fresh),
+        known_offered=len(changed.offered),  # what is fresh was never judged by this person
     )
 
 

@@ -1,0 +1,125 @@
+"""Places in the order in which slots are asked for, and what waits for one person: looks alone, locks and changes nothing.
+
+Three orders, each an index of its own, so that a look costs the same however many slots there are:
+
+1. slots whose lease ran out, by when it did;
+2. slots that were held and opened again, by when they were opened;
+3. all other open slots by `place`: priority, highest first, then ordinal, then comparison.
+
+What a person has judged stays open for others, and a look has to pass over it. It does so once: `slots.take` notes, in the person's
+counts, up to where of the second and the third order nothing is left for them. Nothing appears before that: a slot that is opened
+again goes to the end of the second order, and when slots arrive (an import, a change of rules) the project's `arrivals` say
+that the third order is to be searched from its beginning again.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, exists, func, literal_column, select
+from sqlalchemy.orm import Session, aliased
+
+from app.models import EvaluatorCount, Judgment, Project, ProjectCount, Slot, SlotState, User
+from app.models.base import UTCDateTime
+from app.services.collecting.counts import Figures
+
+BEHIND_ALL = 2**62
+ONE: ColumnElement[int] = literal_column(
+    "1", Integer
+)  # in words too: PostgreSQL plans otherwise for a number that it doesn't know
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+OTHER = aliased(Slot)
+PROJECT, USER = bindparam("project", type_=Integer), bindparam("user", type_=Integer)
+NOW = bindparam("now", type_=UTCDateTime())
+# In words, not as a parameter: that is how a database knows which index answers.
+IS_OPEN = Slot.state == literal_column("'open'")
+IS_LEASED = Slot.state == literal_column("'leased'")
+IS_REOPENED = Slot.reopened_at.is_not(None)
+IS_NEW = IS_OPEN & Slot.reopened_at.is_(None)
+RAN_OUT = IS_LEASED & (Slot.leased_until < NOW)
+# Whether the person has judged (or skipped) a slot's comparison.
+IS_JUDGED = exists().where(Judgment.comparison_id == Slot.comparison_id, Judgment.user_id == USER).correlate(Slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for a person: the slot that they hold, since when a lease of somebody else's has run out, since when a slot is open
+    again, and the first open `place`. `arrivals` of slots in the project at that moment."""
+
+    arrivals: int
+    held: int | None
+    ran_out: datetime | None
+    reopened: datetime | None
+    place: int | None
+
+
+def place_of(priority: int, ordinal: int, comparison_id: int) -> int:
+    """A slot's place; models.comparison.PLACE says the same in SQL, and a CHECK holds it."""
+    return ((1_000_000 - priority) * 64 + ordinal) * 2**31 + comparison_id
+
+
+def _first(column: Any, *where: ColumnElement[bool], order: Any) -> Select[Any]:
+    return select(column).where(Slot.project_id == PROJECT, *where).order_by(order).limit(ONE)
+
+
+_REACHED = case((EvaluatorCount.place_arrivals == ProjectCount.arrivals, EvaluatorCount.place), else_=0)
+_SINCE = func.coalesce(EvaluatorCount.reopened_until, bindparam("long_ago", LONG_AGO, type_=UTCDateTime()))
+LOOK = (
+    select(
+        ProjectCount.arrivals,
+        _first(Slot.id, IS_LEASED, Slot.holder_id == USER, order=Slot.leased_until.desc()).scalar_subquery(),
+        _first(Slot.leased_until, RAN_OUT, ~IS_JUDGED, order=Slot.leased_until).scalar_subquery(),
+        _first(
+            Slot.reopened_at, IS_REOPENED, Slot.reopened_at >= _SINCE, ~IS_JUDGED, order=Slot.reopened_at
+        ).scalar_subquery(),
+        _first(Slot.place, IS_NEW, Slot.place > _REACHED, ~IS_JUDGED, order=Slot.place).scalar_subquery(),
+    )
+    .outerjoin(
+        EvaluatorCount, (EvaluatorCount.project_id == ProjectCount.project_id) & (EvaluatorCount.user_id == USER)
+    )
+    .where(ProjectCount.project_id == PROJECT)
+)
+
+
+def look(session: Session, *, project: Project, user: User, now: datetime) -> Waiting:
+    """What waits for a person in a project."""
+    row = session.execute(LOOK, {"project": project.id, "user": user.id, "now": now}).one_or_none()
+    return Waiting(*row) if row else Waiting(0, None, None, None, None)
+
+
+_IS_OFFERED = exists().where(OTHER.comparison_id == Slot.comparison_id, OTHER.state == literal_column("'open'"))
+_HELD, _FREE = (
+    select(Slot.project_id, Slot.comparison_id).where(which, Slot.project_id == PROJECT, ~_IS_OFFERED, ~IS_JUDGED)
+    for which in (IS_LEASED & (Slot.holder_id == USER), RAN_OUT)
+)
+# Comparisons without an open slot of which the person holds one, or could get one whose lease ran out.
+COMING_FREE = select(func.count()).select_from(_HELD.union(_FREE).subquery())
+
+
+def waiting(session: Session, kept: Mapping[int, Figures], *, user: User, now: datetime) -> dict[int, int]:
+    """How many comparisons wait for a person in each project, given the kept counts by project."""
+    return {
+        project_id: figures.offered
+        - figures.known_offered
+        + (session.scalar(COMING_FREE, {"project": project_id, "user": user.id, "now": now}) or 0)
+        for project_id, figures in kept.items()
+    }
+
+
+IS_OFFERED = select(exists().where(Slot.comparison_id == bindparam("comparison", type_=Integer), IS_OPEN))
+
+
+def is_offered(session: Session, comparison_id: int) -> bool:
+    """Whether a slot of the comparison is open."""
+    return session.scalar(IS_OFFERED, {"comparison": comparison_id}) or False
+
+
+def by_comparison(session: Session, comparison_ids: Collection[int]) -> dict[int, tuple[int, int]]:
+    """(judgments that are wanted, how many of these are there) of each comparison."""
+    rows = session.execute(
+        select(Slot.comparison_id, func.count(), func.count().filter(Slot.state == SlotState.DONE))
+        .where(Slot.comparison_id.in_(comparison_ids))
+        .group_by(Slot.comparison_id)
+    )
+    return {comparison_id: (wanted, done) for comparison_id, wanted, done in rows}
