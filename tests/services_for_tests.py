@@ -38,22 +38,29 @@ def _unprivileged_user() -> str | None:
 
 
 @contextmanager
-def postgresql() -> Iterator[str]:
-    """A throw-away cluster; yields a SQLAlchemy URL of an empty database."""
+def postgresql(kept: Path | None = None, *, durable: bool = False) -> Iterator[str]:
+    """A throw-away cluster, or one that is kept in a folder; yields a SQLAlchemy URL of an empty database.
+
+    `durable`: a commit is on the disk when it is acknowledged, as PostgreSQL does by default.
+    """
     programs, user, port = _postgres_bin(), _unprivileged_user(), free_port()
-    folder = Path(tempfile.mkdtemp(prefix="prefloop-pg-"))
+    folder = kept or Path(tempfile.mkdtemp(prefix="prefloop-pg-"))
+    quick = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+    options = ("max_connections=200", *(() if durable else quick))
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         if user:
             folder.chmod(0o755)
             shutil.chown(folder, user)
         data = folder / "data"
-        subprocess.run(
-            [programs / "initdb", "-D", data, "-U", "prefloop", "--auth=trust", "-E", "UTF8", "--locale=C", "-N"],
-            user=user,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-        )
+        if not data.exists():
+            subprocess.run(
+                [programs / "initdb", "-D", data, "-U", "prefloop", "--auth=trust", "-E", "UTF8", "--locale=C", "-N"],
+                user=user,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+            )
         server = subprocess.Popen(
             [
                 programs / "postgres",
@@ -65,14 +72,7 @@ def postgresql() -> Iterator[str]:
                 "127.0.0.1",
                 "-k",
                 folder,
-                "-c",
-                "fsync=off",
-                "-c",
-                "synchronous_commit=off",
-                "-c",
-                "full_page_writes=off",
-                "-c",
-                "max_connections=200",
+                *(word for option in options for word in ("-c", option)),
             ],
             user=user,
             cwd="/",
@@ -88,7 +88,8 @@ def postgresql() -> Iterator[str]:
             server.send_signal(signal.SIGINT)  # "fast": does not wait for clients
             server.wait(30)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if kept is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for_postgres(url: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -241,3 +242,28 @@ def _browser(request: Request, engine: EngineDep, settings: SettingsDep, _: UseN
 
 
 BrowserDep = Annotated[Browser, Depends(_browser)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A signed-in person's request, done in one thread from the look-up to the page: each hop to another thread waits for it."""
+
+    request: Request
+    engine: Engine
+    settings: Settings
+
+    @contextmanager
+    def writing(self) -> Iterator[tuple[Session, User]]:
+        """(the unit of work, who asks). Committed at its end: render what it gives after that."""
+        with read_session(self.engine) as looking:
+            user = _allowed(signed_in_user(self.request, looking, self.settings), EVERYBODY)
+        with write_session(self.engine) as session:
+            session.info["address"] = client_address(self.request)
+            yield session, session.merge(user, load=False)
+
+
+async def _work(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> Work:
+    return Work(request, engine, settings)
+
+
+WorkDep = Annotated[Work, Depends(_work)]

@@ -75,7 +75,8 @@ class PageResponse(HTMLResponse):
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_in_threadpool(self.make)
+        if "content-length" not in self.headers:
+            await run_in_threadpool(self.make)
         await super().__call__(scope, receive, send)
 
 
@@ -140,6 +141,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,  # it would ask for each file's time whenever a page is rendered
     )
     env.globals |= {"static": static_url, "now": lambda: datetime.now(UTC), "query": query}
     env.filters |= {

@@ -8,14 +8,13 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from app.db import write_session
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Guideline, Judgment, Project, User
 from app.services.collecting import desk, guidelines, judgments, listing, projects
 from app.services.collecting.desk import ShownPair
 from app.services.collecting.listing import Progress
-from app.web.deps import EngineDep, SessionDep, UserDep
-from app.web.templating import is_fragment, redirect, render
+from app.web.deps import WorkDep
+from app.web.templating import PageResponse, is_fragment, redirect, render
 
 router = APIRouter()
 
@@ -52,7 +51,8 @@ class Draft:
 
 @dataclass(frozen=True)
 class DeskPage:
-    """`pair` is None where nothing waits. `said` is spoken to screen readers, `notice` shown above the pair."""
+    """`pair` is None where nothing waits, `guideline` where none is to be shown.
+    `said` is spoken to screen readers, `notice` shown above the pair."""
 
     project: Project
     pair: ShownPair | None
@@ -67,19 +67,29 @@ class DeskPage:
 
 
 @router.get("/projects/{slug}/compare")
-def show(request: Request, slug: str, user: UserDep, engine: EngineDep, edit: int | None = None) -> Response:
+def show(request: Request, slug: str, work: WorkDep, edit: int | None = None) -> Response:
     """A page to look at that takes a lease, so it writes, unlike other GETs."""
-    with write_session(engine) as session:
+    with work.writing() as (session, user):
         project = projects.get(session, slug)
         page = _editing(session, project, user, edit) if edit is not None else _desk(session, project, user)
-    return render(request, "collecting/compare/show.html", page)
+    return render(request, "collecting/compare/show.html", page).make()
 
 
 @router.post("/projects/{slug}/compare")
-def judge(
-    request: Request, slug: str, session: SessionDep, user: UserDep, form: Annotated[JudgmentForm, Form()]
-) -> Response:
-    project = projects.get(session, slug)
+def judge(request: Request, slug: str, work: WorkDep, form: Annotated[JudgmentForm, Form()]) -> Response:
+    with work.writing() as (session, user):
+        response = _judged(request, session, projects.get(session, slug), user, form)
+    return response.make() if isinstance(response, PageResponse) else response
+
+
+@router.post("/projects/{slug}/compare/undo")
+def undo(request: Request, slug: str, work: WorkDep) -> Response:
+    with work.writing() as (session, user):
+        response = _undone(request, session, projects.get(session, slug), user)
+    return response.make() if isinstance(response, PageResponse) else response
+
+
+def _judged(request: Request, session: Session, project: Project, user: User, form: JudgmentForm) -> Response:
     try:
         judgment = judgments.record(
             session,
@@ -99,25 +109,31 @@ def judge(
     return _next(request, session, project, user, form, said=said, notice=notice)
 
 
-@router.post("/projects/{slug}/compare/undo")
-def undo(request: Request, slug: str, session: SessionDep, user: UserDep) -> Response:
-    project = projects.get(session, slug)
+def _undone(request: Request, session: Session, project: Project, user: User) -> Response:
     pair = desk.undo(session, project=project, user=user)
     if pair is None or pair.previous is None:
         return _next(request, session, project, user, JudgmentForm(), notice="There is nothing to undo yet.")
     if not is_fragment(request):
-        return redirect(f"/projects/{slug}/compare?edit={pair.previous.id}")
-    return _reply(request, _edit_page(session, project, user, pair, pair.previous), seen=project.guideline_version)
+        return redirect(f"/projects/{project.slug}/compare?edit={pair.previous.id}")
+    return _reply(request, _edit_page(session, project, user, pair, pair.previous, seen=project.guideline_version))
 
 
 def _desk(
-    session: Session, project: Project, user: User, *, said: str = "", notice: str = "", draft: Draft | None = None
+    session: Session,
+    project: Project,
+    user: User,
+    *,
+    said: str = "",
+    notice: str = "",
+    draft: Draft | None = None,
+    seen: int | None = None,
 ) -> DeskPage:
+    """`seen`: the version of the guidelines that the browser shows already; only another one is loaded."""
     return DeskPage(
         project,
         desk.show_next(session, project=project, user=user),
         listing.progress(session, project=project, user=user),
-        guidelines.get(session, project=project),
+        _guideline(session, project, seen),
         draft or Draft(),
         said,
         notice,
@@ -131,13 +147,15 @@ def _editing(session: Session, project: Project, user: User, judgment_id: int) -
     return _edit_page(session, project, user, desk.reopen(session, judgment=judgment, user=user), judgment)
 
 
-def _edit_page(session: Session, project: Project, user: User, pair: ShownPair, previous: Judgment) -> DeskPage:
+def _edit_page(
+    session: Session, project: Project, user: User, pair: ShownPair, previous: Judgment, *, seen: int | None = None
+) -> DeskPage:
     draft = Draft(judgments.side_of(previous), previous.strength, previous.rationale, list(previous.flags))
     return DeskPage(
         project,
         pair,
         listing.progress(session, project=project, user=user),
-        guidelines.get(session, project=project),
+        _guideline(session, project, seen),
         draft,
         said=f"Your judgment was: {SAID[draft.choice]}. Choose again.",
     )
@@ -160,7 +178,7 @@ def _refused(
         draft = Draft("", None, form.rationale, form.flags)
     if not is_fragment(request):
         return redirect(f"/projects/{project.slug}/compare", notice, "bad")
-    return _reply(request, _desk(session, project, user, notice=notice, draft=draft), seen=form.seen_guidelines)
+    return _reply(request, _desk(session, project, user, notice=notice, draft=draft, seen=form.seen_guidelines))
 
 
 def _next(
@@ -175,15 +193,17 @@ def _next(
 ) -> Response:
     if not is_fragment(request):
         return redirect(f"/projects/{project.slug}/compare", notice)
-    return _reply(request, _desk(session, project, user, said=said, notice=notice), seen=form.seen_guidelines)
+    return _reply(request, _desk(session, project, user, said=said, notice=notice, seen=form.seen_guidelines))
 
 
-def _reply(request: Request, page: DeskPage, *, seen: int) -> Response:
+def _reply(request: Request, page: DeskPage) -> PageResponse:
     """The desk and the count in the bar; the guidelines too if they changed since they were shown."""
-    stale = page.guideline is not None and page.guideline.version != seen
-    return render(
-        request, "collecting/compare/show.html", page, block=["desk", "progress", *(["guidelines"] if stale else [])]
-    )
+    blocks = ["desk", "progress", *(["guidelines"] if page.guideline is not None else [])]
+    return render(request, "collecting/compare/show.html", page, block=blocks)
+
+
+def _guideline(session: Session, project: Project, seen: int | None) -> Guideline | None:
+    return None if seen == project.guideline_version else guidelines.get(session, project=project)
 
 
 def _strength(text: str) -> int | None:

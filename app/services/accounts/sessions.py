@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.orm import Session, contains_eager
 
 from app import security
 from app.config import Settings, get_settings
@@ -14,6 +14,17 @@ from app.models.base import now as clock
 from app.services.accounts import audit
 
 TOUCH_AFTER = timedelta(minutes=1)
+FIND = (  # built once, for every request asks it
+    select(UserSession)
+    .join(UserSession.user)
+    .options(contains_eager(UserSession.user))
+    .where(
+        UserSession.token_hash == bindparam("hash"),
+        UserSession.revoked_at.is_(None),
+        UserSession.expires_at > bindparam("now"),
+        User.active,
+    )
+)
 
 
 def start(
@@ -49,17 +60,7 @@ def find(
 ) -> UserSession | None:
     """The living session of a token with its active user, or None."""
     settings, now = settings or get_settings(), now or clock()
-    return session.scalar(
-        select(UserSession)
-        .join(UserSession.user)
-        .options(joinedload(UserSession.user))
-        .where(
-            UserSession.token_hash == security.hash_token(settings.secret, token),
-            UserSession.revoked_at.is_(None),
-            UserSession.expires_at > now,
-            User.active,
-        )
-    )
+    return session.scalar(FIND, {"hash": security.hash_token(settings.secret, token), "now": now})
 
 
 def is_stale(row: UserSession, now: datetime | None = None) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import TextClause, bindparam, case, event, func, select, text
+from sqlalchemy import Integer, TextClause, bindparam, case, event, func, select, text
 from sqlalchemy.orm import Session, SessionTransaction
 
 from app.db import is_within
@@ -66,7 +66,7 @@ def _sum(column: Any) -> Any:
 
 
 def _own(column: Any) -> Any:
-    return _sum(case((EvaluatorCount.user_id == bindparam("user_id"), column), else_=0))
+    return _sum(case((EvaluatorCount.user_id == bindparam("user", type_=Integer), column), else_=0))
 
 
 FIGURES = (
@@ -85,19 +85,19 @@ FIGURES = (
     .outerjoin(EvaluatorCount, EvaluatorCount.project_id == Project.id)
     .group_by(Project.id, ProjectCount.project_id)
 )
-OF_ONE = FIGURES.where(Project.id == bindparam("project_id"))
+OF_ONE = FIGURES.where(Project.id == bindparam("project", type_=Integer))
 
 
 def figures(session: Session, *, project_id: int, user_id: int = 0) -> Figures:
     """A project's kept counts, and one person's in it."""
-    row = session.execute(OF_ONE, {"project_id": project_id, "user_id": user_id}).one_or_none()
-    return _with_pending(session, row, user_id) if row else Figures()
+    row = session.connection().execute(OF_ONE, {"project": project_id, "user": user_id}).one_or_none()
+    return with_pending(session, row, user_id) if row else Figures()
 
 
 def by_project(session: Session, *, user_id: int = 0) -> dict[int, Figures]:
     """The same of every project, by its id."""
-    rows = session.execute(FIGURES, {"user_id": user_id})
-    return {row[0]: _with_pending(session, row, user_id) for row in rows}
+    rows = session.connection().execute(FIGURES, {"user": user_id})
+    return {row[0]: with_pending(session, row, user_id) for row in rows}
 
 
 def note(session: Session, *, project_id: int, user_id: int | None = None, **changes: Any) -> None:
@@ -150,12 +150,13 @@ def write(session: Session) -> None:
             if bool(user_id) is of_evaluators
         ]
         if values:
-            session.execute(statement, values)
+            session.connection().execute(statement, values)
 
 
-def _with_pending(session: Session, row: Any, user_id: int) -> Figures:
+def with_pending(session: Session, row: Any, user_id: int) -> Figures:
+    """The figures of a row of FIGURES, with what this transaction has noted and not yet written."""
     names = [field.name for field in fields(Figures)]
-    kept = dict(zip(names, row[1:], strict=True))
+    kept = dict(zip(names, row[1:], strict=False))  # a caller may ask for more in the same statement
     for _, project_id, of_user, changes in session.info.get(PENDING, ()):
         if project_id == row[0]:
             for name, change in changes.items():

@@ -4,11 +4,12 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import exists, select
+from sqlalchemy import bindparam, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from app.errors import Conflict, NotFound
 from app.models import Comparison, Judgment, JudgmentSource, Project, Prompt, Response, Showing, Side, User
+from app.models.base import insert_row
 from app.models.base import now as utc_now
 from app.services.collecting import places, slots
 from app.services.collecting.messages import Message
@@ -22,6 +23,7 @@ TEXTS = (
     .join(Prompt, Prompt.id == Comparison.prompt_id)
     .join(FIRST, FIRST.id == Comparison.first_response_id)
     .join(SECOND, SECOND.id == Comparison.second_response_id)
+    .where(Comparison.id == bindparam("comparison"))
 )
 
 
@@ -50,8 +52,9 @@ def show_next(session: Session, *, project: Project, user: User, now: datetime |
     showing = _held(session, waiting, user, until) or _fresh(session, waiting, project, user, now, until)
     if showing is None:
         return None
-    showing.guideline_version = project.guideline_version
-    session.flush()
+    if showing.guideline_version != project.guideline_version:
+        showing.guideline_version = project.guideline_version
+        session.flush()
     return _pair(session, showing, until)
 
 
@@ -61,8 +64,12 @@ def showing_of(session: Session, *, token: str, user: User) -> Showing:
     if "\0" not in token:
         showing = session.scalar(select(Showing).where(Showing.token == token, Showing.user_id == user.id))
     if showing is None:
-        raise NotFound("This pair isn't yours to judge, or its token is wrong.", "Ask for the next pair.")
+        raise not_yours()
     return showing
+
+
+def not_yours() -> NotFound:
+    return NotFound("This pair isn't yours to judge, or its token is wrong.", "Ask for the next pair.")
 
 
 def release(session: Session, *, token: str, user: User, now: datetime | None = None) -> bool:
@@ -70,7 +77,9 @@ def release(session: Session, *, token: str, user: User, now: datetime | None = 
     slots.one_at_a_time(session, user)
     showing = showing_of(session, token=token, user=user)
     at = session.get_one(Comparison, showing.comparison_id)
-    opened = slots.open_again(session, comparison=at, user=user, now=now or utc_now(), token=token)
+    opened = slots.open_again(
+        session, project_id=at.project_id, comparison_id=at.id, user=user, now=now or utc_now(), token=token
+    )
     return bool(opened.slots)
 
 
@@ -141,14 +150,21 @@ def _fresh(
     if comparison_id is None:
         return None
     first_side = secrets.choice((Side.LEFT, Side.RIGHT))
-    showing = Showing(token=token, comparison_id=comparison_id, user_id=user.id, shown_at=now, first_side=first_side)
-    session.add(showing)
+    showing = Showing(
+        token=token,
+        comparison_id=comparison_id,
+        user_id=user.id,
+        shown_at=now,
+        first_side=first_side,
+        guideline_version=project.guideline_version,
+    )
+    insert_row(session, showing)
     return showing
 
 
 def _pair(session: Session, showing: Showing, until: datetime | None, previous: Judgment | None = None) -> ShownPair:
     """A showing with its texts, each answer on its side."""
-    prompt, left, right = session.execute(TEXTS.where(Comparison.id == showing.comparison_id)).one()
+    prompt, left, right = session.connection().execute(TEXTS, {"comparison": showing.comparison_id}).one()
     if showing.first_side is Side.RIGHT:
         left, right = right, left
     return ShownPair(

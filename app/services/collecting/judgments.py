@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.orm import Session, aliased
 
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Choice, Comparison, Judgment, JudgmentSource, Project, Showing, Side, User
+from app.models.base import insert_row
 from app.models.base import now as utc_now
 from app.services.collecting import counts, desk, slots, typed_text
 
@@ -23,6 +24,19 @@ FLAGS = {
     "broken": "Broken or cut off",
     "off_topic": "Doesn't belong in this project",
 }
+
+SAME, CURRENT = aliased(Judgment), aliased(Judgment)
+# The showing behind a token of this person's, its project, the judgment that has the token already, and their current one.
+ASKED = (
+    select(Showing, Comparison.project_id, SAME, CURRENT)
+    .join(Comparison, Comparison.id == Showing.comparison_id)
+    .outerjoin(SAME, SAME.lease_token == Showing.token)
+    .outerjoin(
+        CURRENT,
+        (CURRENT.comparison_id == Showing.comparison_id) & (CURRENT.user_id == Showing.user_id) & ~CURRENT.superseded,
+    )
+    .where(Showing.token == bindparam("token"), Showing.user_id == bindparam("user"))
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,10 @@ def record(
     """
     now = now or utc_now()
     slots.one_at_a_time(session, user)
-    showing = desk.showing_of(session, token=token, user=user)
+    asked = None if "\0" in token else session.execute(ASKED, {"token": token, "user": user.id}).one_or_none()
+    if asked is None:
+        raise desk.not_yours()
+    showing, project_id, recorded, previous = asked
     if choice not in SIDE_CHOICES:
         raise Invalid(
             f"“{str(choice)[:40]}” isn't a choice.", f"Choose one of {', '.join(SIDE_CHOICES)}.", field="choice"
@@ -85,23 +102,17 @@ def record(
         rationale=rationale.strip(),
         flags=sorted(set(flags)),
     )
-    recorded = session.scalar(select(Judgment).where(Judgment.lease_token == token))
     if recorded is not None:
         if not said.is_in(recorded):
             raise Conflict(
                 "This pair has another judgment of yours already.", "Undo it to change it.", judgment_id=recorded.id
             )
         return recorded
-    project, comparison = _project_of(session, showing)
+    project = session.get_one(Project, project_id)
     _check(project, choice, strength, said)
-    previous = session.scalar(
-        select(Judgment).where(
-            Judgment.comparison_id == showing.comparison_id, Judgment.user_id == user.id, ~Judgment.superseded
-        )
-    )
     if previous is not None and said.is_in(previous):
         return previous  # looked at again and left as it was
-    slot_id, is_offered = _fill_or_open(session, comparison, user, now, skipped=said.choice is Choice.SKIP)
+    slot_id, is_offered = _fill_or_open(session, showing, project_id, user, now, skipped=said.choice is Choice.SKIP)
     if previous is not None:
         session.execute(update(Judgment).where(Judgment.id == previous.id).values(superseded=True))
     judgment = Judgment(
@@ -120,10 +131,10 @@ def record(
         lease_token=token,
         source=source,
         late=slot_id is None and said.choice is not Choice.SKIP,
+        superseded=False,
         supersedes_id=previous.id if previous else None,
     )
-    session.add(judgment)
-    session.flush()
+    insert_row(session, judgment)
     counts.note(
         session,
         project_id=project.id,
@@ -144,18 +155,6 @@ def get(session: Session, judgment_id: int, *, user: User) -> Judgment:
     return judgment
 
 
-def _project_of(session: Session, showing: Showing) -> tuple[Project, Comparison]:
-    return (
-        session.execute(
-            select(Project, Comparison)
-            .join(Comparison, Comparison.project_id == Project.id)
-            .where(Comparison.id == showing.comparison_id)
-        )
-        .tuples()
-        .one()
-    )
-
-
 def _check(project: Project, choice: SideChoice, strength: int | None, said: Said) -> None:
     allowed = {"tie": project.allow_tie, "both_bad": project.allow_both_bad, "skip": project.allow_skip}
     if not allowed.get(choice, True):
@@ -173,14 +172,13 @@ def _check(project: Project, choice: SideChoice, strength: int | None, said: Sai
 
 
 def _fill_or_open(
-    session: Session, comparison: Comparison, user: User, now: datetime, *, skipped: bool
+    session: Session, showing: Showing, project_id: int, user: User, now: datetime, *, skipped: bool
 ) -> tuple[int | None, bool]:
     """(the slot that the judgment fills, whether another is open now). No slot where none is left, or where a skip opens this
     person's again."""
+    where = {"project_id": project_id, "user": user, "now": now}
     if skipped:
-        changed = slots.open_again(session, comparison=comparison, user=user, now=now)
+        changed = slots.open_again(session, comparison_id=showing.comparison_id, **where)
         return None, bool(changed.offered)
-    changed = slots.settle(
-        session, project_id=comparison.project_id, comparison_ids=[comparison.id], user=user, now=now
-    )
-    return changed.slots.get(comparison.id), bool(changed.offered)
+    changed = slots.settle(session, comparison_ids=[showing.comparison_id], **where)
+    return changed.slots.get(showing.comparison_id), bool(changed.offered)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, exists, func, or_, select
+from sqlalchemy import Select, bindparam, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from app import paging
@@ -22,12 +22,28 @@ from app.models import (
     Split,
     User,
 )
+from app.models.base import UTCDateTime
 from app.models.base import now as utc_now
 from app.paging import Page
 from app.services.collecting import counts, places
 from app.services.collecting.judgments import SideChoice, side_of
 from app.services.collecting.messages import Message
 
+TODAY = (  # of one day: as many rows as a person judges in it
+    select(func.count())
+    .select_from(Judgment)
+    .where(
+        Judgment.project_id == places.PROJECT,
+        Judgment.user_id == places.USER,
+        Judgment.submitted_at >= bindparam("midnight", type_=UTCDateTime()),
+        Judgment.submitted_at < bindparam("next_midnight", type_=UTCDateTime()),
+        ~Judgment.superseded,
+        Judgment.source != JudgmentSource.IMPORT,
+    )
+)
+PROGRESS = counts.OF_ONE.add_columns(
+    TODAY.scalar_subquery().label("today"), places.COMING_FREE.scalar_subquery().label("coming_free")
+)
 LOADED = (joinedload(Comparison.prompt), joinedload(Comparison.first), joinedload(Comparison.second))
 
 
@@ -141,33 +157,17 @@ def progress(session: Session, *, project: Project, user: User, now: datetime | 
     """Counts for the desk. A day starts at midnight in `now`'s zone, by default the server's."""
     now = now or utc_now().astimezone()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    kept = counts.figures(session, project_id=project.id, user_id=user.id)
+    where = {"project": project.id, "user": user.id, "now": now}
+    day = {"midnight": midnight, "next_midnight": midnight + timedelta(days=1)}
+    row = session.connection().execute(PROGRESS, where | day).one()
+    kept = counts.with_pending(session, row, user.id)
     return Progress(
-        today=_made_between(session, project, user, midnight, midnight + timedelta(days=1)),
+        today=row.today,
         goal=project.daily_goal,
         mine=kept.mine,
         done=kept.done,
         wanted=kept.wanted,
-        waiting_for_me=places.waiting(session, {project.id: kept}, user=user, now=now)[project.id],
-    )
-
-
-def _made_between(session: Session, project: Project, user: User, since: datetime, until: datetime) -> int:
-    """Of one day: as many rows as a person judges in it."""
-    return (
-        session.scalar(
-            select(func.count())
-            .select_from(Judgment)
-            .where(
-                Judgment.project_id == project.id,
-                Judgment.user_id == user.id,
-                Judgment.submitted_at >= since,
-                Judgment.submitted_at < until,
-                ~Judgment.superseded,
-                Judgment.source != JudgmentSource.IMPORT,
-            )
-        )
-        or 0
+        waiting_for_me=kept.offered - kept.known_offered + row.coming_free,
     )
 
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -36,6 +36,8 @@ LIMITS = {
     "daily_goal": (0, 10_000),
 }
 LONGEST = {"name": 120, "description": 4_000, "default_base_model": 255}
+
+BY_SLUG = select(Project).where(Project.slug == bindparam("slug"))
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def create(
 
 
 def get(session: Session, slug: str) -> Project:
-    project = session.scalar(select(Project).where(Project.slug == slug)) if "\0" not in slug else None
+    project = session.scalar(BY_SLUG, {"slug": slug}) if "\0" not in slug else None
     if project is None:
         raise NotFound(f"There is no project “{slug[:64]}”.", "Look at the list of projects.")
     return project

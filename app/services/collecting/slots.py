@@ -44,6 +44,7 @@ from app.services.collecting.places import IS_JUDGED, IS_LEASED, IS_NEW, IS_REOP
 UNMATCHED = {"synchronize_session": False}
 NO_LEASE = {"lease_token": None, "leased_until": None}
 OPENED = {"state": SlotState.OPEN, "holder_id": None, **NO_LEASE}
+TABLE = Slot.__table__
 OTHER = aliased(Slot)
 OVERLAP = timedelta(minutes=2)  # longer than a transaction takes, or clocks of servers differ
 BEGIN, UNTIL = bindparam("begin", type_=UTCDateTime()), bindparam("until", type_=UTCDateTime())
@@ -57,9 +58,14 @@ class Changed:
     offered: set[int] = field(default_factory=set)
 
 
+LOCK_PERSON = select(User.id).where(User.id == USER).with_for_update(key_share=True)
+
+
 def one_at_a_time(session: Session, user: User) -> None:
-    """Lets a person's requests pass one after the other (two tabs, a double click, a retry)."""
-    session.execute(select(User.id).where(User.id == user.id).with_for_update(key_share=True))
+    """Lets a person's requests pass one after the other (two tabs, a double click, a retry). SQLite does so anyway."""
+    connection = session.connection()
+    if connection.dialect.name != "sqlite":
+        connection.execute(LOCK_PERSON, {"user": user.id})
 
 
 def seed(session: Session, *, project: Project, priorities: Mapping[int, int]) -> None:
@@ -103,23 +109,22 @@ def want_one_more(session: Session, *, comparison: Comparison, user: User) -> No
 
 
 RENEW = (
-    update(Slot)
+    update(TABLE)
     .where(
-        Slot.id
+        TABLE.c.id
         == select(Slot.id)
         .where(Slot.id == bindparam("slot", type_=Integer), IS_LEASED, Slot.holder_id == USER)
         .with_for_update()
         .scalar_subquery()
     )
     .values(leased_until=UNTIL)
-    .returning(Slot.lease_token)
-    .execution_options(**UNMATCHED)
+    .returning(TABLE.c.lease_token)
 )
 
 
 def renew(session: Session, *, slot_id: int, user: User, until: datetime) -> str | None:
     """Extends what this person holds and returns its token; a lease that ran out counts while nobody has taken it over."""
-    return session.scalar(RENEW, {"slot": slot_id, "user": user.id, "until": until})
+    return session.connection().scalar(RENEW, {"slot": slot_id, "user": user.id, "until": until})
 
 
 def _taking(free: ColumnElement[bool], order: Any) -> Any:
@@ -132,8 +137,8 @@ def _taking(free: ColumnElement[bool], order: Any) -> Any:
         .with_for_update(skip_locked=True, key_share=True)
     )
     return (
-        update(Slot)
-        .where(Slot.id == following.scalar_subquery())
+        update(TABLE)
+        .where(TABLE.c.id == following.scalar_subquery())
         .values(
             state=SlotState.LEASED,
             holder_id=USER,
@@ -141,8 +146,7 @@ def _taking(free: ColumnElement[bool], order: Any) -> Any:
             leased_until=UNTIL,
             reopened_at=None,
         )
-        .returning(Slot.comparison_id)
-        .execution_options(**UNMATCHED)
+        .returning(TABLE.c.comparison_id)
     )
 
 
@@ -169,11 +173,11 @@ def take(
     )
     where = {"project": project.id, "user": user.id, "token": token, "until": until}
     if waiting.ran_out is not None:
-        comparison_id = session.scalar(TAKE_RAN_OUT, where | {"now": now})
+        comparison_id = session.connection().scalar(TAKE_RAN_OUT, where | {"now": now})
         if comparison_id is not None:
             return comparison_id
     for statement, begin in ((TAKE_REOPENED, waiting.reopened), (TAKE_PLACE, waiting.place)):
-        comparison_id = None if begin is None else session.scalar(statement, where | {"begin": begin})
+        comparison_id = None if begin is None else session.connection().scalar(statement, where | {"begin": begin})
         if comparison_id is not None:
             closed = [] if places.is_offered(session, comparison_id) else [comparison_id]
             counts.note_offers(session, project_id=project.id, user_id=user.id, opened=[], closed=closed)
@@ -204,35 +208,30 @@ def settle(session: Session, *, project_id: int, comparison_ids: Collection[int]
         if opens:
             changed.offered.add(comparison_id)
     if changed.slots:
-        session.execute(
-            update(Slot)
-            .where(Slot.id.in_(changed.slots.values()))
-            .values(state=SlotState.DONE, holder_id=user.id, reopened_at=None, **NO_LEASE),
-            execution_options=UNMATCHED,
-        )
+        session.connection().execute(FILL, {"slots": list(changed.slots.values()), "user": user.id})
     counts.note(session, project_id=project_id, user_id=user.id, done=done, judged=judged)
     counts.note_offers(session, project_id=project_id, user_id=user.id, opened=[], closed=closed)
     return changed
 
 
 def open_again(
-    session: Session, *, comparison: Comparison, user: User, now: datetime, token: str | None = None
+    session: Session, *, project_id: int, comparison_id: int, user: User, now: datetime, token: str | None = None
 ) -> Changed:
     """Gives this person's slot of a comparison back to everybody; with a token, only while that lease holds it."""
-    rows = list(_locked(session, [comparison.id], user, now))
+    rows = list(_locked(session, [comparison_id], user, now))
     theirs = next((row for row in rows if row.is_theirs and token in (None, row.lease_token)), None)
     was_offered = any(row.state is SlotState.OPEN for row in rows)
     if theirs is None:
-        return Changed(offered={comparison.id} if was_offered else set())
+        return Changed(offered={comparison_id} if was_offered else set())
     session.execute(
         update(Slot).where(Slot.id == theirs.id).values(**OPENED, reopened_at=now), execution_options=UNMATCHED
     )
     if theirs.state is SlotState.DONE:
         was_judged = all(row.state is SlotState.DONE for row in rows)
-        counts.note(session, project_id=comparison.project_id, user_id=user.id, done=-1, judged=-was_judged)
-    opened = [] if was_offered else [comparison.id]
-    counts.note_offers(session, project_id=comparison.project_id, user_id=user.id, opened=opened, closed=[])
-    return Changed({comparison.id: theirs.id}, {comparison.id})
+        counts.note(session, project_id=project_id, user_id=user.id, done=-1, judged=-was_judged)
+    opened = [] if was_offered else [comparison_id]
+    counts.note_offers(session, project_id=project_id, user_id=user.id, opened=opened, closed=[])
+    return Changed({comparison_id: theirs.id}, {comparison_id})
 
 
 def match(session: Session, *, project: Project) -> None:
@@ -274,18 +273,27 @@ def match(session: Session, *, project: Project) -> None:
     recount.repair(session, project_id=project.id)
 
 
-def _locked(session: Session, comparison_ids: Collection[int], user: User, now: datetime) -> Any:
-    return session.execute(
-        select(
-            Slot.id,
-            Slot.comparison_id,
-            Slot.ordinal,
-            Slot.state,
-            Slot.lease_token,
-            func.coalesce(Slot.holder_id == user.id, False).label("is_theirs"),
-            or_(Slot.state == SlotState.OPEN, IS_LEASED & (Slot.leased_until < now)).label("is_free"),
-        )
-        .where(Slot.comparison_id.in_(comparison_ids))
-        .order_by(Slot.comparison_id, Slot.id)
-        .with_for_update()
+LOCKED = (
+    select(
+        Slot.id,
+        Slot.comparison_id,
+        Slot.ordinal,
+        Slot.state,
+        Slot.lease_token,
+        func.coalesce(Slot.holder_id == USER, False).label("is_theirs"),
+        or_(Slot.state == SlotState.OPEN, places.RAN_OUT).label("is_free"),
     )
+    .where(Slot.comparison_id.in_(bindparam("comparisons", expanding=True)))
+    .order_by(Slot.comparison_id, Slot.id)
+    .with_for_update()
+)
+FILL = (
+    update(TABLE)
+    .where(TABLE.c.id.in_(bindparam("slots", expanding=True)))
+    .values(state=SlotState.DONE, holder_id=USER, reopened_at=None, **NO_LEASE)
+)
+
+
+def _locked(session: Session, comparison_ids: Collection[int], user: User, now: datetime) -> Any:
+    where = {"comparisons": list(comparison_ids), "user": user.id, "now": now}
+    return session.connection().execute(LOCKED, where)
