@@ -95,7 +95,10 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled(Event):
-    """The model answered a prompt: text, or messages with role and content. `phase`: before, during or after training."""
+    """The model answered a prompt: text, or messages with role and content. `phase`: before, during or after training.
+
+    `ended`: by itself, not by the limit on an answer's length. The first release didn't say.
+    """
 
     type = EventType.SAMPLE
 
@@ -104,6 +107,7 @@ class Sampled(Event):
     temperature: float | None = None
     prompt: str | list[dict[str, Any]] | None = None
     completion: str | None = None
+    ended: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

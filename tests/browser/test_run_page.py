@@ -193,7 +193,7 @@ def test_the_end_shows_the_checkpoint_without_a_reload(
     worker.sample("after", 60, "Let me look at **that** with you.")
     worker.publish()
     expect(page.locator("#run-outcome")).to_contain_text("is ready")
-    expect(page.locator("#run-outcome")).to_contain_text("the chosen answer wins in 81 %")
+    expect(page.locator("#run-outcome")).to_contain_text("It ranks 19 of 24 eval pairs as people did")
     expect(page.locator("#run-samples strong")).to_have_text("that")
     expect(page.get_by_role("button", name="Cancel run")).to_have_count(0)
     expect(page.locator("[data-run-connection]")).to_be_hidden()

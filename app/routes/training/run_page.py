@@ -60,6 +60,7 @@ class ShownSample:
     question: str
     decoding: str
     answers: dict[str, str]
+    unchanged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,13 @@ def live(session: Session, *, run: TrainingRun, settings: Settings, types: Colle
 
 def _sample(sample: history.Sample) -> ShownSample:
     last = sample.prompt[-1] if sample.prompt else {}
-    return ShownSample(str(last.get("role", "user")), str(last.get("content", "")), sample.decoding, sample.answers)
+    return ShownSample(
+        role=str(last.get("role", "user")),
+        question=str(last.get("content", "")),
+        decoding=sample.decoding,
+        answers=sample.answers,
+        unchanged=sample.is_unchanged,
+    )
 
 
 def configuration(config: dict[str, Any]) -> list[tuple[str, list[Setting]]]:

@@ -114,7 +114,7 @@ def publish(
         name=name,
         step=int(facts.get("step") or run.job.step),
         provenance=dict(provenance),
-        metrics={"before": metrics.get("before") or {}, "after": metrics.get("after") or {}},
+        metrics={part: metrics.get(part) or {} for part in ("before", "after", "answers")},
         created_at=now or utc_now(),
     )
     session.add(checkpoint)

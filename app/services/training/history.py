@@ -22,7 +22,7 @@ CHARTED = (
 )
 IN_LOG = frozenset({EventType.LOG, EventType.STATE, EventType.ERROR, EventType.CHECKPOINT})
 LOG_LINES = 200
-SAMPLES = 64
+SAMPLES = 512  # before and after, greedy and sampled, of the most prompts that a run may ask, twice
 MOST_POINTS = 4000  # beyond this a chart has several points a pixel; they are thinned evenly
 
 
@@ -33,6 +33,11 @@ class Sample:
     prompt: list[dict[str, Any]]
     decoding: str = ""
     answers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether training left the answer as it was, to the letter."""
+        return "before" in self.answers and self.answers["before"] == self.answers.get("after")
 
 
 def point(row: JobEvent) -> dict[str, Any] | None:
@@ -152,13 +157,15 @@ def recent_points(
 
 
 def samples(session: Session, *, job: Job) -> list[Sample]:
-    """Sampled answers by prompt, in the order in which the prompts came; of a phase that ran twice, the newer ones."""
-    rows = session.scalars(
+    """Answers by prompt and way of decoding: greedy ones first, those that changed before those that didn't, and else in
+    the order in which the prompts came. Of a phase that ran twice, the newer ones."""
+    newest = (
         select(JobEvent)
         .where(JobEvent.job_id == job.id, JobEvent.type == EventType.SAMPLE)
-        .order_by(JobEvent.id)
+        .order_by(JobEvent.id.desc())
         .limit(SAMPLES)
     )
+    rows = list(session.scalars(newest))[::-1]
     by_prompt: dict[str, Sample] = {}
     for event in of_rows(rows):
         if not isinstance(event, Sampled):
@@ -168,4 +175,4 @@ def samples(session: Session, *, job: Job) -> list[Sample]:
         decoding = event.decoding or ""
         sample = by_prompt.setdefault(decoding + repr(messages), Sample(messages, decoding))
         sample.answers[event.phase or "after"] = event.completion or ""
-    return list(by_prompt.values())
+    return sorted(by_prompt.values(), key=lambda sample: (sample.decoding != "greedy", sample.is_unchanged))

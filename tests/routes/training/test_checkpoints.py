@@ -58,7 +58,7 @@ def test_the_page_tells_the_whole_chain(
     assert run.snapshot.sha256 in page and "b7" * 32 in page
     assert "Weights dequantised from a 4-bit (Q4_1) file." in shown
     assert "torch 2.13.0" in shown and "Seed 42" in shown
-    assert "the chosen answer wins in" in shown
+    assert "eval pairs as people did" in shown
     assert "Reward margin 0" in shown
 
 

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for prompt, answer in zip(prompts, given, strict=True):
         print(
-            json.dumps({"line": prompt.line, "prompt": prompt.messages, "completion": answer}, ensure_ascii=False),
+            json.dumps({"line": prompt.line, "prompt": prompt.messages, "completion": answer.text}, ensure_ascii=False),
             flush=True,
         )
     return 0

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from worker.dpo.data import chat
+from worker.dpo.data.answers import Answer
 from worker.dpo.data.pairs import Prompt
 from worker.dpo.model.attention import SHAREABLE_LAYERS
 
@@ -27,8 +28,8 @@ def generate(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     together: bool = False,
-) -> list[str]:
-    """One answer to each prompt, without special tokens.
+) -> list[Answer]:
+    """One answer to each prompt, its text without special tokens.
 
     temperature: 0 is greedy, above 0 samples from the whole distribution. An answer depends on its prompt, its place in
     the list and the seed, and on the others only by the rounding of a padded batch. A prompt that leaves no room in the
@@ -59,7 +60,7 @@ def answers(
     seed: int,
     batch_size: int = BATCH_SIZE,
     together: bool = False,
-) -> Iterator[str]:
+) -> Iterator[Answer]:
     """`generate`'s answers, each as soon as its batch is done."""
     chat.ensure_template(tokenizer)
     ends = sorted(chat.end_token_ids(tokenizer))
@@ -93,9 +94,7 @@ def answers(
                     logits_processor=LogitsProcessorList(chance),
                     synced_gpus=together,
                 )
-            yield from (
-                tokenizer.decode(_until_end(ids, ends), skip_special_tokens=True) for ids in whole[:, width:].tolist()
-            )
+            yield from (_answer(tokenizer, ids, ends) for ids in whole[:, width:].tolist())
     finally:
         model.train(training)
 
@@ -136,6 +135,7 @@ def _takes_padding(model: Any) -> bool:
     )
 
 
-def _until_end(ids: list[int], ends: list[int]) -> list[int]:
+def _answer(tokenizer: Tokenizer, ids: list[int], ends: list[int]) -> Answer:
     """The ids before the first end token, since a batch goes on until its last line is done."""
-    return list(takewhile(lambda token: token not in ends, ids))
+    own = list(takewhile(lambda token: token not in ends, ids))
+    return Answer(str(tokenizer.decode(own, skip_special_tokens=True)), tuple(own), ended=len(own) < len(ids))

@@ -26,7 +26,7 @@ def write_card(out: str | Path, facts: Mapping[str, Any]) -> None:
     facts, all optional: `title`, `base_model` (hub id or name), `base_sha256`, `method` ("lora" or "full"), `loss`,
     `project`, `started_by`, `created` (ISO 8601), `license`, `chat_template`, `seed`; the mappings `data` (such as
     file, pairs, sha256, snapshot), `config`, `versions` and `export` (as, dtype, file); and `metrics` with mappings
-    `before` and `after`, under TRL's names. `prefloop.json` holds all facts as given, others too.
+    `before` and `after`, under TRL's names, and `answers`. `prefloop.json` holds all facts as given, others too.
     """
     out = Path(out)
     record = {"format": FORMAT, **facts}
@@ -41,6 +41,7 @@ def card(facts: Mapping[str, Any]) -> str:
     parts += ["## Load it", _snippet(facts)]
     for heading, section in (
         ("Results on the evaluation pairs", _metrics(facts.get("metrics"))),
+        ("What changed in its answers", _answers((facts.get("metrics") or {}).get("answers"))),
         ("Where it comes from", _table(_provenance(facts))),
         ("Export", _table(facts.get("export"))),
         ("Data", _table(facts.get("data"))),
@@ -113,6 +114,23 @@ def _metrics(metrics: Mapping[str, Any] | None) -> str:
         f"| {_escape(name)} | {_number(_metric(before, name))} | {_number(_metric(after, name))} |" for name in names
     ]
     return "\n".join(["| metric | before | after |", "|---|---|---|", *rows])
+
+
+def _answers(answers: Mapping[str, Any] | None) -> str:
+    """`data.answers.compared` in words."""
+    if not answers:
+        return ""
+    prompts, before, after = answers["prompts"], answers["before"], answers["after"]
+    rows = [
+        ("mean length, tokens", _number(float(before["tokens"])), _number(float(after["tokens"]))),
+        ("ended by themselves", f"{before['ended']} of {prompts}", f"{after['ended']} of {prompts}"),
+        ("share of repeated 4-grams", _number(float(before["repetition"])), _number(float(after["repetition"]))),
+    ]
+    changed = (
+        f"{answers['changed']} of {prompts} greedy answers to evaluation prompts differ from those before training."
+    )
+    lines = [f"| {name} | {was} | {now} |" for name, was, now in rows]
+    return "\n".join([changed, "", "| greedy answers | before | after |", "|---|---|---|", *lines])
 
 
 def _metric(values: Mapping[str, Any], name: str) -> Any:

@@ -36,8 +36,7 @@ def evaluate(run: Run) -> None:
         return
     total = setup.plan.total_steps
     setup.events.emit(Event.STATE, progress.step, stage="evaluating", total_steps=total)
-    logps, losses = _score(run, setup.evaluation.pairs, run.reference.evaluation)
-    figures = metrics.evaluation(losses, logps, run.reference.evaluation)
+    figures = _figures(run, setup.evaluation.pairs)
     if progress.step == 0:
         run.metrics_before = figures
     run.metrics_after = figures
@@ -48,6 +47,12 @@ def evaluate(run: Run) -> None:
             raise NotFinite(f"{name} became {value} in the evaluation after step {progress.step}. {run.advice}")
     _keep_best(run, figures)
     setup.events.emit(Event.STATE, progress.step, stage="training", total_steps=total)
+
+
+def _figures(run: Run, pairs: list[TokenPair]) -> dict[str, float]:
+    """The metrics of the weights as they are, on the evaluation pairs. A collective operation."""
+    logps, losses = _score(run, pairs, run.reference.evaluation)
+    return metrics.evaluation(losses, logps, run.reference.evaluation)
 
 
 def _score(run: Run, pairs: list[TokenPair], reference: Tensor | None) -> tuple[Tensor, PairLosses]:
@@ -137,7 +142,20 @@ def _write_best(run: Run) -> None:
         raise write_error(problem, out=out, step=run.progress.step) from problem
 
 
-def load_best(run: Run) -> None:
+def settle_weights(run: Run) -> int:
+    """Put the weights that will be published into the model, the last or the best; returns the step that they are of.
+
+    `metrics_after` are theirs from then on. A collective operation. Raises StateError, NotFinite.
+    """
+    if not publishes_best(run) or run.progress.best_step == run.progress.step:
+        return run.progress.step
+    _load_best(run)
+    if run.setup.evaluation is not None:
+        run.metrics_after = _figures(run, run.setup.evaluation.pairs)
+    return run.progress.best_step
+
+
+def _load_best(run: Run) -> None:
     """Put the best weights back into the model. A collective operation. Raises StateError, NotFinite."""
     problem = _best_problem(run) if run.accelerator.is_main_process else None
     if (problem := first_ones(run.accelerator, problem)) is not None:

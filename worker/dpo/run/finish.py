@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -13,22 +14,21 @@ from worker.dpo.ground.events import Event
 from worker.dpo.ground.memory import peak_memory
 from worker.dpo.publish.folder import publish
 from worker.dpo.run import state
-from worker.dpo.run.evaluation import load_best, publishes_best
 from worker.dpo.run.run import Run
 from worker.dpo.run.setup import RunSetup
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
 
 
-def finish(run: Run) -> dict[str, Any]:
-    """Publish the last weights, or the best; returns the facts of the `done` event. Raises DiskFull, NotFinite, StateError."""
+def finish(run: Run, *, published_step: int, answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Publish the weights as they are, those of `published_step`; returns the facts of the `done` event.
+
+    answers: what training changed in the model's answers. Raises DiskFull, NotFinite.
+    """
     setup, out = run.setup, run.setup.request.out
-    best = publishes_best(run) and run.progress.best_step != run.progress.step
-    if best:
-        load_best(run)
     weights = run.weights()
     run.require_finite(weights)
-    facts = _facts(run, published_step=run.progress.best_step if best else run.progress.step)
+    facts = _facts(run, published_step=published_step, answers=answers)
     if run.accelerator.is_main_process:
         try:
             files = publish(
@@ -41,7 +41,13 @@ def finish(run: Run) -> dict[str, Any]:
             )
         except (OSError, SafetensorError) as problem:
             raise write_error(problem, out=out, step=run.progress.step) from problem
-        setup.events.emit(Event.CHECKPOINT, facts["step"], kind="best" if best else "last", path=str(out), files=files)
+        setup.events.emit(
+            Event.CHECKPOINT,
+            facts["step"],
+            kind="last" if published_step == run.progress.step else "best",
+            path=str(out),
+            files=files,
+        )
     run.accelerator.wait_for_everyone()
     last = {name: value for name, value in run.metrics.items() if name != "epoch"}
     return {
@@ -56,7 +62,7 @@ def finish(run: Run) -> dict[str, Any]:
     }
 
 
-def _facts(run: Run, *, published_step: int) -> dict[str, Any]:
+def _facts(run: Run, *, published_step: int, answers: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance of a checkpoint: what it was made from, how, with what, and how it did."""
     setup = run.setup
     return {
@@ -82,7 +88,12 @@ def _facts(run: Run, *, published_step: int) -> dict[str, Any]:
         "train_seconds": round(run.seconds, 1),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "metrics": {"before": run.metrics_before, "after": run.metrics_after, "train": run.metrics},
+        "metrics": {
+            "before": run.metrics_before,
+            "after": run.metrics_after,
+            "train": run.metrics,
+            "answers": dict(answers),
+        },
     }
 
 

@@ -14,7 +14,7 @@ from worker.dpo.run import evaluation, resume
 from worker.dpo.run.finish import finish
 from worker.dpo.run.reference import references
 from worker.dpo.run.run import Run
-from worker.dpo.run.samples import emit_samples
+from worker.dpo.run.samples import after_training, before_training
 from worker.dpo.run.setup import RunRequest, prepare
 from worker.dpo.run.step import optimizer_step
 from worker.dpo.run.together import within_memory
@@ -32,7 +32,7 @@ def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Acc
     try:
         if run.progress.step == 0:
             evaluation.evaluate(run)
-            emit_samples(run, phase="before")
+            before_training(run)
         events.emit(Event.STATE, run.progress.step, stage="training", total_steps=total)
         while run.progress.step < total and not evaluation.out_of_patience(run):
             _report(run, within_memory(run, optimizer_step))
@@ -42,9 +42,10 @@ def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Acc
             run.check_stop()
         evaluation.require_finite(run)
         resume.save(run)
-        emit_samples(run, phase="after")
+        published_step = evaluation.settle_weights(run)
+        answers = after_training(run)
         events.emit(Event.STATE, run.progress.step, stage="exporting", total_steps=total)
-        facts = finish(run)
+        facts = finish(run, published_step=published_step, answers=answers)
         succeeded = True
         return facts
     except Terminated:

@@ -2,7 +2,10 @@
 
 import shutil
 import time
+from dataclasses import asdict
+from typing import Any
 
+from worker.dpo.data.answers import Answer
 from worker.dpo.ground.disk import write_error
 from worker.dpo.ground.events import Event
 from worker.dpo.ground.processes import first_ones
@@ -55,8 +58,16 @@ def _restore(run: Run, saved: state.TrainingState) -> None:
         run.scaler.load_state_dict(numbers["scaler"])
     run.reward_mean.load_state_dict(run.progress.reward_mean)
     run.metrics_before, run.metrics_after, run.metrics = numbers["before"], numbers["after"], numbers["last"]
+    run.answers_before = _answers(numbers.get("answers"))
     run.saved_step = run.started_step = run.progress.step
     run.setup.events.emit(Event.LOG, run.progress.step, message=f"Resumed after step {run.progress.step}.")
+
+
+def _answers(kept: list[dict[str, Any]] | None) -> list[Answer] | None:
+    """The greedy answers of before training; None in a state of a version that didn't keep them."""
+    if kept is None:
+        return None
+    return [Answer(str(one["text"]), tuple(one["ids"]), bool(one["ended"])) for one in kept]
 
 
 def save_if_due(run: Run) -> None:
@@ -92,6 +103,7 @@ def _write(run: Run) -> None:
         "before": run.metrics_before,
         "after": run.metrics_after,
         "last": run.metrics,
+        "answers": None if run.answers_before is None else [asdict(answer) for answer in run.answers_before],
     }
     if run.accelerator.is_main_process:
         out = run.setup.request.out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from worker.dpo.data.answers import Answer
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.errors import NotFinite
 from worker.dpo.ground.processes import any_of
@@ -44,8 +45,9 @@ class Run:
 
     wrapped: the scorer in DDP or FSDP where there are several processes, else the scorer itself. named: the trainable
     parameters by their names in the scorer. metrics: those of the last step; metrics_before, metrics_after: those of
-    the first and of the last evaluation. best_sha256: hash of the file that holds the best weights, where there is one
-    (on the first process only).
+    the first and of the last evaluation. answers_before: greedy answers to the sampled prompts before the first step;
+    None where the training state, of an earlier version, didn't keep them. best_sha256: hash of
+    the file that holds the best weights, where there is one (on the first process only).
     """
 
     def __init__(self, setup: RunSetup, reference: References, trackers: Trackers) -> None:
@@ -68,6 +70,7 @@ class Run:
         self.metrics: dict[str, float] = {}
         self.metrics_before: dict[str, float] = {}
         self.metrics_after: dict[str, float] = {}
+        self.answers_before: list[Answer] | None = []
         self.best_sha256: str | None = None
         self.started, self.started_step = time.monotonic(), 0
         self.saved_step, self.saved_at = 0, time.monotonic()

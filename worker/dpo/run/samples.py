@@ -1,8 +1,11 @@
-"""What the model answers to a few evaluation prompts before and after training, greedy and sampled, as events."""
+"""What the model answers to some evaluation prompts before and after training, greedy and sampled, as events."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from worker.dpo.data import reading
+from worker.dpo.data.answers import Answer, compared
 from worker.dpo.data.pairs import Prompt
 from worker.dpo.ground.events import Event
 from worker.dpo.model.generation import generate
@@ -12,40 +15,64 @@ from worker.dpo.run.setup import RunSetup
 TEMPERATURE = 0.8
 
 
-def emit_samples(run: Run, *, phase: str) -> None:
-    """One `sample` event for each prompt and way of decoding. phase: `before` or `after`.
+def before_training(run: Run) -> None:
+    """Let the model answer before the first step. The run keeps the greedy answers, to compare those at its end."""
+    run.answers_before = _answered(run, phase="before")
+
+
+def after_training(run: Run) -> dict[str, Any]:
+    """Let the model that will be published answer; what training changed in its greedy answers (`data.answers.compared`).
+
+    Empty where nothing was asked, or where the answers of before weren't kept.
+    """
+    after = _answered(run, phase="after")
+    before = run.answers_before
+    return compared(before, after) if before and len(before) == len(after) else {}
+
+
+def _answered(run: Run, *, phase: str) -> list[Answer]:
+    """One `sample` event for each prompt and way of decoding; the greedy answers. phase: `before` or `after`.
 
     Of several processes with whole weights the first answers alone; sharded weights take all of them.
     """
     setup, config = run.setup, run.config
     if config.sample_prompts == 0 or not (run.is_sharded or run.accelerator.is_main_process):
-        return
+        return []
     prompts = _prompts(setup)
     setup.scorer.use_plain_attention()
-    for decoding, temperature in (("greedy", 0.0), ("sampled", TEMPERATURE)):
-        if setup.accelerator.num_processes == 1:
-            setup.stop.check()
-        answers = setup.scorer.lend(
-            partial(
-                generate,
-                tokenizer=setup.tokenizer,
-                prompts=prompts,
-                max_new_tokens=config.sample_tokens,
-                temperature=temperature,
-                seed=config.seed,
-                together=run.is_sharded,
-            )
+    greedy = _told(run, prompts, phase=phase, decoding="greedy", temperature=0.0)
+    _told(run, prompts, phase=phase, decoding="sampled", temperature=TEMPERATURE)
+    return greedy
+
+
+def _told(run: Run, prompts: Sequence[Prompt], *, phase: str, decoding: str, temperature: float) -> list[Answer]:
+    """The answers to `prompts`, each an event."""
+    setup, config = run.setup, run.config
+    if setup.accelerator.num_processes == 1:
+        setup.stop.check()
+    answers = setup.scorer.lend(
+        partial(
+            generate,
+            tokenizer=setup.tokenizer,
+            prompts=prompts,
+            max_new_tokens=config.sample_tokens,
+            temperature=temperature,
+            seed=config.seed,
+            together=run.is_sharded,
         )
-        for prompt, answer in zip(prompts, answers, strict=True):
-            setup.events.emit(
-                Event.SAMPLE,
-                run.progress.step,
-                phase=phase,
-                decoding=decoding,
-                temperature=temperature,
-                prompt=prompt.messages,
-                completion=answer,
-            )
+    )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        setup.events.emit(
+            Event.SAMPLE,
+            run.progress.step,
+            phase=phase,
+            decoding=decoding,
+            temperature=temperature,
+            prompt=prompt.messages,
+            completion=answer.text,
+            ended=answer.ended,
+        )
+    return answers
 
 
 def _prompts(setup: RunSetup) -> list[Prompt]:

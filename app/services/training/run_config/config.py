@@ -145,7 +145,7 @@ class TrainConfig(BaseModel):
         None, "Steps between training states.", empty="by time alone", ge=1, le=MOST_STEPS
     )
     save_minutes: float = _setting(10.0, "Minutes between training states; 0: never by time.", ge=0, le=10_000)
-    sample_prompts: int = _setting(2, "Evaluation prompts answered before and after; 0: none.", ge=0, le=64)
+    sample_prompts: int = _setting(8, "Evaluation prompts answered before and after; 0: none.", ge=0, le=64)
     sample_tokens: int = _setting(64, "Longest sampled answer, in tokens.", ge=1, le=4096)
     report_to: list[Literal["tensorboard", "mlflow", "wandb", "none"]] = _setting(
         ["tensorboard"], "Trackers that also get the metrics.", max_length=4

@@ -31,7 +31,7 @@ def test_the_command_prints_one_answer_a_line(tmp_path, capsys):
     assert [line["line"] for line in lines] == [1, 2, 4]
     assert lines[0]["prompt"] == rows[0]["prompt"]
     expected = generate(tiny_llama(seed=3), tiny_tokenizer(), [Prompt(1, rows[0]["prompt"])], max_new_tokens=5)
-    assert lines[0]["completion"] == expected[0]
+    assert lines[0]["completion"] == expected[0].text
     assert "line 3" in printed.err
 
 
@@ -68,5 +68,6 @@ def test_the_tools_of_a_line_reach_its_prompt(tmp_path, capsys):
     )
     answers = [json.loads(line)["completion"] for line in capsys.readouterr().out.splitlines()]
     without, given = Prompt(1, PROMPTS[0].messages), Prompt(2, PROMPTS[0].messages, tools)
-    assert answers == generate(tiny_llama(seed=3), tokenizer, [without, given], max_new_tokens=9)
+    expected = generate(tiny_llama(seed=3), tokenizer, [without, given], max_new_tokens=9)
+    assert answers == [answer.text for answer in expected]
     assert answers[0] != answers[1]

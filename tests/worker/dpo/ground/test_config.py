@@ -62,7 +62,7 @@ def test_the_defaults_and_every_way_to_spell_a_value_give_what_the_released_engi
         "device": "auto", "seed": 42, "token_budget": None, "head_chunk_mb": 64.0, "gradient_checkpointing": "auto",
         "share_prefix": "auto", "reference_cache": None, "eval_steps": None, "early_stopping_patience": 0,
         "metric_for_best_model": "eval_loss", "publish": "auto", "save_steps": None, "save_minutes": 10.0,
-        "sample_prompts": 2, "sample_tokens": 64, "report_to": ["tensorboard"], "num_workers": None,
+        "sample_prompts": 8, "sample_tokens": 64, "report_to": ["tensorboard"], "num_workers": None,
         # Came later, and changes no outcome.
         "compile": "auto",
     }  # fmt: skip

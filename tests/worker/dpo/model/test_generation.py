@@ -25,7 +25,9 @@ def test_greedy_answers_are_the_argmax_of_plain_forward_passes(model):
             with torch.no_grad():
                 answer.append(int(model(torch.tensor([ids + answer])).logits[0, -1].argmax()))
         expected.append(tokenizer.decode(answer, skip_special_tokens=True))
-    assert generate(model, tokenizer, PROMPTS, max_new_tokens=12) == expected
+    given = generate(model, tokenizer, PROMPTS, max_new_tokens=12)
+    assert [answer.text for answer in given] == expected
+    assert all(answer.ended or len(answer.ids) == 12 for answer in given)
 
 
 def test_sampling_follows_its_seed_and_leaves_the_random_state_alone(model):
@@ -70,7 +72,8 @@ def test_an_answer_stops_at_the_end_of_its_turn():
     torch.nn.init.zeros_(model.lm_head.weight)
     with torch.no_grad():
         model.lm_head.bias.copy_(torch.nn.functional.one_hot(torch.tensor(end), 260).float())
-    assert generate(model, tokenizer, PROMPTS[:1], max_new_tokens=200) == [""]
+    (answer,) = generate(model, tokenizer, PROMPTS[:1], max_new_tokens=200)
+    assert (answer.text, answer.ids, answer.ended) == ("", (), True)
 
 
 def test_a_prompt_longer_than_the_context_loses_its_beginning():

@@ -255,7 +255,7 @@ def test_training_states_have_the_form_of_the_first_release(tmp_path, engine):
         "step", "token_budget", "best_value", "best_step", "evaluations_without_gain", "reward_mean", "seconds",
         "pairs_seen",
     }  # fmt: skip
-    assert facts["numbers"].keys() == {"scaler", "before", "after", "last"}
+    assert facts["numbers"].keys() == {"scaler", "before", "after", "last", "answers"}
     kinds = ("weight", "master", "adam/step", "adam/exp_avg", "adam/exp_avg_sq")
     name = "model.model.layers.0.self_attn.q_proj.weight"
     saved = [key for key in load_file(folder / "tensors.safetensors") if key.endswith(name)]

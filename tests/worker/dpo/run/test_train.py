@@ -54,6 +54,7 @@ def test_a_run_learns_reports_and_publishes_an_adapter_that_peft_loads(tmp_path,
     assert {(event["phase"], event["decoding"]) for event in samples} == {
         (phase, decoding) for phase in ("before", "after") for decoding in ("greedy", "sampled")
     }
+    greedy = {event["phase"]: event for event in samples if event["decoding"] == "greedy"}
     assert events[-1]["event"] == "done" and events[-1]["path"] == str(out)
 
     base = AutoModelForCausalLM.from_pretrained(files["model"])
@@ -64,6 +65,11 @@ def test_a_run_learns_reports_and_publishes_an_adapter_that_peft_loads(tmp_path,
     assert (
         facts["data"]["train_pairs"] == 16 and facts["seed"] == 42 and facts["versions"]["torch"] == torch.__version__
     )
+    answers = facts["metrics"]["answers"]
+    assert answers["prompts"] == 1
+    assert answers["changed"] == (greedy["before"]["completion"] != greedy["after"]["completion"])
+    assert answers["after"]["ended"] == greedy["after"]["ended"] and answers["after"]["tokens"] <= 4
+    assert "greedy answers to evaluation prompts differ" in (out / "README.md").read_text()
     assert not list(out.glob("*.bin")) and not list(out.rglob("*.pt")) and not list(out.rglob("*.pkl"))
 
 
