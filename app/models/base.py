@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import TypeAdapter
-from sqlalchemy import JSON, DateTime, Dialect, Enum, MetaData, TypeDecorator, insert
+from sqlalchemy import JSON, DateTime, Dialect, Enum, MetaData, Table, TypeDecorator, insert
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Session, make_transient_to_detached
 
@@ -97,5 +97,5 @@ def insert_row(session: Session, row: Base) -> None:
 
 @lru_cache
 def _inserting(kind: type[Base]) -> Any:
-    table = kind.__table__
+    table = cast(Table, kind.__table__)
     return insert(table).returning(table.c.id)

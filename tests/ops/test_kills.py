@@ -74,6 +74,7 @@ class Person:
 
 
 def start(settings: Settings, port: int) -> subprocess.Popen[bytes]:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     log = (settings.data_dir / "serve.log").open("ab")
     server = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "serve"],

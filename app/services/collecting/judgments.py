@@ -176,9 +176,9 @@ def _fill_or_open(
 ) -> tuple[int | None, bool]:
     """(the slot that the judgment fills, whether another is open now). No slot where none is left, or where a skip opens this
     person's again."""
-    where = {"project_id": project_id, "user": user, "now": now}
+    comparison_id = showing.comparison_id
     if skipped:
-        changed = slots.open_again(session, comparison_id=showing.comparison_id, **where)
+        changed = slots.open_again(session, project_id=project_id, comparison_id=comparison_id, user=user, now=now)
         return None, bool(changed.offered)
-    changed = slots.settle(session, comparison_ids=[showing.comparison_id], **where)
-    return changed.slots.get(showing.comparison_id), bool(changed.offered)
+    changed = slots.settle(session, project_id=project_id, comparison_ids=[comparison_id], user=user, now=now)
+    return changed.slots.get(comparison_id), bool(changed.offered)

@@ -14,13 +14,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Integer,
     String,
+    Table,
     bindparam,
     exists,
     func,
@@ -44,7 +45,7 @@ from app.services.collecting.places import IS_JUDGED, IS_LEASED, IS_NEW, IS_REOP
 UNMATCHED = {"synchronize_session": False}
 NO_LEASE = {"lease_token": None, "leased_until": None}
 OPENED = {"state": SlotState.OPEN, "holder_id": None, **NO_LEASE}
-TABLE = Slot.__table__
+TABLE = cast(Table, Slot.__table__)
 OTHER = aliased(Slot)
 OVERLAP = timedelta(minutes=2)  # longer than a transaction takes, or clocks of servers differ
 BEGIN, UNTIL = bindparam("begin", type_=UTCDateTime()), bindparam("until", type_=UTCDateTime())
