@@ -95,6 +95,14 @@ def test_the_web_server_starts_without_what_single_requests_need(settings: Setti
     assert foreign(modules) & SLOW == set()
 
 
+def test_statistics_load_their_libraries_when_they_compute() -> None:
+    rooms = sorted(path.stem for path in (ROOT / "app" / "stats" / "loop").glob("[a-z]*.py"))
+    assert "sequential" in rooms
+    modules = imported(PROBE.format("; ".join(f"import app.stats.loop.{room}" for room in rooms)))
+    assert {f"app.stats.loop.{room}" for room in rooms} <= modules
+    assert foreign(modules) == set()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_says_what_each_command_says_of_itself(name: str) -> None:
     line = COMMANDS[name][2]
