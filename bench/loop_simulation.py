@@ -390,12 +390,14 @@ def blind_list(random: Random, pairs: int, rate: float) -> Planting:
 
 def arms(random: Random, repeats: int) -> list[Row]:
     """Four arms over three seeds: one that buys 4 points per 100 judgments, and none that does."""
-    found = invented = 0
+    noticed = invented = 0
     for _ in range(repeats):
-        found += compare_arms(random, 4.0)
+        noticed += compare_arms(random, 4.0)
         invented += any(compare_arms(random, 0.0) for _ in range(4))
     return [
-        Row("arms", "an arm that buys 4 points per 100 judgments is found", found / repeats, repeats, "at least 0.80"),
+        Row(
+            "arms", "an arm that buys 4 points per 100 judgments is found", noticed / repeats, repeats, "at least 0.80"
+        ),
         Row("arms", "any of four arms that buy nothing is found", invented / repeats, repeats, "at most 0.05"),
     ]
 
