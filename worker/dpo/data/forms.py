@@ -1,177 +1,132 @@
-"""The forms of a line in a preference file: from its bytes to a `Pair` or a prompt.
+"""A row of a preference file as `Pair`s or a `Prompt` to train with.
 
-A line is one JSON object, in one of these forms:
-
-- explicit prompt: `prompt`, `chosen`, `rejected`, each a string or a list of messages;
-- implicit prompt: `chosen` and `rejected` only, which begin alike;
-- Anthropic HH: `chosen` and `rejected` as transcripts, `\\n\\nHuman: …\\n\\nAssistant: …`;
-- and beside them `tools`, `weight` (0 or more) and `p_chosen` (0 to 1). Other columns are ignored.
+`records` reads the forms, by the same rules as the app's import. Here stand what training adds: `tools`, `weight` (0 or
+more) and `p_chosen` (0 to 1), texts that no template wraps, and that somebody must have said which answer is better.
 """
 
+import contextlib
 import json
 import math
-import re
-from collections.abc import Callable
-from itertools import takewhile
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from worker.dpo.data.pairs import PLAIN_TEXT, Pair, Prompt
+from worker.dpo.data.records.conversation import goes_on
+from worker.dpo.data.records.forms import Reader, Reading
+from worker.dpo.data.records.messages import Message
+from worker.dpo.data.records.refusals import BadLine
+from worker.dpo.data.records.roles import BY_NAME, Role, normal
+from worker.dpo.data.records.votes import FIRST, SECOND, Vote
 
-TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]?")
-ROLES = {"Human": "user", "Assistant": "assistant"}
 ANSWER_ROLES = {"assistant", "tool", PLAIN_TEXT}
-
-
-class BadLine(ValueError):
-    """A line that can't be a pair. `reason` is a stable code."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-def parse_row(raw: bytes) -> dict[str, Any] | None:
-    """A line's JSON object, or None for a blank line. Raises BadLine."""
-    try:
-        text = raw.decode("utf-8-sig").strip()
-        if not text:
-            return None
-        row = json.loads(text)
-        # Lone surrogates pass JSON but aren't text: tokenizers fail on them.
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeError as error:
-        raise BadLine("bad_encoding", f"The line is not valid UTF-8 text: {error}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadLine("bad_json", f"The line is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise BadLine("not_an_object", "The line is JSON, but not an object with chosen and rejected.")
-    return row
+# What training knows by another code than the app's import.
+REASONS = {
+    "bad_message": "bad_field",
+    "bad_roles": "prompts_differ",
+    "differs_before_last_turn": "prompts_differ",
+    "identical_answers": "identical_completions",
+    "no_common_prompt": "empty_prompt",
+    "not_text": "bad_field",
+    "not_utf8": "bad_encoding",
+    "two_prompts": "prompts_differ",
+    "unknown_form": "missing_field",
+}
+# Understood, and nothing that a model could learn from: who answered, which pair it was, how many voted.
+BESIDE_TRAINING = {
+    Role.ID,
+    Role.PRIORITY,
+    Role.GOLD,
+    Role.SOURCES,
+    Role.FIRST_SOURCE,
+    Role.SECOND_SOURCE,
+    Role.VOTES,
+    Role.VOTES_CHOSEN,
+}
 
 
 def parse_pair(row: dict[str, Any], *, line: int) -> Pair:
-    """The pair that a row holds, in any of the forms above. Raises BadLine.
-
-    A prompt that is repeated at the start of both answers' messages is taken out of them. An answer may hold assistant
-    and tool messages only: conversations that differ before the last question are refused (`prompts_differ`).
-    """
-    for name in ("chosen", "rejected"):
-        if row.get(name) is None:
-            raise BadLine("missing_field", f"The line has no '{name}'.")
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if _is_transcript(chosen) and _is_transcript(rejected):
-        sides = _transcripts(chosen, rejected)
-    elif isinstance(chosen, str) and isinstance(rejected, str) and (prompt is None or isinstance(prompt, str)):
-        sides = _plain(prompt, chosen, rejected)
-    else:
-        sides = _conversations(prompt, chosen, rejected)
-    _check_answers(*sides)
-    return Pair(line, *sides, tools=_tools(row), weight=_weight(row), p_chosen=_p_chosen(row))
+    """The pair of a row that holds one. Raises BadLine."""
+    return parse_pairs(Reader(), row, line=line)[0]
 
 
-def parse_prompt(row: dict[str, Any], *, line: int) -> Prompt:
+def parse_pairs(reader: Reader, row: dict[str, Any], *, line: int) -> list[Pair]:
+    """The pairs of a row, in any of the forms. Raises BadLine with a code of docs/preference-data.md."""
+    try:
+        readings = reader.read(row)
+    except BadLine as bad:
+        raise renamed(bad) from bad
+    return [_pair(reading, line) for reading in readings]
+
+
+def parse_prompt(reader: Reader, row: dict[str, Any], *, line: int) -> Prompt:
     """The prompt that a row holds, whether or not it has answers. Raises BadLine."""
-    return Prompt(line, _prompt_of(row, line), _tools(row))
-
-
-def _prompt_of(row: dict[str, Any], line: int) -> list[dict]:
-    if row.get("prompt") is None:
-        return parse_pair(row, line=line).prompt
-    messages = _messages(row["prompt"], PLAIN_TEXT, "prompt")
-    is_chat = any(isinstance(row.get(side), list) for side in ("chosen", "rejected"))
-    if is_chat and isinstance(row["prompt"], str):
-        messages = _messages(row["prompt"], "user", "prompt")
+    try:
+        sides = reader.prompt(row)
+    except BadLine as bad:
+        raise renamed(bad) from bad
+    messages = _text(sides.plain[0]) if sides.plain else sides.prompt
     if not messages:
-        raise BadLine("empty_prompt", "The prompt has no message.")
-    return messages
+        raise BadLine("empty_prompt", "The line has no prompt.")
+    return Prompt(line, messages, _tools(row.get("tools")))
 
 
-def _is_transcript(value: Any) -> bool:
-    return isinstance(value, str) and value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
+def renamed(bad: BadLine) -> BadLine:
+    return BadLine(REASONS.get(bad.reason, bad.reason), bad.message)
 
 
-def _transcripts(chosen: str, rejected: str) -> tuple[list[dict], list[dict], list[dict]]:
-    sides = _conversations(None, _turns(chosen), _turns(rejected))
-    if any(len(side) != 1 for side in sides[1:]):
-        raise BadLine("prompts_differ", "The two transcripts differ before their last answer.")
-    return sides
+def left_out(columns: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The columns that training uses on no line, but for those that say which pair it is."""
+    return [
+        column
+        for column, roles in columns.items()
+        if roles.keys() == {Role.LEFT_OUT.value} and BY_NAME.get(normal(column)) not in BESIDE_TRAINING
+    ]
 
 
-def _turns(transcript: str) -> list[dict]:
-    """The messages of an Anthropic HH transcript."""
-    parts = TURN.split(transcript.lstrip())
-    turns = zip(parts[1::2], parts[2::2], strict=True)
-    return [{"role": ROLES[speaker], "content": text.strip()} for speaker, text in turns]
+def _pair(reading: Reading, line: int) -> Pair:
+    sides = (reading.first, reading.second)
+    prompt = reading.prompt
+    if reading.plain is not None:
+        prompt, *texts = (_text(text) for text in reading.plain)
+        sides = (texts[0], texts[1])
+    if _winner(reading.votes) == SECOND:
+        sides = (sides[1], sides[0])
+    _check_answers(prompt, *sides)
+    values = reading.values
+    return Pair(
+        line,
+        prompt,
+        *sides,
+        tools=_tools(values.get(Role.TOOLS)),
+        weight=_number(values.get(Role.WEIGHT), "weight", lambda value: value >= 0, "a number of 0 or more"),
+        p_chosen=_number(values.get(Role.P_CHOSEN), "p_chosen", lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    )
 
 
-def _plain(prompt: str | None, chosen: str, rejected: str) -> tuple[list[dict], list[dict], list[dict]]:
-    if prompt is None:
-        shared = _shared_text(chosen, rejected)
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-        if not prompt.strip() and chosen != rejected:
-            raise BadLine("empty_prompt", "The line has no 'prompt', and its answers don't begin alike.")
-    return tuple([{"role": PLAIN_TEXT, "content": text}] for text in (prompt, chosen, rejected))  # type: ignore[return-value]
+def _text(text: str) -> list[Message]:
+    return [{"role": PLAIN_TEXT, "content": text}]
 
 
-def _shared_text(left: str, right: str) -> int:
-    """Length of the implicit prompt: the common beginning up to a word's end, so that no word is cut in two."""
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
-    if same == min(len(left), len(right)) and all(text[same : same + 1].strip() == "" for text in (left, right)):
-        return same
-    while same and not left[same - 1].isspace():
-        same -= 1
-    # A space before a word belongs to the word, as tokenizers have it.
-    return same - 1 if same and left[same - 1] == " " else same
+def _winner(votes: list[Vote]) -> str:
+    """first or second, whichever most people chose. Raises BadLine where nobody did."""
+    counted = Counter(vote.choice for vote in votes if not (vote.details or {}).get("superseded"))
+    del counted["skip"]
+    if not counted:
+        raise BadLine("not_judged", "Nobody said which answer is better.")
+    (winner, most), *others = counted.most_common()
+    if others and others[0][1] == most:
+        raise BadLine("no_majority", "As many votes are for one answer as against it.")
+    if winner not in (FIRST, SECOND):
+        raise BadLine("no_majority", f"The vote is “{winner.replace('_', ' ')}”, so neither answer is better.")
+    return winner
 
 
-def _conversations(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[dict], list[dict], list[dict]]:
-    sides = [_messages(value, "assistant", name) for value, name in ((chosen, "chosen"), (rejected, "rejected"))]
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*sides, strict=False)))
-    given = _messages(prompt, "user", "prompt") if prompt is not None else []
-    if not given:
-        # Equal conversations are all shared: their last turn is still the answer.
-        shared = min(shared, *(len(side) - 1 for side in sides))
-        return sides[0][:shared], sides[0][shared:], sides[1][shared:]
-    repeated = len(given)
-    if all(side[:repeated] == given and len(side) > repeated for side in sides):
-        sides = [side[repeated:] for side in sides]
-    elif isinstance(prompt, str) and all(side[0]["role"] in ("system", "user") for side in sides):
-        return _conversations(None, *sides)
-    return given, sides[0], sides[1]
-
-
-def _messages(value: Any, role: str, name: str) -> list[dict]:
-    """A field as messages; a string is one message of `role`."""
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise BadLine("bad_field", f"'{name}' is neither a string nor a list of messages.")
-    if name != "prompt" and not value:
-        raise BadLine("empty_answer", f"'{name}' has no message.")
-    return [_message(item, name) for item in value]
-
-
-def _message(item: dict, name: str) -> dict:
-    if not isinstance(item.get("role"), str):
-        raise BadLine("bad_field", f"A message of '{name}' has no role.")
-    content = item.get("content")
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise BadLine("unsupported_content", f"A message of '{name}' holds something other than text.")
-        content = "".join(part["text"] for part in content)
-    if content is None and item.get("tool_calls"):
-        content = ""
-    if not isinstance(content, str):
-        raise BadLine("bad_field", f"A message of '{name}' has no text in 'content'.")
-    return {key: part for key, part in item.items() if part is not None} | {"content": content}
-
-
-def _check_answers(prompt: list[dict], chosen: list[dict], rejected: list[dict]) -> None:
+def _check_answers(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> None:
     if not prompt:
         raise BadLine("empty_prompt", "There is no prompt before the answers.")
     for name, side in (("chosen", chosen), ("rejected", rejected)):
-        if any(message["role"] not in ANSWER_ROLES for message in side):
+        if any(message["role"] not in ANSWER_ROLES for message in side) and not goes_on(side):
             raise BadLine("prompts_differ", "The two conversations differ before their last answer.")
         if side[-1]["role"] == "tool":
             raise BadLine("no_answer", f"'{name}' ends with a tool's message, not with an answer.")
@@ -181,8 +136,7 @@ def _check_answers(prompt: list[dict], chosen: list[dict], rejected: list[dict])
         raise BadLine("identical_completions", "Chosen and rejected are the same, so there is nothing to learn.")
 
 
-def _tools(row: dict[str, Any]) -> list | None:
-    tools = row.get("tools")
+def _tools(tools: Any) -> list | None:
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
@@ -193,19 +147,13 @@ def _tools(row: dict[str, Any]) -> list | None:
     return tools or None
 
 
-def _weight(row: dict[str, Any]) -> float:
-    return _number(row, "weight", "bad_weight", lambda value: value >= 0, "a number of 0 or more")
-
-
-def _p_chosen(row: dict[str, Any]) -> float:
-    return _number(row, "p_chosen", "bad_p_chosen", lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def _number(row: dict[str, Any], name: str, reason: str, allowed: Callable[[float], bool], wanted: str) -> float:
-    value = row.get(name)
+def _number(value: Any, name: str, allowed: Callable[[float], bool], wanted: str) -> float:
     if value is None:
         return 1.0
+    if isinstance(value, str):  # a table's cell
+        with contextlib.suppress(ValueError):
+            value = float(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not allowed(value):
-        raise BadLine(reason, f"'{name}' is {value!r}, not {wanted}.")
+        raise BadLine(f"bad_{name}", f"'{name}' is {value!r}, not {wanted}.")
     return float(value)

@@ -1,6 +1,5 @@
 """Preference files: `read_pairs` and `read_prompts` go through the lines, `load_dataset` tokenizes and fits them."""
 
-import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,27 +7,35 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from worker.dpo.data import chat, tokens
 from worker.dpo.data.fitting import fit
-from worker.dpo.data.forms import BadLine, parse_pair, parse_prompt, parse_row
+from worker.dpo.data.forms import left_out, parse_pairs, parse_prompt, renamed
 from worker.dpo.data.pairs import Dataset, Pair, Problem, Prompt
+from worker.dpo.data.records.forms import Reader
+from worker.dpo.data.records.refusals import BadLine, FileBroken
+from worker.dpo.data.records.rows import Row, read_rows
 from worker.dpo.ground.errors import DataFileError
 
-GZIP_MAGIC = b"\x1f\x8b"
+# The file is its owner's own: these only keep a damaged one from filling the memory.
+MAX_LINE, MAX_TOTAL = 1 << 30, 1 << 50
 
 
 def read_pairs(path: str | Path, *, on_problem: Callable[[Problem], None]) -> Iterator[Pair]:
-    """The pairs of a JSON Lines file, gzipped or not, one at a time; blank lines are skipped.
+    """The pairs of a file, one at a time: JSON Lines, JSON, CSV, TSV or Parquet, gzipped or not; blank lines are skipped.
 
-    Each line that is not a pair goes to `on_problem`, with the reason: `bad_encoding`, `bad_json`, `not_an_object`,
-    `missing_field`, `bad_field`, `unsupported_content`, `prompts_differ`, `no_answer`, `empty_prompt`, `empty_answer`,
-    `identical_completions`, `bad_weight`, `bad_p_chosen`. Raises DataFileError where the file can't be read.
+    Each line that is not a pair goes to `on_problem` with a reason of docs/preference-data.md, and so do, once, the
+    columns that no line used (`columns_left_out`). Raises DataFileError where the file can't be read.
     """
-    for number, raw in _lines(Path(path)):
+    reader = Reader()
+    number = 0
+    for number, row, _ in _rows(Path(path)):
         try:
-            row = parse_row(raw)
-            if row is not None:
-                yield parse_pair(row, line=number)
+            if isinstance(row, BadLine):
+                raise renamed(row)
+            yield from parse_pairs(reader, row, line=number)
         except BadLine as bad:
             on_problem(Problem(number, bad.reason, str(bad), dropped=True))
+    if unused := left_out(reader.columns()):
+        names = ", ".join(f"`{column}`" for column in unused[:20]) + (" and more" if len(unused) > 20 else "")
+        on_problem(Problem(number, "columns_left_out", f"Training doesn't use the columns {names}.", dropped=False))
 
 
 def read_prompts(
@@ -44,14 +51,14 @@ def read_prompts(
     With a tokenizer, a prompt that its chat template refuses is a problem too (`template_refused`).
     """
     given = 0
-    for number, raw in _lines(Path(path)):
+    reader = Reader()
+    for number, row, _ in _rows(Path(path)):
         if given == limit:
             return
         try:
-            row = parse_row(raw)
-            if row is None:
-                continue
-            prompt = parse_prompt(row, line=number)
+            if isinstance(row, BadLine):
+                raise renamed(row)
+            prompt = parse_prompt(reader, row, line=number)
             if tokenizer is not None:
                 chat.encode_prompt(tokenizer, prompt.messages, prompt.tools)
         except (BadLine, chat.CannotEncode) as bad:
@@ -95,12 +102,11 @@ def load_dataset(
     return dataset
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _rows(path: Path) -> Iterator[Row]:
     try:
         with path.open("rb") as raw:
-            zipped = raw.peek(2)[:2] == GZIP_MAGIC
-            yield from enumerate(gzip.GzipFile(fileobj=raw) if zipped else raw, start=1)
+            yield from read_rows(raw, max_line=MAX_LINE, max_total=MAX_TOTAL)
     except FileNotFoundError as error:
         raise DataFileError(f"There is no preference file at {path}.") from error
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (FileBroken, OSError) as error:
         raise DataFileError(f"{path} can't be read to its end: {error}") from error

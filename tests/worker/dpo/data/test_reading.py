@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.brought import BROUGHT, Brought
 from tests.worker.dpo.tiny import tiny_tokenizer, toy_pairs, write_pairs
 from tests.worker.dpo.tokenizers_for_tests import NO_END, trained_tokenizer
 from worker.dpo.data import chat, tokens
@@ -84,12 +85,14 @@ def test_every_form_becomes_prompt_and_two_answers(row, prompt, chosen, rejected
     assert (pair.weight, pair.p_chosen, pair.tools) == (1.0, 1.0, None)
 
 
-def test_weights_soft_labels_and_tools_are_read_and_other_columns_ignored(tmp_path):
+def test_weights_soft_labels_and_tools_are_read_and_other_columns_named(tmp_path):
     tool = {"type": "function", "function": {"name": "look_up"}}
     row = {"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN], "weight": 2, "p_chosen": 0.75, "extra": {"a": 1}}
     rows = [row | {"tools": [tool]}, row | {"tools": json.dumps([tool])}, row | {"weight": None, "p_chosen": None}]
     pairs, problems = read(write_pairs(tmp_path / "pairs.jsonl", rows))
-    assert not problems
+    assert [(problem.reason, problem.dropped, "`extra`" in problem.message) for problem in problems] == [
+        ("columns_left_out", False, True)
+    ]
     assert [(pair.weight, pair.p_chosen, pair.tools) for pair in pairs] == [
         (2.0, 0.75, [tool]),
         (2.0, 0.75, [tool]),
@@ -171,6 +174,60 @@ def test_a_damaged_or_missing_file_is_one_clear_error(tmp_path):
         read(tmp_path / "missing.jsonl")
     with pytest.raises(DataFileError, match="no preference file"):
         load_dataset(tmp_path, tiny_tokenizer(), max_length=None)
+
+
+@pytest.mark.parametrize("brought", BROUGHT, ids=lambda brought: brought.name)
+def test_a_file_of_another_program_trains_on_what_was_preferred(tmp_path, brought: Brought):
+    """The import's forms, by the same rules: pairs of which one answer is better, others refused."""
+    pairs, problems = read(write_pairs(tmp_path / "pairs.jsonl", [brought.row]))
+    better = []
+    for prompt, first, second, choices, _ in brought.pairs:
+        if len(set(choices)) == 1 and choices[0] in ("first", "second"):
+            sides = (first, second) if choices[0] == "first" else (second, first)
+            better.append((prompt[-1]["content"], [message["content"] for message in prompt], *sides))
+    assert [
+        (
+            pair.prompt[-1]["content"],
+            [m["content"] for m in pair.prompt],
+            pair.chosen[0]["content"],
+            pair.rejected[0]["content"],
+        )
+        for pair in pairs
+    ] == better
+    refusals = {problem.reason for problem in problems if problem.dropped}
+    assert refusals <= {"not_judged", "no_majority"} and bool(refusals) == (not better)
+
+
+def test_answers_that_go_on_over_several_turns_are_trained_on_whole(tmp_path):
+    following = {"role": "user", "content": "And at night?"}
+    row = {"prompt": [USER], "chosen": [BLUE, following, BLUE], "rejected": [GREEN, following, GREEN]}
+    ((pair,), problems) = read(write_pairs(tmp_path / "pairs.jsonl", [row]))
+    assert (pair.chosen, problems) == (row["chosen"], [])
+
+
+def test_columns_that_say_which_pair_it_is_are_no_news(tmp_path):
+    row = {
+        "prompt": "a",
+        "chosen": "b",
+        "rejected": "c",
+        "comparison_id": 1,
+        "external_id": "",
+        "chosen_source": "m",
+        "votes": 3,
+    }
+    assert read(write_pairs(tmp_path / "pairs.jsonl", [row]))[1] == []
+
+
+def test_a_table_and_a_parquet_file_are_read_as_well(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = toy_pairs(5)
+    expected = read(write_pairs(tmp_path / "pairs.jsonl", rows))[0]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    assert read(tmp_path / "pairs.parquet")[0] == expected
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected,weight\na,b,c,0.5\n")
+    assert [(pair.chosen, pair.weight) for pair in read(tmp_path / "pairs.csv")[0]] == [(text("b"), 0.5)]
 
 
 def test_a_file_without_a_usable_pair_says_why(tmp_path):
