@@ -20,7 +20,7 @@ from app.paths import STATIC
 from app.routes import api
 from app.routes.accounts import account, people, session
 from app.routes.collecting import compare, guidelines, history, home, imports, projects
-from app.routes.datasets import data, snapshots
+from app.routes.datasets import data, extracts, snapshots
 from app.routes.ops import audit, health, workers
 from app.routes.training import checkpoints, jobs, new_run
 from app.web import failures
@@ -45,6 +45,7 @@ PAGES: tuple[Any, ...] = (
     data,
     imports,
     snapshots,
+    extracts,
     new_run,
     jobs,
     checkpoints,

@@ -82,10 +82,41 @@ def test_from_an_empty_database_to_exported_files(admin: str, pairs: Path, tmp_p
     assert json.loads(listed)["number"] == 1
 
 
+def test_a_project_is_taken_out_in_other_forms_and_brought_back(admin: str, pairs: Path, tmp_path: Path) -> None:
+    prefloop("project", "create", "tone")
+    prefloop("import", "tone", str(pairs))
+    out = tmp_path / "out"
+    assert "40 pairs" in prefloop("export", "tone", "--out", str(out), "--form", "own").output
+    prefloop("project", "create", "copy")
+    assert "40 added (40 already judged)" in prefloop("import", "copy", str(out / "tone.jsonl")).output
+    assert "0 added" in prefloop("import", "copy", str(out / "tone.jsonl")).output
+    prefloop("export", "tone", "--out", str(out), "--form", "openai")
+    written = sorted(out.glob("tone-1-*-openai.jsonl"))
+    lines = [json.loads(line) for file in written for line in file.read_text().splitlines()]
+    assert len(lines) == 40 and lines[0]["preferred_output"][0]["content"].startswith("Good")
+    prefloop("export", "tone", "--out", str(out), "--form", "trl", "--as", "parquet")
+    assert len(list(out.glob("tone-1-*-trl.parquet"))) == 2
+
+
 def test_import_reads_standard_input(admin: str, pairs: Path) -> None:
     prefloop("project", "create", "tone")
     shown = prefloop("import", "tone", "-", given=pairs.read_text())
     assert "40 added" in shown.output
+
+
+def test_import_says_what_became_of_columns_and_fails_where_nothing_is_accepted(admin: str, tmp_path: Path) -> None:
+    prefloop("project", "create", "tone")
+    file = tmp_path / "pairs.csv"
+    file.write_text("frage,gut,schlecht,note\nName a fruit.,Pear,Car,n\n")
+    refused = prefloop("import", "tone", str(file))
+    assert refused.exit_code == 1 and "`frage`" in refused.output
+    said = ("--map", "frage=prompt", "--map", "gut=chosen", "--map", "schlecht=rejected")
+    shown = prefloop("import", "tone", str(file), *said, "--show")
+    assert shown.exit_code == 0 and "user: Name a fruit." in shown.output
+    imported = prefloop("import", "tone", str(file), *said)
+    assert "1 added (1 already judged)" in imported.output and "left out: `note`" in imported.output
+    again = json.loads(prefloop("import", "tone", str(file), "--json").output)
+    assert (again["duplicates"], again["columns"]["note"]) == (1, {"left_out": 1})
 
 
 def test_train_queues_a_run_that_can_be_listed_cancelled_and_retried(admin: str, pairs: Path, engine: Engine) -> None:

@@ -119,6 +119,9 @@ def test_from_an_import_to_a_checkpoint_no_file_is_opened_within_a_write_transac
     browser = sign_in(admin)
     sent = browser.post(f"/projects/{project.slug}/import", files={"file": ("a.jsonl", lines.encode())}, headers=OWN)
     assert sent.status_code == 303
+    assert browser.get(sent.headers["location"]).status_code == 200
+    for step in ("columns", "start"):
+        assert browser.post(f"{sent.headers['location']}/{step}", headers=OWN).status_code == 303
     assert browser.post(f"/projects/{project.slug}/snapshots", headers=OWN).status_code == 303
     out = str(settings.data_dir / "out")
     for words in (["export", project.slug, "--out", out], ["train", project.slug, "--model", "tiny"]):

@@ -11,9 +11,11 @@ from app.commands.context import acting_user, console, show
 from app.commands.options import ActAs, AsJson
 from app.config import get_settings
 from app.db import get_engine, read_session
-from app.models import Snapshot
+from app.models import Container, ExtractForm, Project, Snapshot, Split
 from app.services.collecting import projects
 from app.services.datasets import snapshots
+from app.services.datasets.extracts import extracts, openai
+from app.services.datasets.extracts.containers import chunks
 from app.storage import get_storage
 
 snapshot = typer.Typer(no_args_is_help=True, help="Frozen datasets.")
@@ -78,8 +80,50 @@ def export_snapshot(
 
 
 def export(
-    slug: str, out: Annotated[Path, typer.Option("--out", file_okay=False)] = Path(), as_user: ActAs = None
+    slug: str,
+    out: Annotated[Path, typer.Option("--out", file_okay=False)] = Path(),
+    form: Annotated[
+        ExtractForm,
+        typer.Option(
+            "--form",
+            help="trl: pairs as TRL reads them. openai: its preference form. own: everything, with every vote.",
+        ),
+    ] = ExtractForm.TRL,
+    container: Annotated[Container, typer.Option("--as", help="Kind of file.")] = Container.JSONL,
+    as_user: ActAs = None,
 ) -> None:
-    """Freeze the project's current pairs and write them as JSON Lines that TRL reads."""
+    """Write a project's data into a folder; for trl and openai its current pairs are frozen first."""
+    if form is ExtractForm.OWN:
+        with read_session() as session:
+            project = projects.get(session, slug)
+        _write(project, form, container, out)
+        return
     row = _frozen(slug, as_user)
-    export_snapshot(row.id, out)
+    if form is ExtractForm.TRL and container is Container.JSONL:
+        export_snapshot(row.id, out)
+        return
+    with read_session() as session:
+        frozen = snapshots.get(session, row.id)
+    for split in Split:
+        _write(frozen.project, form, container, out, frozen, split)
+
+
+def _write(
+    project: Project,
+    form: ExtractForm,
+    container: Container,
+    out: Path,
+    frozen: Snapshot | None = None,
+    split: Split | None = None,
+) -> None:
+    rows = extracts.rows(
+        get_engine(), get_storage(get_settings()), form=form, project_id=project.id, snapshot=frozen, split=split
+    )
+    path = out / extracts.name_of(project, form, container, frozen, split)
+    out.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for chunk in chunks(rows, container):
+            file.write(chunk)
+    console.print(f"{path}  {rows.lines:,} pairs")
+    for reason, count in rows.left_out.items():
+        console.print(f"  left out: {count:,} pairs {openai.REASONS[reason]}")

@@ -53,7 +53,7 @@ def seed(session: Session, *, content: Content, now: datetime | None = None) -> 
         return False
     now = now or utc_now()
     project = _project(session, content.guidelines)
-    pairs = [parse(line).pair for line in content.pairs]
+    pairs = [parsed.pair for line in content.pairs for parsed in parse(line)]
     stored = pair_store.add_many(session, project=project, pairs=pairs)
     ids = {str(pair.external_id): at.comparison_id for pair, at in zip(pairs, stored, strict=True)}
     said = content.judgments

@@ -17,7 +17,8 @@ from app.models.comparison import (
 )
 from app.models.count import EvaluatorCount, ProjectCount
 from app.models.export import Export, ExportFormat
-from app.models.importing import Import, ImportState, Rejection
+from app.models.extract import Container, Extract, ExtractForm, ExtractState
+from app.models.importing import ColumnMap, Difference, Import, ImportReport, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
 from app.models.project import Guideline, Project
@@ -36,15 +37,22 @@ __all__ = [
     "Checkpoint",
     "CheckpointFile",
     "Choice",
+    "ColumnMap",
     "Comparison",
+    "Container",
     "Counts",
+    "Difference",
     "Evaluator",
     "EvaluatorCount",
     "EventType",
     "Export",
     "ExportFormat",
+    "Extract",
+    "ExtractForm",
+    "ExtractState",
     "Guideline",
     "Import",
+    "ImportReport",
     "ImportState",
     "Job",
     "JobEvent",

@@ -13,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, make_transient_to_detached
 from app.storage import StoredFile
 
 Json = JSON().with_variant(JSONB(), "postgresql")
+JsonOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class UTCDateTime(TypeDecorator[datetime]):

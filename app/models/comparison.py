@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.models.base import Base, now, string_enum
+from app.models.base import Base, JsonOrNull, now, string_enum
 
 
 class Split(StrEnum):
@@ -38,7 +38,8 @@ class SourceKind(StrEnum):
 
 class Response(Base):
     """One candidate answer and where it came from; never shown to an evaluator with its source.
-    `characters` and `words` are counted once, so that statistics never read the text."""
+    `characters` and `words` are counted once, so that statistics never read the text. `turns` are its messages where it
+    goes on over several turns, which `text` holds one under the other."""
 
     __tablename__ = "responses"
     __table_args__ = (UniqueConstraint("prompt_id", "content_hash"),)
@@ -47,6 +48,7 @@ class Response(Base):
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"))
     content_hash: Mapped[str] = mapped_column(String(64))
     text: Mapped[str] = mapped_column(Text)
+    turns: Mapped[list[Any] | None] = mapped_column(JsonOrNull)
     characters: Mapped[int]
     words: Mapped[int]
     source_kind: Mapped[SourceKind] = mapped_column(string_enum(SourceKind, "source_kind"), default=SourceKind.FILE)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
@@ -16,9 +16,13 @@ class Role(StrEnum):
 
 
 class User(Base):
-    """An account. `username` is lower case; without `password_hash` only links sign in."""
+    """An account. `username` is lower case; without `password_hash` only links sign in.
+
+    An imported rater is a person whose votes came with a file: they have a name, and never an account.
+    """
 
     __tablename__ = "users"
+    __table_args__ = (CheckConstraint("NOT is_imported OR (NOT active AND password_hash IS NULL)", name="is_imported"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(String(64), unique=True)
@@ -27,6 +31,7 @@ class User(Base):
     role: Mapped[Role] = mapped_column(string_enum(Role, "role"))
     active: Mapped[bool] = mapped_column(default=True)
     is_demo: Mapped[bool] = mapped_column(default=False)
+    is_imported: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=now)
     last_seen_at: Mapped[datetime | None]
 

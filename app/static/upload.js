@@ -25,7 +25,7 @@ document.querySelectorAll("form[data-upload]").forEach((form) => {
     request.upload.addEventListener("progress", ({ loaded, total }) => {
       progress.max = total;
       progress.value = loaded;
-      say(loaded < total ? `${megabytes(loaded)} of ${megabytes(total)} sent` : "Sent; reading the lines …");
+      say(loaded < total ? `${megabytes(loaded)} of ${megabytes(total)} sent` : "Sent; looking at its rows …");
     });
     request.addEventListener("load", () => {
       // A refused file comes back as a page of its own that says why.

@@ -7,10 +7,15 @@ from email.utils import format_datetime, parsedate_to_datetime
 from urllib.parse import quote
 
 from fastapi import Request
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from starlette.responses import Response, StreamingResponse
 
+from app.db import read_session
+from app.errors import NotFound
 from app.services.datasets import snapshots
+from app.services.datasets.extracts import extracts
+from app.services.datasets.extracts.containers import MEDIA_TYPES
 from app.services.training import checkpoints, exports
 from app.storage import Storage
 from app.web.archive import Content, stored, tar
@@ -68,6 +73,23 @@ def send_snapshot_file(
         filename=f"{snapshot.project.slug}-{snapshot.number}-{name}",
         media_type="application/x-ndjson",
         modified=snapshot.created_at,
+    )
+
+
+def send_extract(request: Request, engine: Engine, storage: Storage, *, extract_id: int) -> Response:
+    """The file of an extract, for the page and the API. Raises NotFound until it is made."""
+    with read_session(engine) as session:
+        row = extracts.get(session, extract_id)
+    if not row.files:
+        raise NotFound(f"Extract {extract_id} isn't made yet.", "Look at its state.")
+    (file,) = row.files
+    return send(
+        request,
+        storage,
+        stored(file),
+        filename=file.name,
+        media_type=MEDIA_TYPES[row.container],
+        modified=row.updated_at,
     )
 
 

@@ -37,6 +37,7 @@ SECTIONS = {
     "import": "data",
     "imports": "data",
     "snapshots": "data",
+    "extracts": "data",
     "comparisons": "data",
     "runs": "runs",
     "train": "runs",

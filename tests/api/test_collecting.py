@@ -201,6 +201,38 @@ def test_a_cut_off_gzip_is_an_error_that_says_what_was_read(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_file_of_which_nothing_is_accepted_is_an_error_with_its_counts(
+    client: TestClient, project: Project, engineer: dict[str, str]
+) -> None:
+    address = "/api/v1/projects/tone/import"
+    reply = client.post(address, headers=engineer, content=b'{"prompt": 5, "responses": ["a", "b"]}\n' * 3)
+    assert (reply.status_code, reply.json()["code"]) == (422, "import_broken")
+    counts = reply.json()["import_"]
+    assert (counts["lines"], counts["added"], counts["rejected"], counts["state"]) == (3, 0, 3, "failed")
+    lost = waiting(3).replace(b"\n", b"")
+    assert "--data-binary" in client.post(address, headers=engineer, content=lost).json()["detail"]
+    csv = b"prompt,chosen,rejected\nName a fruit.,Pear,Car\n"
+    assert client.post(address, headers=engineer, content=csv).json()["judged"] == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_columns_are_named_in_the_address_and_told_in_the_reply(
+    client: TestClient, project: Project, engineer: dict[str, str]
+) -> None:
+    address = "/api/v1/projects/tone/import"
+    line = b'{"frage": "q", "a": "x", "b": "y", "z": 1}'
+    said = "map=frage=prompt&map=a=first&map=b=second"
+    reply = client.post(f"{address}?{said}", headers=engineer, content=line).json()
+    assert (reply["added"], reply["mapping"]) == (1, {"frage": "prompt", "a": "first", "b": "second"})
+    assert reply["report"]["columns"]["z"] == {"left_out": 1} and "left out: `z`" in reply["report"]["recognised"]
+    assert client.post(address, headers=engineer, content=line).json()["duplicates"] == 1
+    for wrong in ("map=frage", "map=frage=king"):
+        assert client.post(f"{address}?{wrong}", headers=engineer, content=line).status_code == 422
+    stopped = client.post(f"/api/v1/imports/{reply['id']}/stop", headers=engineer)
+    assert (stopped.status_code, stopped.json()["state"]) == (200, "done")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_form_upload_and_an_empty_body_are_explained(
     client: TestClient, project: Project, engineer: dict[str, str]
 ) -> None:

@@ -259,8 +259,9 @@ def test_without_scripts_everything_can_be_done(
             "buffer": b'{"prompt": "New?", "responses": ["a", "b"]}\nnot json\n',
         }
     )
-    page.get_by_role("button", name="Import").click()
+    page.get_by_role("button", name="Look at it").click()
     page.wait_for_url("**/imports/*")
+    page.get_by_role("button", name="Import", exact=True).click()
     expect(page.get_by_role("region", name="Rejected lines with their reasons")).to_contain_text("bad json")
     context.close()
 
@@ -278,10 +279,11 @@ def test_an_upload_shows_its_progress_and_ends_on_its_own_page(
     page.locator("input[type=file]").set_input_files(
         {"name": "many.jsonl", "mimeType": "application/x-ndjson", "buffer": lines.encode()}
     )
-    page.get_by_role("button", name="Import").click()
+    page.get_by_role("button", name="Look at it").click()
     page.wait_for_url("**/imports/*")
+    page.get_by_role("button", name="Import", exact=True).click()
     expect(page.locator("main")).to_contain_text("50 lines read")
-    assert "Sent; reading the lines" in page.evaluate("sessionStorage.getItem('note')")
+    assert "Sent; looking at its rows" in page.evaluate("sessionStorage.getItem('note')")
     assert quiet == []
 
 

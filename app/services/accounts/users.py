@@ -88,15 +88,15 @@ def hashed(password: str | HashedPassword, username: str) -> HashedPassword:
 
 
 def get(session: Session, username: str) -> User:
-    user = session.scalar(select(User).where(User.username == normalized(username)))
+    user = session.scalar(select(User).where(User.username == normalized(username), ~User.is_imported))
     if user is None:
         raise NotFound(f"There is no user “{username[:64]}”.", "`prefloop user list` names all.")
     return user
 
 
 def listing(session: Session) -> Sequence[User]:
-    """Everybody: active first, then by name."""
-    return session.scalars(select(User).order_by(User.active.desc(), User.username)).all()
+    """Everybody with an account: active first, then by name."""
+    return session.scalars(select(User).where(~User.is_imported).order_by(User.active.desc(), User.username)).all()
 
 
 def has_admin(session: Session) -> bool:

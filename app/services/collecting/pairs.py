@@ -39,7 +39,7 @@ class Hashes:
 @dataclass(frozen=True)
 class NewPair:
     """A pair to be stored; `messages` has checked prompt and answers. It is hashed when it is made, for the transaction
-    that stores it holds the only writer."""
+    that stores it holds the only writer. `turns`: the messages of an answer that goes on over several turns."""
 
     prompt: list[Message]
     responses: tuple[str, str]
@@ -47,6 +47,7 @@ class NewPair:
     priority: int = 0
     gold: Choice | None = None
     external_id: str | None = None
+    turns: tuple[list[Message] | None, list[Message] | None] = (None, None)
     hashes: Hashes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -100,10 +101,10 @@ def add_many(
     # One writer of comparisons a project at a time, so that "look, then insert" holds on PostgreSQL too.
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
     prompts, splits = _store_prompts(session, project, {pair.hashes.prompt: pair.prompt for pair in pairs})
-    answers: dict[tuple[int, str], tuple[str, Source]] = {}
+    answers: dict[tuple[int, str], tuple[str, Source, list[Message] | None]] = {}
     for pair in pairs:
-        for key, text, source in zip(pair.hashes.answers, pair.responses, pair.sources, strict=True):
-            answers.setdefault((prompts[pair.hashes.prompt], key), (text, source))
+        for key, *answer in zip(pair.hashes.answers, pair.responses, pair.sources, pair.turns, strict=True):
+            answers.setdefault((prompts[pair.hashes.prompt], key), (answer[0], answer[1], answer[2]))
     responses = _store_responses(session, answers)
     rows: dict[str, dict[str, Any]] = {}
     for pair in pairs:
@@ -167,7 +168,9 @@ def split_of(content_hash: str, eval_percent: int) -> Split:
     return Split.EVAL if int(content_hash[:12], 16) % 100 < eval_percent else Split.TRAIN
 
 
-def _store_responses(session: Session, wanted: dict[tuple[int, str], tuple[str, Source]]) -> dict[tuple[int, str], int]:
+def _store_responses(
+    session: Session, wanted: dict[tuple[int, str], tuple[str, Source, list[Message] | None]]
+) -> dict[tuple[int, str], int]:
     query = select(Response.prompt_id, Response.content_hash, Response.id).where(
         Response.prompt_id.in_({prompt_id for prompt_id, _ in wanted}),
         Response.content_hash.in_({key for _, key in wanted}),
@@ -182,12 +185,13 @@ def _store_responses(session: Session, wanted: dict[tuple[int, str], tuple[str, 
                     "prompt_id": prompt_id,
                     "content_hash": key,
                     "text": text,
+                    "turns": turns,
                     "characters": len(text),
                     "words": len(text.split()),
                     "source_kind": source.kind,
                     "source_name": source.name,
                 }
-                for (prompt_id, key), (text, source) in ((key, wanted[key]) for key in missing)
+                for (prompt_id, key), (text, source, turns) in ((key, wanted[key]) for key in missing)
             ],
         )
         ids = {(prompt_id, key): response_id for prompt_id, key, response_id in session.execute(query)}

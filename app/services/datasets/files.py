@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 from sqlalchemy import select
@@ -47,7 +48,9 @@ def write(session: Session, pairs: Sequence[Pair], folder: Path) -> Written:
 def _lines(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bytes]]:
     first, second = aliased(Response), aliased(Response)
     query = (
-        select(Comparison.id, Comparison.external_id, Prompt.messages, first.text, second.text)
+        select(
+            Comparison.id, Comparison.external_id, Prompt.messages, first.text, first.turns, second.text, second.turns
+        )
         .join(Prompt, Prompt.id == Comparison.prompt_id)
         .join(first, first.id == Comparison.first_response_id)
         .join(second, second.id == Comparison.second_response_id)
@@ -55,15 +58,16 @@ def _lines(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, byte
     )
     rows = {row[0]: row[1:] for row in session.execute(query)}
     for pair in pairs:
-        external_id, messages, *texts = rows[pair.comparison_id]
-        chosen, rejected = texts if pair.decision.chosen is Choice.FIRST else reversed(texts)
+        external_id, messages, *answers = rows[pair.comparison_id]
+        sides = _messages(*answers[:2]), _messages(*answers[2:])
+        chosen, rejected = sides if pair.decision.chosen is Choice.FIRST else reversed(sides)
         yield (
             pair,
             orjson.dumps(
                 {
                     "prompt": [{"role": message["role"], "content": message["content"]} for message in messages],
-                    "chosen": [{"role": "assistant", "content": chosen}],
-                    "rejected": [{"role": "assistant", "content": rejected}],
+                    "chosen": chosen,
+                    "rejected": rejected,
                     "weight": pair.decision.weight,
                     "p_chosen": pair.decision.p_chosen,
                     "votes": pair.decision.votes,
@@ -77,3 +81,9 @@ def _lines(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, byte
                 option=orjson.OPT_APPEND_NEWLINE,
             ),
         )
+
+
+def _messages(text: str, turns: list[Any] | None) -> list[dict[str, str]]:
+    """An answer's messages: one, or those of several turns."""
+    given = turns or [{"role": "assistant", "content": text}]
+    return [{"role": message["role"], "content": message["content"]} for message in given]

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 from starlette.testclient import TestClient
 
+from app.config import Settings
 from app.db import read_session, write_session
 from app.models import Comparison, Import, ImportState, Project, User
 from app.models.base import now
@@ -35,7 +36,14 @@ def project(factory: Factory) -> Project:
 
 
 def send(browser: TestClient, project: Project, content: bytes, name: str = "answers.jsonl") -> str:
-    """Uploads a file as the plain form does; the address of the import's page."""
+    """Uploads a file and imports it, as the plain forms do; the address of the import's page."""
+    address = upload(browser, project, content, name)
+    reply = browser.post(f"{address}/start", headers=OWN)
+    assert (reply.status_code, reply.headers["location"]) == (303, address)
+    return address
+
+
+def upload(browser: TestClient, project: Project, content: bytes, name: str = "answers.jsonl") -> str:
     reply = browser.post(f"/projects/{project.slug}/import", files={"file": (name, content)}, headers=OWN)
     assert reply.status_code == 303, reply.text
     return reply.headers["location"]
@@ -90,21 +98,26 @@ def test_the_page_follows_a_long_import_and_then_stops(
     """The first batch is stored, the rest still being read: the upload has its answer, the page counts on."""
     shown, rest = threading.Event(), threading.Event()
     monkeypatch.setattr(load, "BATCH_LINES", 1)
-    plain = load.read_lines
+    plain = load.read_rows
 
-    def slowly(*args: object, **kwargs: object) -> Iterator[load.Line]:
+    def slowly(*args: object, **kwargs: object) -> Iterator[load.Row]:
         for count, line in enumerate(plain(*args, **kwargs)):
             if count == 2:
                 shown.set()
                 assert rest.wait(60)
             yield line
 
-    monkeypatch.setattr(load, "read_lines", slowly)
+    monkeypatch.setattr(load, "read_rows", slowly)
     content = b"".join(b'{"prompt": "Question %d?", "responses": ["a", "b"]}\n' % number for number in range(5))
     address = send(browser, project, content)
     assert shown.wait(60)
     page = browser.get(address)
-    assert "2 lines read" in page.text and "hx-trigger" in page.text and "http-equiv" in page.text
+    assert (
+        "2 lines read" in page.text
+        and f"{address}/stop" in page.text
+        and "hx-trigger" in page.text
+        and "http-equiv" in page.text
+    )
     fragment = browser.get(address, headers={"HX-Request": "true", "HX-Request-Type": "partial"}).text
     assert fragment.strip().startswith('<div id="import-progress"') and "<html" not in fragment
     rest.set()
@@ -127,7 +140,79 @@ def test_a_file_that_is_not_text_ends_as_failed_with_a_reason(
 ) -> None:
     address = send(browser, project, gzip.compress(GOOD * 2000)[:60], "broken.gz")
     assert settled(engine, address).state is ImportState.FAILED
-    assert "couldn't be read to its end" in browser.get(address).text
+    assert "Nothing was imported" in browser.get(address).text
+
+
+def test_first_rows_are_shown_and_columns_are_said_before_anything_is_stored(
+    browser: TestClient, project: Project, engine: Engine
+) -> None:
+    content = b'{"frage": "The <b>q</b>?", "gut": "The a", "schlecht": "The b", "note": "n"}\n' * 2
+    address = upload(browser, project, content)
+    page = browser.get(address).text
+    assert "No columns are known as two answers" in page and "Nothing is stored yet" in page
+    said = {"role:frage": "prompt", "role:gut": "chosen", "role:schlecht": "rejected", "role:note": ""}
+    assert browser.post(f"{address}/columns", data=said, headers=OWN).status_code == 303
+    page = browser.get(address).text
+    assert "`gut` → chosen answer" in page and "first is better" in page and "&lt;b&gt;q&lt;/b&gt;" in page
+    assert re.search(r'<option value="prompt" selected>', page)
+    part = browser.post(
+        f"{address}/columns", data=said, headers=OWN | {"HX-Request": "true", "HX-Request-Type": "partial"}
+    ).text
+    assert part.strip().startswith('<div id="draft"') and "<html" not in part
+    with read_session(engine) as session:
+        assert not session.scalar(select(func.count()).select_from(Comparison))
+    assert browser.post(f"{address}/start", data=said, headers=OWN).status_code == 303
+    row = settled(engine, address)
+    assert (row.added, row.judged, row.duplicates, row.mapping) == (
+        1,
+        1,
+        1,
+        {"frage": "prompt", "gut": "chosen", "schlecht": "rejected"},
+    )
+    page = browser.get(address).text
+    assert "note: 2" in page and "Columns that no line used" in page
+    # The next file with the same columns needs no word.
+    assert "first is better" in browser.get(upload(browser, project, content)).text
+
+
+def test_second_click_and_a_late_one_start_nothing_twice(browser: TestClient, project: Project, engine: Engine) -> None:
+    address = send(browser, project, GOOD)
+    settled(engine, address)
+    for step in ("start", "columns", "stop"):
+        assert browser.post(f"{address}/{step}", headers=OWN).status_code == 303
+    row = settled(engine, address)
+    assert (row.state, row.added, row.duplicates, row.stop_requested) == (ImportState.DONE, 1, 0, False)
+    assert browser.post(f"{address}/discard", headers=OWN).status_code == 409
+
+
+def test_a_draft_is_discarded_or_says_that_its_file_is_gone(
+    browser: TestClient, project: Project, engine: Engine, settings: Settings
+) -> None:
+    address = upload(browser, project, GOOD)
+    for file in (settings.data_dir / "uploads").iterdir():
+        file.unlink()
+    assert "The file is gone." in browser.get(address).text
+    assert browser.post(f"{address}/start", headers=OWN).status_code == 410
+    assert browser.post(f"{address}/discard", headers=OWN).status_code == 303
+    assert browser.get(address).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"PK\x03\x04.....", "ZIP archive"), (b"\n \n", "The file has no lines")]
+)
+def test_a_file_of_another_kind_is_said_before_it_is_imported(
+    browser: TestClient, project: Project, content: bytes, words: str
+) -> None:
+    page = browser.get(upload(browser, project, content)).text
+    assert words in page and "What each column becomes" not in page
+
+
+@pytest.mark.parametrize("role", ["king", "empty"])
+def test_a_role_that_is_none_is_refused(browser: TestClient, project: Project, role: str) -> None:
+    address = upload(browser, project, GOOD)
+    for step in ("columns", "start"):
+        assert browser.post(f"{address}/{step}", data={"role:prompt": role}, headers=OWN).status_code == 422
+    assert "Nothing is stored yet" in browser.get(address).text
 
 
 @pytest.mark.parametrize("files", [{}, {"file": ("empty.jsonl", b"")}])

@@ -17,7 +17,7 @@ from app.errors import Invalid
 from app.models import Import, ImportState
 from app.routes.api.collecting.projects import Slug
 from app.services.collecting import projects
-from app.services.collecting.imports import load
+from app.services.collecting.imports import load, mapping
 from app.web.bodies import ImportPlacesDep
 from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, RowId, SessionDep, SettingsDep
 from app.web.problems import problems
@@ -37,8 +37,10 @@ BODY: dict[str, Any] = {
                 "example": LINES,
             },
             "application/gzip": {
-                "schema": {"type": "string", "format": "binary", "description": "JSON Lines, gzipped."}
+                "schema": {"type": "string", "format": "binary", "description": "Any of the kinds, gzipped."}
             },
+            "text/csv": {"schema": {"type": "string", "description": "The first line names the columns."}},
+            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -50,8 +52,33 @@ class Rejection(BaseModel):
     message: str
 
 
+class Difference(BaseModel):
+    """A field in which a line differs from the pair that was there, which stays as it was."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    line: int
+    field: str
+    stored: str
+    given: str
+
+
+class ReportOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    recognised: str = Field(description="What the columns were read as, in one sentence.")
+    columns: dict[str, dict[str, int]] = Field(
+        description="For each column the number of lines by what it became; `left_out` where it wasn't used.",
+        examples=[{"question": {"prompt": 12}, "score": {"left_out": 12}}],
+    )
+    notes: dict[str, int] = Field(description="What was done that a line doesn't say by itself, and how often.")
+    differences: list[Difference] = Field(description="The first hundred.")
+
+
 class ImportOut(BaseModel):
-    """`lines` = `added` + `duplicates` + `rejected`; `judged` of the pairs came with a judgment that is new."""
+    """Each pair of a line was added or was there already (`duplicates`), or the line was rejected; a line has several pairs
+    where it has more than two answers. `judged` of the pairs came with a judgment that is new; `filled` of the duplicates
+    brought fields that were missing."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -62,7 +89,10 @@ class ImportOut(BaseModel):
     added: int
     judged: int
     duplicates: int
+    filled: int
     rejected: int
+    mapping: dict[str, str] = Field(description="What a person said that columns become, for this file or one like it.")
+    report: ReportOut
     rejections: list[Rejection] = Field(description="The first thousand.")
     error: str = Field(description="Why the file couldn't be read to its end, if so.")
     started_at: datetime
@@ -70,7 +100,7 @@ class ImportOut(BaseModel):
 
 
 class ImportBroken(Invalid):
-    """The file couldn't be read to its end; `import_` in the details says what was read."""
+    """The file couldn't be read to its end, or nothing of it was accepted; `import_` in the details has the counts."""
 
     code = "import_broken"
 
@@ -102,20 +132,30 @@ async def import_pairs(
     settings: SettingsDep,
     places: ImportPlacesDep,
     filename: str = Query("", max_length=255),
+    columns: list[str] = Query(
+        [],
+        alias="map",
+        max_length=500,
+        description="`COLUMN=ROLE`, what a column becomes; kept for the next file with these columns.",
+        examples=[["question=prompt"]],
+    ),
 ) -> ImportOut:
-    """Add pairs from JSON Lines, gzipped or not: `curl --data-binary @FILE`.
+    """Add pairs from JSON Lines, JSON, CSV, TSV or Parquet, gzipped or not: `curl --data-binary @FILE`.
 
     Forms: `prompt` with `responses`, or with `response_a` and `response_b`, waiting for judgment; `prompt`, `chosen` and
-    `rejected`, or `chosen` and `rejected` that begin alike, judged already. Prompts and answers are strings or messages.
-    Good lines stay whatever becomes of others; content that is there already counts as duplicate.
+    `rejected`, or `chosen` and `rejected` that begin alike, judged already; and those of other programs and data sets that
+    docs/import.md lists. Prompts and answers are strings or messages. Good lines stay whatever becomes of others; content
+    that is there already counts as duplicate. 422 where nothing is added and nothing was there.
     """
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise Invalid("The body is a form.", "Send the file itself as the body: curl --data-binary @FILE.")
+    given = mapping.parsed(columns)
+    mapping.checked(given)
     give_back = places.take(user.id)
     try:
         # A thread of its own: it waits for the sender, and other requests don't need it.
         row = await anyio.to_thread.run_sync(
-            _load, engine, slug, user.id, Body(request), filename, settings, limiter=CapacityLimiter(1)
+            _load, engine, slug, user.id, Body(request), filename, settings, given, limiter=CapacityLimiter(1)
         )
     finally:
         give_back()
@@ -125,7 +165,9 @@ async def import_pairs(
     return told
 
 
-def _load(engine: Engine, slug: str, user_id: int, body: Body, filename: str, settings: Settings) -> Import:
+def _load(
+    engine: Engine, slug: str, user_id: int, body: Body, filename: str, settings: Settings, given: dict[str, str]
+) -> Import:
     with read_session(engine) as session:
         project_id = projects.get(session, slug).id
     return load.load(
@@ -135,6 +177,7 @@ def _load(engine: Engine, slug: str, user_id: int, body: Body, filename: str, se
         stream=cast(BinaryIO, body),
         filename=filename,
         settings=settings,
+        given=given,
     )
 
 
@@ -148,3 +191,11 @@ def list_imports(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> list[
 def show_import(import_id: RowId, session: SessionDep, user: ApiEngineerDep) -> ImportOut:
     """One import, also while it runs."""
     return ImportOut.model_validate(load.get(session, import_id))
+
+
+@router.post("/imports/{import_id}/stop", responses=problems(404))
+def stop_import(import_id: RowId, session: SessionDep, user: ApiEngineerDep) -> ImportOut:
+    """Ask a running import to end after the lines that it is at; what was stored stays."""
+    row = load.get(session, import_id)
+    load.stop(session, row=row, by=user)
+    return ImportOut.model_validate(row)

@@ -1,14 +1,23 @@
-"""One line of an import to a pair: the forms that are understood, and why a line is not. Pure."""
+"""One row of a file to the pairs that a project stores, with what was said of them, and why a row is not. Pure.
 
-import re
-from dataclasses import dataclass
-from itertools import takewhile
+`records` reads the forms, by the same rules as the engine; here are the limits of what a project can hold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-
 from app.models import Choice, SourceKind
-from app.services.collecting.messages import Message, Unfit, answers_of, messages_of, prompt_of, text_of
+from app.services.collecting.imports.counted import votes_of_counts
+from app.services.collecting.imports.details import details_of
+from app.services.collecting.imports.records import refusals
+from app.services.collecting.imports.records.conversation import goes_on
+from app.services.collecting.imports.records.forms import Reader, Reading
+from app.services.collecting.imports.records.refusals import BadLine
+from app.services.collecting.imports.records.roles import Role
+from app.services.collecting.imports.records.rows import row_of
+from app.services.collecting.imports.records.votes import Vote
+from app.services.collecting.messages import Message, Unfit, answers_of, messages_of, prompt_of
 from app.services.collecting.pairs import (
     LONGEST_EXTERNAL_ID,
     LONGEST_SOURCE,
@@ -20,27 +29,10 @@ from app.services.collecting.pairs import (
 
 # Every reason that a line can be refused for; each rejection also has a message of its own.
 REASONS = {
-    "bad_json": "The line isn't JSON.",
-    "bad_field": "A field has a value that it can't have.",
-    "bad_message": "A message isn't an object with role and content.",
-    "bad_roles": "Roles are unknown or in an order that can't be trained on.",
+    **{reason: text for reason, text in refusals.REASONS.items() if reason != "unsupported_content"},
     "contradicts_earlier": "The same pair was judged before with another result.",
-    "differs_before_last_turn": "The two conversations differ before the last answer.",
-    "empty_answer": "An answer is empty.",
-    "empty_prompt": "The prompt is empty.",
-    "identical_answers": "Both answers are the same.",
-    "no_common_prompt": "The two texts don't begin alike, so there is no prompt.",
-    "not_an_object": "The line is JSON, but not an object.",
-    "not_text": "A prompt or an answer isn't text.",
-    "not_two_answers": "There aren't exactly two answers.",
-    "not_utf8": "The line isn't UTF-8.",
     "nul_character": "A text contains a NUL character.",
-    "too_long": "The line is too long.",
-    "unknown_form": "The fields are those of no known form.",
 }
-FORMS = "prompt and responses; prompt, response_a and response_b; prompt, chosen and rejected; chosen and rejected"
-TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 GOLD = {
     "first": Choice.FIRST,
     "a": Choice.FIRST,
@@ -49,151 +41,101 @@ GOLD = {
     "tie": Choice.TIE,
     "both_bad": Choice.BOTH_BAD,
 }
+LONGEST_NOTE = 100_000
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A pair, and whether it is judged already: then its first answer is the chosen one."""
+    """A pair, and what people said of it in terms of its answers, if they did."""
 
     pair: NewPair
-    judged: bool
+    votes: tuple[Vote, ...] = ()
+
+    @property
+    def judged(self) -> bool:
+        return bool(self.votes)
 
 
-def parse(line: bytes) -> Parsed:
-    """Reads one line. Raises Unfit with a reason of REASONS."""
+def parse(line: bytes, reader: Reader | None = None) -> list[Parsed]:
+    """The pairs of one line of JSON Lines. Raises Unfit with a reason of REASONS."""
     try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        raise Unfit("not_utf8", f"Byte {error.start + 1} isn't UTF-8.") from error
+        row = row_of(line)
+    except BadLine as bad:
+        raise unfit(bad) from bad
+    return parse_row(reader or Reader(), row)
+
+
+def parse_row(reader: Reader, row: dict[str, Any]) -> list[Parsed]:
+    """The pairs of one row. Raises Unfit with a reason of REASONS."""
     try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise Unfit("bad_json", f"Not JSON: {error}.") from error
-    if not isinstance(row, dict):
-        raise Unfit("not_an_object", "Not a JSON object. Write one object a line, not one array in a file.")
-    if "chosen" in row and "rejected" in row:
-        return Parsed(_judged(row), judged=True)
-    if "prompt" in row and "responses" in row:
-        return Parsed(_waiting(row, row["responses"]), judged=False)
-    if "prompt" in row and "response_a" in row and "response_b" in row:
-        return Parsed(_waiting(row, [row["response_a"], row["response_b"]]), judged=False)
-    given = ", ".join(sorted(row)[:8])[:200] or "none"
-    raise Unfit("unknown_form", f"The fields are {given}. Expected {FORMS}.")
+        readings = reader.read(row)
+        return [_parsed(reader, reading) for reading in readings]
+    except BadLine as bad:
+        raise unfit(bad) from bad
 
 
-def _waiting(row: dict[str, Any], answers: Any) -> NewPair:
-    """Our own form: `prompt` with `responses` [a, b] or `response_a` and `response_b`, and optionally `sources`,
-    `priority`, `gold` and `id`. A response may be an object with `text` and `source`."""
-    if not isinstance(answers, list) or len(answers) != 2:
-        raise Unfit("not_two_answers", "`responses` isn't a list of two answers.")
-    sources = row.get("sources", [row.get("source_a"), row.get("source_b")])
-    if not isinstance(sources, list) or len(sources) != 2:
-        raise Unfit("bad_field", "`sources` isn't a list of two.")
-    texts, writers = [], []
-    for answer, source in zip(answers, sources, strict=True):
-        if isinstance(answer, dict) and "text" in answer:
-            answer, source = answer["text"], answer.get("source", source)
-        texts.append(answer)
-        writers.append(_source(source))
-    first, second = answers_of(texts[0], texts[1], ("The first answer", "The second answer"))
-    return NewPair(
-        prompt_of(_prompt_value(row["prompt"])),
+def unfit(bad: BadLine) -> Unfit:
+    return Unfit("not_text" if bad.reason == "unsupported_content" else bad.reason, bad.message)
+
+
+def _parsed(reader: Reader, reading: Reading) -> Parsed:
+    values = reading.values
+    prompt, answers = reading.prompt, (reading.first, reading.second)
+    if any(len(message) > 2 for message in prompt) or any(len(one) > 1 or len(one[0]) > 2 for one in answers):
+        _name_what_is_left(reader, {"prompt": prompt, "answer": [*reading.first, *reading.second]})
+    turns = tuple(turns_of(answer) for answer in answers)
+    texts = [in_one(of) if of else answer for of, answer in zip(turns, answers, strict=True)]
+    first, second = answers_of(*texts, ("The first answer", "The second answer"))
+    votes = tuple(reading.votes)
+    if Role.VOTES in values:
+        votes = votes_of_counts(votes, values)
+    pair = NewPair(
+        prompt_of(prompt),
         (first, second),
-        (writers[0], writers[1]),
-        _priority(row),
-        _gold(row),
-        _external_id(row),
+        (source_of(reading.sources[0]), source_of(reading.sources[1])),
+        _priority(values.get(Role.PRIORITY)),
+        _gold(values.get(Role.GOLD)),
+        _external_id(values.get(Role.ID)),
+        (turns[0], turns[1]),
     )
-
-
-def _judged(row: dict[str, Any]) -> NewPair:
-    """TRL's preference forms, explicit (`prompt`, `chosen`, `rejected`) and implicit (`chosen`, `rejected` that begin
-    alike), as strings or messages, and Anthropic's HH transcripts."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    if row.get("prompt") is None:
-        prompt, chosen, rejected = _split(chosen, rejected)
-    else:
-        prompt = prompt_of(_prompt_value(row["prompt"]))
-        chosen, rejected = _without(prompt, chosen), _without(prompt, rejected)
-    texts = answers_of(chosen, rejected, ("The chosen answer", "The rejected answer"))
-    sources = _source(row.get("chosen_source")), _source(row.get("rejected_source"))
-    return NewPair(prompt_of(prompt), texts, sources, _priority(row), None, _external_id(row))
-
-
-def _prompt_value(value: Any) -> Any:
-    """A prompt written as a transcript that ends with `Assistant:` becomes its messages."""
-    if isinstance(value, str) and (turns := transcript(value)) and turns[-1] == {"role": "assistant", "content": ""}:
-        return turns[:-1]
-    return value
-
-
-def _without(prompt: list[Message], answer: Any) -> Any:
-    """An answer that repeats the conversation before it, as some data sets have it, without that conversation."""
-    if not isinstance(answer, list) or len(answer) < 2:
-        return answer
-    messages = messages_of(answer, "The answer")
-    before, last = messages[:-1], messages[-1:]
-    if before != prompt and before[-len(prompt) :] != prompt:
-        raise Unfit("differs_before_last_turn", "An answer has messages before it that aren't those of the prompt.")
-    return last
-
-
-def _split(chosen: Any, rejected: Any) -> tuple[list[Message], Any, Any]:
-    """(prompt, chosen answer, rejected answer) of two conversations that begin alike."""
-    if isinstance(chosen, list) and isinstance(rejected, list):
-        return _split_messages(
-            messages_of(chosen, "The chosen conversation"), messages_of(rejected, "The rejected conversation")
+    votes = tuple(replace(vote, details=details_of(vote.details, reader)) if vote.details else vote for vote in votes)
+    if len(votes) > 1:  # votes of which nobody knows whose they are, are of different people
+        votes = tuple(
+            vote if vote.rater else replace(vote, rater=f"Vote {number}", name=f"Vote {number}")
+            for number, vote in enumerate(votes, 1)
         )
-    chosen, rejected = text_of(chosen, "`chosen`"), text_of(rejected, "`rejected`")
-    conversations = transcript(chosen), transcript(rejected)
-    if conversations[0] and conversations[1]:
-        return _split_messages(*conversations)
-    return _split_texts(chosen, rejected)
+    for vote in votes:
+        if "\0" in vote.note or "\0" in vote.name or "\0" in vote.rater:
+            raise Unfit("nul_character", "A vote contains a NUL character, which databases can't store.")
+        if len(vote.note) > LONGEST_NOTE:
+            raise Unfit("bad_field", f"The reason for a vote is longer than {LONGEST_NOTE:,} characters.")
+    return Parsed(pair, votes)
 
 
-def _split_messages(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], Any, Any]:
-    if not chosen or not rejected:
-        raise Unfit("empty_answer", "A conversation has no messages.")
-    if chosen == rejected:
-        raise Unfit("identical_answers", "Both conversations are the same, so there is nothing to compare.")
-    if chosen[0] != rejected[0] or len(chosen) < 2 or len(rejected) < 2:
-        raise Unfit("no_common_prompt", "The two conversations don't begin alike, so there is no prompt.")
-    if chosen[:-1] != rejected[:-1]:
-        turn = 1 + sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
-        raise Unfit(
-            "differs_before_last_turn",
-            f"The conversations differ from message {turn} on, before the last answer "
-            f"({len(chosen)} and {len(rejected)} messages).",
-        )
-    return chosen[:-1], chosen[-1:], rejected[-1:]
+def turns_of(answer: list[Message]) -> list[Message] | None:
+    """The messages of an answer that goes on over several turns; None for one message. Raises Unfit."""
+    if len(answer) < 2 or not goes_on(answer):
+        return None
+    turns = messages_of(answer, "The answer")
+    if not all(message["content"].strip() for message in turns):
+        raise Unfit("empty_answer", "An answer of several turns has an empty message.")
+    return turns
 
 
-def _split_texts(chosen: str, rejected: str) -> tuple[list[Message], str, str]:
-    """The prompt of two plain texts is what both begin with, up to the end of a word."""
-    end = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
-    if chosen == rejected:
-        raise Unfit("identical_answers", "Both texts are the same, so there is nothing to compare.")
-    while end and not chosen[end - 1].isspace():
-        end -= 1
-    if not chosen[:end].strip():
-        raise Unfit("no_common_prompt", "The two texts don't begin alike, so there is no prompt.")
-    return [{"role": "user", "content": chosen[:end].strip()}], chosen[end:].strip(), rejected[end:].strip()
+def in_one(turns: list[Message]) -> str:
+    """An answer of several turns as people read it: its messages one under the other, with who speaks."""
+    spoken = (f"**{message['role'].capitalize()}:** {message['content']}" for message in turns[1:])
+    return "\n\n".join((turns[0]["content"], *spoken))
 
 
-def transcript(text: str) -> list[Message]:
-    """The messages of `\\n\\nHuman: …\\n\\nAssistant: …`; empty for text of another kind."""
-    text = text.strip()
-    marks = list(TURN.finditer(text))
-    if not marks or marks[0].start() != 0:
-        return []
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return [
-        {"role": SPEAKERS[mark[1]], "content": text[mark.end() : end].strip()}
-        for mark, end in zip(marks, ends, strict=True)
-    ]
+def _name_what_is_left(reader: Reader, parts: Mapping[str, list[Message]]) -> None:
+    for what, messages in parts.items():
+        for message in messages:
+            for key in message.keys() - {"role", "content", "tool_calls"}:
+                reader.leave_out(f"{what}[].{key}")
 
 
-def _source(value: Any) -> Source:
+def source_of(value: Any) -> Source:
     """A name, or an object with `kind` (model, checkpoint, file, person) and `name`."""
     if value is None or value == "":
         return UNKNOWN
@@ -207,25 +149,35 @@ def _source(value: Any) -> Source:
     return Source(kind, value)
 
 
-def _priority(row: dict[str, Any]) -> int:
-    value = row.get("priority") or 0
-    if type(value) is not int or value not in PRIORITIES:
+def _whole(value: Any) -> int | None:
+    """A whole number however it is written: 5, 5.0 (a table that had gaps) or "5" (a cell)."""
+    if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _priority(value: Any) -> int:
+    number = 0 if value is None else _whole(value)
+    if number is None or number not in PRIORITIES:
         raise Unfit("bad_field", f"`priority` isn't a whole number from {PRIORITIES[0]:,} to {PRIORITIES[-1]:,}.")
-    return value
+    return number
 
 
-def _gold(row: dict[str, Any]) -> Choice | None:
-    value = row.get("gold")
+def _gold(value: Any) -> Choice | None:
     if value is not None and (not isinstance(value, str) or value not in GOLD):
         raise Unfit("bad_field", f"`gold` is none of {', '.join(GOLD)}.")
     return GOLD[value] if value is not None else None
 
 
-def _external_id(row: dict[str, Any]) -> str | None:
-    value = row["id"] if row.get("id") is not None else row.get("external_id")
+def _external_id(value: Any) -> str | None:
     if value is None or value == "":
         return None
-    text = str(value) if type(value) is int else value
+    whole = _whole(value) if not isinstance(value, str) else None
+    text = str(whole if whole is not None else value) if type(value) in (int, float) else value
+    if isinstance(value, float) and abs(value) >= 2**53:
+        raise Unfit("bad_field", "`id` is a number that was rounded when it was read. Write it as text.")
     if not isinstance(text, str) or len(text) > LONGEST_EXTERNAL_ID or "\0" in text:
         raise Unfit("bad_field", f"`id` isn't a number or a text of up to {LONGEST_EXTERNAL_ID} characters.")
     return text

@@ -1,46 +1,35 @@
 """Imports: a file into a project, batch by batch, so that what was read stays whatever happens next."""
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import BinaryIO
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import write_session
-from app.errors import NotFound, PrefloopError
-from app.models import Choice, Import, ImportState, Judgment, JudgmentSource, Project, Rejection, User
+from app.errors import Conflict, NotFound, PrefloopError
+from app.models import Import, ImportState, Project, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit
-from app.services.collecting import counts, pairs, slots
-from app.services.collecting.imports.forms import Parsed, parse
-from app.services.collecting.imports.lines import StreamBroken, read_lines
+from app.services.collecting.imports import mapping, storing, told
+from app.services.collecting.imports.forms import parse_row, unfit
+from app.services.collecting.imports.outcome import Numbered, Outcome
+from app.services.collecting.imports.records.forms import Reader
+from app.services.collecting.imports.records.refusals import BadLine, FileBroken
+from app.services.collecting.imports.records.rows import Row, read_rows
 from app.services.collecting.messages import Unfit
 
 BATCH_LINES = 500
 BATCH_BYTES = 4_000_000
 BATCH_SECONDS = 2.0
+PAIRS_AT_ONCE = 2_000
 REPORTED_REJECTIONS = 1_000
+# So many refusals with nothing accepted, and the rest of the file isn't read: it isn't what its sender takes it for.
+HOPELESS = 1_000
 STALLED_AFTER = timedelta(minutes=10)
-Line = tuple[int, bytes | None]
-Numbered = tuple[int, Parsed]
-
-
-@dataclass
-class Outcome:
-    """What became of one batch of lines: each was added, was there already, or was rejected. `judged` of the pairs got
-    a judgment."""
-
-    added: int = 0
-    judged: int = 0
-    duplicates: int = 0
-    rejections: list[Rejection] = field(default_factory=list)
-
-    def reject(self, number: int, unfit: Unfit) -> None:
-        self.rejections.append(Rejection(line=number, reason=unfit.reason, message=unfit.message))
 
 
 def load(
@@ -52,16 +41,57 @@ def load(
     filename: str,
     settings: Settings,
     progress: Callable[[Import], None] | None = None,
+    given: Mapping[str, str] | None = None,
+    draft_id: int | None = None,
+    begun: Callable[[], None] | None = None,
 ) -> Import:
-    """Reads a stream of JSON Lines (or gzip of them) into a project and says what became of it.
+    """Reads a file into a project and says what became of its lines and columns.
 
-    Commits by batches with sessions of its own. A stream that breaks ends as `failed` with what was read before.
-    Judged pairs become judgments by `user_id`. Run again, it adds only what is missing.
+    given: what a person said that columns become, which is kept for the next file with these columns; what was kept
+    before is used otherwise. draft_id: the import that looked at the file before. begun: told once the import runs.
+
+    Commits by batches with sessions of its own. A stream that breaks, a file of which nothing is accepted and one that
+    somebody stops end as `failed` with what was read before. Votes without a rater are judgments by `user_id`. Run again,
+    it adds only what is missing. Raises Invalid for a mapping that can't be, Conflict for a draft that runs already.
     """
+    roles = mapping.checked(given)
+    row = _begin(engine, project_id, user_id, filename, draft_id)
+    if begun:
+        begun()
+    try:
+        rows = read_rows(
+            stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes, known=tuple(roles)
+        )
+        reader = None
+        broken = ""
+        for batch, why in _batches(rows):
+            if reader is None:
+                reader = Reader(mapping.settle(engine, project_id=project_id, rows=batch, given=roles))
+            row, broken = _load_batch(engine, row.id, batch, reader, settings), why
+            if progress:
+                progress(row)
+            if not broken and (broken := _reason_to_stop(row)):
+                break
+        return _finish(engine, row.id, broken or _nothing_accepted(row))
+    except BaseException as error:
+        why = (
+            error.what if isinstance(error, PrefloopError) else f"The import was interrupted ({type(error).__name__})."
+        )
+        _finish(engine, row.id, f"{why} Run it again: what is here already is counted as duplicates.")
+        raise
+
+
+def _begin(engine: Engine, project_id: int, user_id: int, filename: str, draft_id: int | None) -> Import:
     with write_session(engine) as session:
         project = session.get_one(Project, project_id)
-        row = Import(project_id=project.id, user_id=user_id, filename=_clean(filename))
-        session.add(row)
+        if draft_id is None:
+            row = Import(project_id=project.id, user_id=user_id, filename=clean(filename))
+            session.add(row)
+        else:
+            row = session.scalars(select(Import).where(Import.id == draft_id).with_for_update()).one()
+            if row.state is not ImportState.DRAFT:
+                raise Conflict(f"Import {row.id} was started already.", "Look at its page.", import_id=row.id)
+            row.state, row.user_id, row.updated_at = ImportState.RUNNING, user_id, utc_now()
         session.flush()
         audit.record(
             session,
@@ -71,144 +101,88 @@ def load(
             project=project.slug,
             filename=row.filename,
         )
-        import_id = row.id
-    try:
-        lines = read_lines(stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes)
-        broken = ""
-        for batch, why in _batches(lines):
-            row, broken = _load_batch(engine, import_id, batch, settings), why
-            if progress:
-                progress(row)
-        return _finish(engine, import_id, broken or ("" if row.lines else "The file has no lines."))
-    except BaseException as error:
-        why = (
-            error.what if isinstance(error, PrefloopError) else f"The import was interrupted ({type(error).__name__})."
-        )
-        _finish(engine, import_id, f"{why} Run it again: what is here already is counted as duplicates.")
-        raise
+    return row
 
 
-def _clean(filename: str) -> str:
+def clean(filename: str) -> str:
     return "".join(character for character in filename if character.isprintable())[-255:]
 
 
-def _batches(lines: Iterator[Line]) -> Iterator[tuple[list[Line], str]]:
+def _batches(rows: Iterator[Row]) -> Iterator[tuple[list[Row], str]]:
     """Batches by number of lines, bytes or seconds; the last one with why the stream broke, if it did."""
-    batch: list[Line] = []
+    batch: list[Row] = []
     size, began = 0, time.monotonic()
     try:
-        for number, line in lines:
-            batch.append((number, line))
-            size += len(line or b"")
+        for number, row, of_row in rows:
+            batch.append((number, row, of_row))
+            size += of_row
             if len(batch) >= BATCH_LINES or size >= BATCH_BYTES or time.monotonic() - began > BATCH_SECONDS:
                 yield batch, ""
                 batch, size, began = [], 0, time.monotonic()
-    except StreamBroken as error:
+    except FileBroken as error:
         yield batch, str(error)
     else:
         yield batch, ""
 
 
-def _load_batch(engine: Engine, import_id: int, lines: list[Line], settings: Settings) -> Import:
-    """One batch, one commit."""
+def _load_batch(engine: Engine, import_id: int, rows: list[Row], reader: Reader, settings: Settings) -> Import:
+    """One batch, one commit, or several where its lines have many pairs."""
     outcome = Outcome()
-    parsed = list(_parse(lines, outcome, settings.max_line_bytes))
+    parsed = list(_parse(rows, outcome, reader))
+    while len(parsed) > PAIRS_AT_ONCE:  # lines with many answers: nobody waits for all their pairs
+        with write_session(engine) as session:
+            row = session.get_one(Import, import_id)
+            storing.store(session, row, session.get_one(Project, row.project_id), parsed[:PAIRS_AT_ONCE], outcome)
+        parsed = parsed[PAIRS_AT_ONCE:]
     with write_session(engine) as session:
         row = session.get_one(Import, import_id)
         project = session.get_one(Project, row.project_id)
         if parsed:
-            _store(session, row, project, parsed, outcome)
+            storing.store(session, row, project, parsed, outcome)
         outcome.rejections.sort(key=lambda rejection: rejection["line"])
+        row.lines += len(rows)
         row.added += outcome.added
         row.judged += outcome.judged
         row.duplicates += outcome.duplicates
+        row.filled += outcome.filled
         row.rejected += len(outcome.rejections)
         row.rejections = [*row.rejections, *outcome.rejections[: REPORTED_REJECTIONS - len(row.rejections)]]
-        row.state, row.updated_at = ImportState.RUNNING, utc_now()
+        row.report = told.report(reader, earlier=row.report, differences=outcome.differences)
+        row.mapping = {column: role.value for column, role in reader.given.items()}
+        row.updated_at = utc_now()
     return row
 
 
-def _parse(lines: list[Line], outcome: Outcome, max_line: int) -> Iterator[Numbered]:
-    for number, line in lines:
+def _parse(rows: list[Row], outcome: Outcome, reader: Reader) -> Iterator[Numbered]:
+    for number, row, _ in rows:
         try:
-            if line is None:
-                raise Unfit("too_long", f"The line is longer than {max_line:,} bytes.")
-            yield number, parse(line)
-        except Unfit as unfit:
-            outcome.reject(number, unfit)
+            if isinstance(row, BadLine):
+                raise unfit(row)
+            for parsed in parse_row(reader, row):
+                yield number, parsed
+        except Unfit as refused:
+            outcome.reject(number, refused)
 
 
-def _store(session: Session, row: Import, project: Project, parsed: list[Numbered], outcome: Outcome) -> None:
-    user = session.get_one(User, row.user_id)
-    slots.one_at_a_time(session, user)
-    stored = pairs.add_many(session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id)
-    judged = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if one.judged}
-    earlier = _earlier_choices(session, user, judged)
-    fresh: dict[int, Choice] = {}
-    for at, (number, one) in zip(stored, parsed, strict=True):
-        choice = Choice.SECOND if at.swapped else Choice.FIRST
-        known = earlier.get(at.comparison_id) or fresh.get(at.comparison_id)
-        if one.judged and known is not None and known is not choice:
-            outcome.reject(
-                number,
-                Unfit(
-                    "contradicts_earlier",
-                    "This pair was judged before, by an import or by you, and with "
-                    "another result. Change that judgment if it is wrong.",
-                ),
-            )
-            continue
-        outcome.added += at.added
-        outcome.duplicates += not at.added
-        if one.judged and known is None:
-            fresh[at.comparison_id] = choice
-    _judge(session, user, project, fresh)
-    outcome.judged += len(fresh)
+def _reason_to_stop(row: Import) -> str:
+    if row.stop_requested:
+        return f"It was stopped after {row.lines:,} lines. Import the file again to read the rest."
+    if row.rejected >= HOPELESS and not row.added and not row.duplicates:
+        return f"The first {row.lines:,} lines were all refused, so the rest wasn't read. {_first_reason(row)}"
+    return ""
 
 
-def _earlier_choices(session: Session, user: User, comparison_ids: Collection[int]) -> dict[int, Choice]:
-    """What this person, or any import, said of these comparisons before."""
-    rows = session.execute(
-        select(Judgment.comparison_id, Judgment.choice).where(
-            Judgment.comparison_id.in_(comparison_ids),
-            (Judgment.user_id == user.id) | (Judgment.source == JudgmentSource.IMPORT),
-            ~Judgment.superseded,
-        )
-    )
-    return dict(rows.tuples().all())
+def _nothing_accepted(row: Import) -> str:
+    if not row.lines:
+        return "The file has no lines."
+    if not row.added and not row.duplicates:
+        return f"No line was accepted. {_first_reason(row)}"
+    return ""
 
 
-def _judge(session: Session, user: User, project: Project, fresh: dict[int, Choice]) -> None:
-    """Records judgments by the importing person, each in a slot where its comparison has one for them."""
-    if not fresh:
-        return
-    now = utc_now()
-    changed = slots.settle(session, project_id=project.id, comparison_ids=fresh, user=user, now=now)
-    session.execute(
-        insert(Judgment),
-        [
-            {
-                "project_id": project.id,
-                "comparison_id": comparison_id,
-                "slot_id": changed.slots.get(comparison_id),
-                "user_id": user.id,
-                "choice": choice,
-                "source": JudgmentSource.IMPORT,
-                "guideline_version": project.guideline_version,
-                "submitted_at": now,
-            }
-            for comparison_id, choice in fresh.items()
-        ],
-    )
-    counts.note(
-        session,
-        project_id=project.id,
-        user_id=user.id,
-        stored=len(fresh),
-        judgments=len(fresh),
-        imported=len(fresh),
-        known_offered=len(changed.offered),  # what is fresh was never judged by this person
-    )
+def _first_reason(row: Import) -> str:
+    first = row.rejections[0]
+    return f"Line {first['line']:,}: {first['message']}"
 
 
 def _finish(engine: Engine, import_id: int, error: str) -> Import:
@@ -242,6 +216,14 @@ def listing(session: Session, *, project: Project, limit: int = 50) -> list[Impo
     return list(
         session.scalars(select(Import).where(Import.project_id == project.id).order_by(Import.id.desc()).limit(limit))
     )
+
+
+def stop(session: Session, *, row: Import, by: User) -> None:
+    """Asks a running import to end after the batch that it is at. What was stored stays."""
+    if row.state is not ImportState.RUNNING or row.stop_requested:
+        return
+    row.stop_requested = True
+    audit.record(session, by=by, action="import.stop", target=f"import {row.id}")
 
 
 def is_stalled(row: Import, *, now: datetime | None = None) -> bool:

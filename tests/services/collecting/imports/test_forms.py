@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.models import Choice, SourceKind
-from app.services.collecting.imports.forms import REASONS, Parsed, parse, transcript
+from app.services.collecting.imports.forms import REASONS, Parsed, parse
+from app.services.collecting.imports.records.forms import Reader
 from app.services.collecting.messages import Unfit
 from app.services.collecting.pairs import NewPair, Source
+from tests.brought import BROUGHT, Brought
 
 USER = {"role": "user", "content": "Q"}
 REPLY = {"role": "assistant", "content": "R"}
@@ -23,7 +25,7 @@ def says(text: str) -> list[dict[str, str]]:
 
 
 def read(row: Any) -> Parsed:
-    return parse(row if isinstance(row, bytes) else json.dumps(row).encode())
+    return parse(row if isinstance(row, bytes) else json.dumps(row).encode())[0]
 
 
 @pytest.mark.parametrize(
@@ -82,9 +84,10 @@ def test_all_that_may_stand_beside_a_pair_is_kept() -> None:
 def test_several_turns_and_a_system_message_are_the_prompt() -> None:
     prompt = [{"role": "system", "content": "Be kind."}, USER, REPLY, {"role": "user", "content": "Q2"}]
     assert read({"chosen": [*prompt, *says("A")], "rejected": [*prompt, *says("B")]}).pair.prompt == prompt
-    assert read(
-        {"prompt": "Q2", "chosen": [*prompt[1:], *says("A")], "rejected": [*prompt[1:], *says("B")]}
-    ).pair.prompt == [{"role": "user", "content": "Q2"}]
+    assert (
+        read({"prompt": "Q2", "chosen": [*prompt[1:], *says("A")], "rejected": [*prompt[1:], *says("B")]}).pair.prompt
+        == prompt[1:]
+    )
 
 
 def test_plain_texts_are_split_between_words() -> None:
@@ -95,22 +98,66 @@ def test_plain_texts_are_split_between_words() -> None:
 
 
 def test_a_transcript_keeps_its_turns_and_their_blank_lines() -> None:
-    text = "\n\nHuman: One\n\nTwo Human: three\n\nAssistant: Yes.\n\n- a\n- b\n\nHuman:\n\nAssistant: "
-    assert transcript(text) == [
+    text = "\n\nHuman: One\n\nTwo Human: three\n\nAssistant: Yes.\n\n- a\n- b\n\nHuman: Four?\n\nAssistant:"
+    assert read({"chosen": text + " A", "rejected": text + " B"}).pair.prompt == [
         {"role": "user", "content": "One\n\nTwo Human: three"},
         {"role": "assistant", "content": "Yes.\n\n- a\n- b"},
-        {"role": "user", "content": ""},
-        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "Four?"},
     ]
-    assert transcript("Hello\n\nHuman: x") == []
+
+
+@pytest.mark.parametrize("brought", BROUGHT, ids=lambda brought: brought.name)
+def test_a_line_of_another_program_is_the_pairs_that_it_holds(brought: Brought) -> None:
+    parsed = parse(json.dumps(brought.row).encode())
+    assert [(one.pair.prompt, *one.pair.responses, tuple(vote.choice for vote in one.votes)) for one in parsed] == [
+        pair[:4] for pair in brought.pairs
+    ]
+    assert [source.name for source in parsed[0].pair.sources] == [name or "" for name in brought.sources]
+
+
+def test_an_answer_that_goes_on_is_read_as_one_and_kept_as_turns() -> None:
+    following = {"role": "user", "content": "More?"}
+    row = {
+        "prompt": [USER],
+        "chosen": [*says("A"), following, *says("C")],
+        "rejected": [*says("B"), following, *says("D")],
+    }
+    pair = read(row).pair
+    assert pair.responses == ("A\n\n**User:** More?\n\n**Assistant:** C", "B\n\n**User:** More?\n\n**Assistant:** D")
+    assert pair.turns == (row["chosen"], row["rejected"])
+    assert read({"prompt": [USER], "chosen": says("A"), "rejected": says("B")}).pair.turns == (None, None)
+    with pytest.raises(Unfit) as refused:
+        read(row | {"chosen": [*says("A"), following, *says(" ")]})
+    assert refused.value.reason == "empty_answer"
+
+
+@pytest.mark.parametrize(("given", "kept"), [(12.0, "12"), (7, "7"), ("x", "x"), (1.5, "1.5"), (None, None)])
+def test_an_id_is_kept_however_a_table_wrote_it(given: Any, kept: str | None) -> None:
+    assert read({"prompt": "Q", "responses": ["A", "B"], "id": given, "priority": 5.0}).pair.external_id == kept
+
+
+def test_votes_without_a_name_are_of_different_people() -> None:
+    row = {
+        "prompt": "Q",
+        "responses": ["A", "B"],
+        "judgments": [{"choice": "first"}, {"choice": "second", "name": "Ada"}, {"choice": "tie"}],
+    }
+    assert [vote.rater for vote in read(row).votes] == ["Vote 1", "Ada", "Vote 3"]
+    assert [vote.rater for vote in read(row | {"judgments": [{"choice": "first"}]}).votes] == [""]
+
+
+def test_what_messages_say_beside_role_and_content_is_named() -> None:
+    reader = Reader()
+    parse(json.dumps({"prompt": [USER | {"name": "Ann"}], "chosen": "A", "rejected": "B"}).encode(), reader)
+    assert reader.columns()["prompt[].name"] == {"left_out": 1}
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         (b"{", "bad_json"),
-        (b'{"a": NaN}', "bad_json"),
-        (b'{"prompt": "\\ud800"}', "bad_json"),
+        (b'{"a": NaN}', "unknown_form"),
+        (b'{"prompt": "\\ud800"}', "not_utf8"),
         (b'{"a": "\xff"}', "not_utf8"),
         (b"[" * 3000 + b"]" * 3000, "bad_json"),
         ([1], "not_an_object"),
@@ -120,8 +167,7 @@ def test_a_transcript_keeps_its_turns_and_their_blank_lines() -> None:
         ({"prompt": "Q", "completion": "A", "label": True}, "unknown_form"),
         ({"prompt": "Q", "chosen": "A"}, "unknown_form"),
         ({"prompt": "Q", "responses": ["A"]}, "not_two_answers"),
-        ({"prompt": "Q", "responses": "AB"}, "not_two_answers"),
-        ({"prompt": "Q", "responses": ["A", "B", "C"]}, "not_two_answers"),
+        ({"prompt": "Q", "responses": "AB"}, "unknown_form"),
         ({"prompt": "Q", "responses": ["A", " \n"]}, "empty_answer"),
         ({"prompt": "Q", "chosen": "", "rejected": "B"}, "empty_answer"),
         ({"prompt": "Q", "responses": ["A", " A\n"]}, "identical_answers"),
@@ -178,7 +224,7 @@ def test_a_line_is_refused_for_its_reason(row: Any, reason: str) -> None:
 
 def pair_or_reason(line: bytes) -> NewPair | str:
     try:
-        return parse(line).pair
+        return parse(line)[0].pair
     except Unfit as unfit:
         return unfit.reason
 

@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,12 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from app.config import Settings
 from app.db import read_session, write_session
+from app.errors import Invalid
 from app.models import (
     Choice,
     Comparison,
@@ -37,7 +35,7 @@ from app.models.base import now
 from app.services.collecting import judgments
 from app.services.collecting.desk import show_next
 from app.services.collecting.imports import load as imports
-from app.services.collecting.imports.lines import CHUNK, StreamBroken, read_lines
+from app.services.collecting.imports import mapping
 from tests.conftest import ROOT
 from tests.factory import Factory
 
@@ -191,10 +189,13 @@ def test_files_of_every_make_are_read(factory: Factory, data: bytes) -> None:
         (b"PK\x03\x04" + b"\0" * 100, "ZIP"),
         (rows(waiting(1)).decode().encode("utf-16"), "UTF-16"),
         (gzip.compress(rows(waiting(1)))[:10] + b"\xff" * 40, "damaged"),
+        (b"nonsense\n" * 9, "begins with “nonsense”"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"".join(rows([row]) for row in waiting(3)), "--data-binary"),
         (b"", "no lines"),
         (b"\n\n", "no lines"),
     ],
-    ids=["Parquet", "ZIP", "UTF-16", "damaged gzip", "empty", "blank lines"],
+    ids=["Parquet", "ZIP", "UTF-16", "damaged gzip", "words", "Git LFS", "curl -d", "empty", "blank lines"],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_file_of_another_kind_fails_with_its_reason(factory: Factory, data: bytes, words: str) -> None:
@@ -236,10 +237,87 @@ def test_a_line_that_is_too_long_is_refused_and_the_next_one_read(factory: Facto
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_thousands_of_bad_lines_are_counted_and_the_first_thousand_told(factory: Factory) -> None:
-    row = load(factory, factory.project(), b"nonsense\n" * 1700)
-    assert (row.lines, row.rejected, len(row.rejections), row.state) == (1700, 1700, 1000, ImportState.DONE)
+def test_a_file_of_which_nothing_is_accepted_fails_and_is_not_read_to_its_end(factory: Factory) -> None:
+    row = load(factory, factory.project(), b'{"prompt": 5}\n' * 2200)
+    assert (row.lines, row.rejected, len(row.rejections), row.state) == (1000, 1000, 1000, ImportState.FAILED)
     assert [bad["line"] for bad in row.rejections] == list(range(1, 1001))
+    assert "all refused" in row.error and "Line 1:" in row.error
+    few = load(factory, factory.project(), b'{"prompt": 5}\n{"prompt": 6}\n')
+    assert (few.state, few.lines) == (ImportState.FAILED, 2) and few.error.startswith("No line was accepted.")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_thousands_of_bad_lines_after_a_good_one_are_counted_and_the_first_thousand_told(factory: Factory) -> None:
+    row = load(factory, factory.project(), rows(waiting(1)) + b"\n" + b"nonsense\n" * 1700)
+    assert (row.lines, row.rejected, len(row.rejections), row.state) == (1701, 1700, 1000, ImportState.DONE)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_import_stops_where_it_is_asked_to(factory: Factory) -> None:
+    project, user = factory.project(), factory.engineer()
+
+    def press(row: Import) -> None:
+        with write_session(factory.engine) as session:
+            imports.stop(session, row=imports.get(session, row.id), by=user)
+
+    row = imports.load(
+        factory.engine,
+        project_id=project.id,
+        user_id=user.id,
+        stream=io.BytesIO(rows(waiting(3000))),
+        filename="x",
+        settings=factory.settings,
+        progress=press,
+    )
+    assert row.state is ImportState.FAILED and row.error.startswith("It was stopped after") and row.added in (500, 1000)
+    assert load(factory, project, rows(waiting(3000)), user).added == 3000 - row.added
+
+
+def test_every_column_is_told_of_with_what_it_became(factory: Factory) -> None:
+    data = rows(
+        [{"frage": f"Q{number}?", "gut": "A", "schlecht": "B", "note": "n", "nichts": None} for number in range(3)]
+    )
+    project = factory.project()
+    refused = load(factory, project, data)
+    assert refused.state is ImportState.FAILED and "`frage`" in refused.error
+    given = {"frage": "prompt", "gut": "chosen", "schlecht": "rejected"}
+    row = imports.load(
+        factory.engine,
+        project_id=project.id,
+        user_id=factory.engineer().id,
+        stream=io.BytesIO(data),
+        filename="x",
+        settings=factory.settings,
+        given=given,
+    )
+    assert (row.added, row.judged, row.mapping) == (3, 3, given)
+    assert row.report.columns == {
+        "frage": {"prompt": 3},
+        "gut": {"chosen": 3},
+        "schlecht": {"rejected": 3},
+        "note": {"left_out": 3},
+        "nichts": {"empty": 3},
+    }
+    assert row.report.recognised == (
+        "Read as `frage` → prompt; `gut` → chosen answer; `schlecht` → rejected answer; left out: `note`."
+    )
+    again = load(factory, project, data)  # what was said is kept for the next file with these columns
+    assert (again.state, again.duplicates, again.mapping) == (ImportState.DONE, 3, given)
+    other = load(factory, factory.project(), data)
+    assert other.state is ImportState.FAILED
+
+
+def test_a_line_with_many_answers_is_many_pairs(factory: Factory) -> None:
+    row = load(factory, factory.project(), rows([{"prompt": "Q", "responses": ["A", "B", "C", "D"]}]))
+    assert (row.lines, row.added, row.judged) == (1, 6, 0)
+
+
+def test_a_mapping_that_cannot_be_is_refused_before_anything_is_stored(factory: Factory) -> None:
+    with pytest.raises(Invalid, match="can't become"):
+        mapping.checked({"a": "everything"})
+    with pytest.raises(Invalid, match="COLUMN=ROLE"):
+        mapping.parsed(["prompt"])
+    assert mapping.parsed(["a=b=prompt"]) == {"a=b": "prompt"}
 
 
 def test_progress_is_told_and_stored_while_it_runs(factory: Factory) -> None:
@@ -319,41 +397,3 @@ def test_an_import_that_was_killed_can_be_run_again(factory: Factory, tmp_path: 
     assert (again.state, again.added, again.duplicates) == (ImportState.DONE, 1200, 1000)
     with read_session(factory.engine) as session:
         assert session.scalar(select(func.count(Slot.id))) == 2200
-
-
-class Dribble(io.BytesIO):
-    """A stream that gives what it likes, as networks do."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        return super().read(random.Random(self.tell()).randint(1, max(1, min(size or 1, 3000))))
-
-
-@given(
-    st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=30),
-    st.booleans(),
-    st.integers(1, 40),
-)
-def test_lines_come_out_as_they_went_in(lines: list[bytes], zipped: bool, longest: int) -> None:
-    data = b"#\n" + b"\n".join(lines)
-    expected = []
-    for number, line in enumerate([b"#", *lines], 1):
-        if len(line) > longest:
-            expected.append((number, None))
-        elif line.strip(b" \t\r"):
-            expected.append((number, line.strip(b" \t\r")))
-    stream = Dribble(gzip.compress(data) if zipped else data)
-    assert list(read_lines(stream, max_line=longest, max_total=10**6)) == expected
-
-
-def test_an_endless_line_is_given_up_at_the_limit() -> None:
-    read = 0
-
-    class Endless(io.RawIOBase):
-        def read(self, size: int = -1) -> bytes:
-            nonlocal read
-            read += CHUNK
-            return b"x" * CHUNK
-
-    with pytest.raises(StreamBroken, match="more than"):
-        list(read_lines(Endless(), max_line=1000, max_total=50 * CHUNK))  # type: ignore[arg-type]
-    assert read == 51 * CHUNK

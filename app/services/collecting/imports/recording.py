@@ -1,0 +1,81 @@
+"""Votes of a file as judgments by a person, each in a slot where its comparison has one for them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from app.models import Choice, Judgment, JudgmentSource, Project, User
+from app.models.base import now as utc_now
+from app.services.collecting import counts, slots
+from app.services.collecting.imports.records.votes import Vote
+
+
+def is_superseded(vote: Vote) -> bool:
+    return bool(vote.details and vote.details.get("superseded"))
+
+
+def record(session: Session, *, user: User, project: Project, votes: Mapping[int, Sequence[Vote]]) -> None:
+    """Records what a person said of comparisons that they haven't judged: of each one vote, or, the last one in force,
+    several of which the earlier ones were changed."""
+    if not votes:
+        return
+    now = utc_now()
+    last = {number: of_one[-1] for number, of_one in votes.items()}
+    settled = [
+        number
+        for number, vote in last.items()
+        if vote.choice != Choice.SKIP.value and not is_superseded(vote) and not (vote.details or {}).get("late")
+    ]
+    others = last.keys() - set(settled)
+    offered = slots.offered(session, others) if others else set()
+    changed = slots.settle(session, project_id=project.id, comparison_ids=settled, user=user, now=now)
+    rows = {
+        number: _row(vote, project, user, number, now) | {"slot_id": changed.slots.get(number)}
+        for number, vote in last.items()
+    }
+    for number in [number for number, of_one in votes.items() if len(of_one) > 1]:
+        before: int | None = None
+        for vote in votes[number][:-1]:
+            earlier = Judgment(
+                **_row(vote, project, user, number, now) | {"superseded": True, "slot_id": None}, supersedes_id=before
+            )
+            session.add(earlier)
+            session.flush()
+            before = earlier.id
+        session.add(Judgment(**rows.pop(number), supersedes_id=before))
+    if rows:
+        session.execute(insert(Judgment), list(rows.values()))
+    current = sum(not is_superseded(vote) for vote in last.values())
+    counts.note(
+        session,
+        project_id=project.id,
+        user_id=user.id,
+        stored=sum(map(len, votes.values())),
+        judgments=current,
+        imported=current,
+        known_offered=len(changed.offered) + len(offered),  # what is recorded here was never judged by this person
+    )
+
+
+def _row(vote: Vote, project: Project, user: User, comparison_id: int, now: datetime) -> dict[str, Any]:
+    """The same columns for every vote."""
+    details = vote.details or {}
+    return {
+        "project_id": project.id,
+        "comparison_id": comparison_id,
+        "user_id": user.id,
+        "choice": Choice(vote.choice),
+        "strength": vote.strength,
+        "rationale": vote.note,
+        "source": JudgmentSource.IMPORT,
+        "flags": details.get("flags", []),
+        "first_side": details.get("first_side"),
+        "shown_at": details.get("shown_at"),
+        "submitted_at": details.get("submitted_at") or now,
+        "guideline_version": details.get("guideline_version", project.guideline_version),
+        "late": bool(details.get("late")),
+        "superseded": is_superseded(vote),
+    }

@@ -1,0 +1,68 @@
+"""One batch of a file into a project: its pairs, what was said of them, and fields that were missing."""
+
+from collections.abc import Collection
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.models import Choice, Import, Judgment, JudgmentSource, Project, User
+from app.services.collecting import pairs, slots
+from app.services.collecting.imports import filling, raters, recording
+from app.services.collecting.imports.forms import Parsed
+from app.services.collecting.imports.outcome import Numbered, Outcome
+from app.services.collecting.imports.records.votes import Vote
+from app.services.collecting.messages import Unfit
+from app.services.collecting.pairs import Stored
+
+CONTRADICTION = Unfit(
+    "contradicts_earlier",
+    "This pair was judged before, by an import or by you, and with another result. Change that judgment if it is wrong.",
+)
+
+
+def store(session: Session, row: Import, project: Project, parsed: list[Numbered], outcome: Outcome) -> None:
+    """Stores a batch. A vote that contradicts what the same person, or an import, said before refuses its pair."""
+    user = session.get_one(User, row.user_id)
+    slots.one_at_a_time(session, user)
+    stored = pairs.add_many(session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id)
+    own = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if _own_vote(one)}
+    earlier = _earlier_choices(session, user, own) if own else {}
+    rated: list[tuple[int, Stored, Parsed]] = []
+    fresh: dict[int, Vote] = {}
+    for at, (number, one) in zip(stored, parsed, strict=True):
+        vote = _own_vote(one)
+        if vote is not None:
+            vote = vote.turned() if at.swapped else vote
+            before = fresh.get(at.comparison_id)
+            known = before.choice if before is not None else earlier.get(at.comparison_id)
+            if known is not None and known != vote.choice:
+                outcome.reject(number, CONTRADICTION)
+                continue
+            if known is None:
+                fresh[at.comparison_id] = vote
+        elif one.votes:
+            rated.append((number, at, one))
+        outcome.added += at.added
+        outcome.duplicates += not at.added
+    recording.record(session, user=user, project=project, votes={number: [vote] for number, vote in fresh.items()})
+    outcome.judged += len(fresh) + raters.judge(session, project=project, rated=rated, outcome=outcome)
+    filling.fill(session, project=project, stored=stored, parsed=parsed, outcome=outcome)
+
+
+def _own_vote(one: Parsed) -> Vote | None:
+    """The vote of a line that says nothing of who voted: it is the importing person's."""
+    return one.votes[0] if len(one.votes) == 1 and not one.votes[0].rater else None
+
+
+def _earlier_choices(session: Session, user: User, comparison_ids: Collection[int]) -> dict[int, Choice]:
+    """What this person, or anybody's import of votes that nobody's name stands at, said of these comparisons before."""
+    rows = session.execute(
+        select(Judgment.comparison_id, Judgment.choice)
+        .join(User, User.id == Judgment.user_id)
+        .where(
+            Judgment.comparison_id.in_(comparison_ids),
+            (Judgment.user_id == user.id) | ((Judgment.source == JudgmentSource.IMPORT) & ~User.is_imported),
+            ~Judgment.superseded,
+        )
+    )
+    return dict(rows.tuples().all())

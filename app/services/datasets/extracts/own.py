@@ -1,0 +1,96 @@
+"""Prefloop's own form: a project's pairs with every vote on them, one JSON object a pair, which an import reads back whole."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session, aliased
+
+from app.db import read_session
+from app.models import Comparison, Judgment, Prompt, Response, SourceKind, User
+from app.services.collecting.imports.raters import key_of
+
+PAGE = 500
+
+
+def rows(engine: Engine, *, project_id: int) -> Iterator[dict[str, Any]]:
+    """Every pair that the project has when this begins, in the order in which they came.
+
+    Each page is a short look of its own, so that a slow reader holds no connection.
+    """
+    with read_session(engine) as session:
+        newest = session.scalar(select(func.max(Comparison.id)).where(Comparison.project_id == project_id)) or 0
+    after = 0
+    while after < newest:
+        with read_session(engine) as session:
+            page = _page(session, project_id, after, newest)
+        if not page:
+            return
+        after = page[-1][0]
+        yield from (row for _, row in page)
+
+
+def _page(session: Session, project_id: int, after: int, newest: int) -> list[tuple[int, dict[str, Any]]]:
+    first, second = aliased(Response), aliased(Response)
+    pairs = session.execute(
+        select(Comparison, Prompt.messages, first, second)
+        .join(Prompt, Prompt.id == Comparison.prompt_id)
+        .join(first, first.id == Comparison.first_response_id)
+        .join(second, second.id == Comparison.second_response_id)
+        .where(Comparison.project_id == project_id, Comparison.id > after, Comparison.id <= newest)
+        .order_by(Comparison.id)
+        .limit(PAGE)
+    ).all()
+    votes: dict[int, list[tuple[Judgment, User]]] = {}
+    said = (
+        select(Judgment, User)
+        .join(User, User.id == Judgment.user_id)
+        .where(Judgment.comparison_id.in_([pair[0].id for pair in pairs]))
+    )
+    for judgment, user in session.execute(said).tuples():
+        votes.setdefault(judgment.comparison_id, []).append((judgment, user))
+    return [
+        (pair.id, _row(pair, messages, (one, other), votes.get(pair.id, []))) for pair, messages, one, other in pairs
+    ]
+
+
+def _row(
+    pair: Comparison, messages: list[Any], answers: tuple[Response, Response], votes: list[tuple[Judgment, User]]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"prompt": messages, "responses": [_answer(answer) for answer in answers]}
+    if pair.external_id:
+        row["id"] = pair.external_id
+    if pair.priority:
+        row["priority"] = pair.priority
+    if pair.gold_choice:
+        row["gold"] = pair.gold_choice.value
+    if votes:
+        # Not by id: an import numbers them anew, and its own extract is to be the same file.
+        votes.sort(key=lambda vote: (vote[0].submitted_at, key_of(vote[1]), not vote[0].superseded, vote[0].id))
+        row["judgments"] = [_vote(judgment, user) for judgment, user in votes]
+    return row
+
+
+def _answer(answer: Response) -> dict[str, Any]:
+    said: dict[str, Any] = {"messages": answer.turns} if answer.turns else {"text": answer.text}
+    if answer.source_kind is SourceKind.FILE and not answer.source_name:
+        return said
+    return said | {"source": {"kind": answer.source_kind.value, "name": answer.source_name}}
+
+
+def _vote(judgment: Judgment, user: User) -> dict[str, Any]:
+    vote: dict[str, Any] = {
+        "rater": key_of(user),
+        "name": user.display_name,
+        "choice": judgment.choice.value,
+        "strength": judgment.strength,
+        "rationale": judgment.rationale,
+        "flags": judgment.flags,
+        "first_side": judgment.first_side.value if judgment.first_side else None,
+        "shown_at": judgment.shown_at.isoformat() if judgment.shown_at else None,
+        "submitted_at": judgment.submitted_at.isoformat(),
+        "guideline_version": judgment.guideline_version,
+        "late": judgment.late,
+        "superseded": judgment.superseded,
+    }
+    return {key: value for key, value in vote.items() if value not in (None, "", [], False) or key == "choice"}
