@@ -550,4 +550,48 @@ BROUGHT = [
         judged(FRUIT, "Pear", "Car"),
         ("conversation",),
     ),
+    Brought(
+        "texts that Vicuna's template made",
+        {
+            "prompt": "A chat between a curious user and an assistant. USER: Name a fruit. ASSISTANT:",
+            "chosen": " Pear</s>",
+            "rejected": " Car</s>",
+        },
+        judged([system("A chat between a curious user and an assistant."), *FRUIT], " Pear", " Car"),
+    ),
+    Brought(
+        "texts that Mistral's newer templates mark",
+        {
+            "prompt": "<s>[SYSTEM_PROMPT]Be a pirate.[/SYSTEM_PROMPT][INST]Name a fruit.[/INST]",
+            "chosen": "Arr, pear</s>",
+            "rejected": "Car</s>",
+        },
+        judged([system("Be a pirate."), *FRUIT], "Arr, pear", "Car"),
+    ),
+    Brought(
+        "texts that Zephyr's template made",
+        {
+            "prompt": "<|system|>\nBe a pirate.</s>\n<|user|>\nName a fruit.</s>\n<|assistant|>\n",
+            "chosen": "Arr, pear</s>",
+            "rejected": "Car</s>",
+        },
+        judged([system("Be a pirate."), *FRUIT], "Arr, pear", "Car"),
+    ),
+    Brought(
+        "texts that Gemma's template made",
+        {
+            "chosen": "<bos><start_of_turn>user\nName a fruit.<end_of_turn>\n<start_of_turn>model\nPear<end_of_turn>\n",
+            "rejected": "<bos><start_of_turn>user\nName a fruit.<end_of_turn>\n<start_of_turn>model\nCar<end_of_turn>\n",
+        },
+        judged(FRUIT, "Pear", "Car"),
+    ),
+    Brought(
+        "texts that DeepSeek's template made",
+        {
+            "prompt": "<｜begin▁of▁sentence｜><｜User｜>Name a fruit.<｜Assistant｜>",
+            "chosen": "Pear<｜end▁of▁sentence｜>",
+            "rejected": "Car<｜end▁of▁sentence｜>",
+        },
+        judged(FRUIT, "Pear", "Car"),
+    ),
 ]

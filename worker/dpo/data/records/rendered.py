@@ -39,7 +39,7 @@ SPEAKERS = {
     "user": "user",
 }
 CONTROL = re.compile(r"<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id)\|>|<(?:start|end)_of_turn>")
-PREAMBLE = "Below is an instruction that describes"
+PREAMBLES = ("Below is an instruction that describes", "A chat between")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ DIALECTS = (
     ),
     Dialect(re.compile(BEGIN + r"<start_of_turn>"), re.compile(r"<start_of_turn>(\w+)[ \t]*\n?")),
     Dialect(re.compile(BEGIN + r"<\|(?:user|system|assistant)\|>"), re.compile(r"<\|(user|system|assistant)\|>\n?")),
+    Dialect(re.compile(r"(?:<｜begin▁of▁sentence｜>)?<｜User｜>"), re.compile(r"<｜(User|Assistant)｜>")),
     Dialect(
         re.compile(r"(?:Human|Assistant):"),
         re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]?"),
@@ -69,16 +70,21 @@ DIALECTS = (
         strict=False,
     ),
     Dialect(
-        re.compile(rf"(?:###\s*(?:Human|User|Instruction|System|Question)\s*:|{PREAMBLE})"),
+        re.compile(rf"(?:###\s*(?:Human|User|Instruction|System|Question)\s*:|{PREAMBLES[0]})"),
         re.compile(r"###\s*(Human|User|Assistant|Instruction|Response|System|Question|Answer)\s*:[ \t]*\n?"),
         "###",
         strict=False,
     ),
     Dialect(
-        re.compile(r"USER:"), re.compile(r"(?:\A|(?<=\s)|(?<=</s>))(USER|ASSISTANT):[ \t]?"), "ASSISTANT:", strict=False
+        re.compile(rf"(?:USER:|{PREAMBLES[1]})"),
+        re.compile(r"(?:\A|(?<=\s)|(?<=</s>))(USER|ASSISTANT):[ \t]?"),
+        "ASSISTANT:",
+        strict=False,
     ),
 )
-INST = re.compile(BEGIN + r"\[INST\]")
+INST = re.compile(BEGIN + r"\[(?:INST|SYSTEM_PROMPT)\]")
+# A template's token of a kind that isn't taken apart here.
+UNKNOWN = re.compile(r"<[|｜][A-Za-z_▁]+[|｜]>|\[(?:INST|SYSTEM_PROMPT)\]")
 # The characters that a rendered text begins with, so that most texts cost one look.
 OPENINGS = "<[#HAUB"
 
@@ -97,7 +103,7 @@ def turns_of(text: str) -> list[Message] | None:
     for dialect in DIALECTS:
         if dialect.begins.match(text) and dialect.needs in text:
             return _marked(text, dialect)
-    return None
+    return _refused() if UNKNOWN.match(text) else None
 
 
 def without_end(text: str) -> str:
@@ -120,9 +126,9 @@ def _marked(text: str, dialect: Dialect) -> list[Message] | None:
     marks = list(dialect.mark.finditer(text))
     before = text[: marks[0].start()] if marks else text
     if before.strip():
-        if before.startswith(PREAMBLE):
+        if before.startswith(PREAMBLES):
             messages.append({"role": "system", "content": before.strip()})
-        elif not dialect.strict or not re.fullmatch(BEGIN, before):
+        elif not dialect.strict or not re.fullmatch(rf"(?:{BEGIN}|<｜begin▁of▁sentence｜>)", before):
             return _refused() if dialect.strict else None
     for mark, end in zip(marks, [mark.start() for mark in marks[1:]] + [len(text)], strict=True):
         role = SPEAKERS.get(mark[1].lower())
@@ -137,6 +143,12 @@ def _inst(text: str) -> list[Message]:
     """Llama 2's and Mistral's turns: `[INST] question [/INST] answer </s>`, with a system message in the first question."""
     messages: list[Message] = []
     before, *turns = text.split("[INST]")
+    head, marked, system = before.partition("[SYSTEM_PROMPT]")
+    if marked:
+        system, closed, rest = system.partition("[/SYSTEM_PROMPT]")
+        if not closed or rest.strip():
+            return _refused()
+        messages.append({"role": "system", "content": system.strip()})
     for turn in turns:
         question, closed, answer = turn.partition("[/INST]")
         if not closed or "[/INST]" in answer:
@@ -149,7 +161,7 @@ def _inst(text: str) -> list[Message]:
             messages.append({"role": "system", "content": system.strip()})
         messages.append({"role": "user", "content": question.strip()})
         messages.append({"role": "assistant", "content": without_end(answer.rstrip().removesuffix("<s>")).strip()})
-    if not re.fullmatch(BEGIN, before.strip()):
+    if not turns or not re.fullmatch(BEGIN, head.strip()):
         return _refused()
     return messages
 

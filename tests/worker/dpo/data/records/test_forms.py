@@ -58,6 +58,8 @@ def test_a_line_is_read_as_what_it_is(brought: Brought) -> None:
         ({"prompt": "Q", "completion": "A", "label": True}, "unknown_form", "`completion`"),
         ({"frage": "Q", "antwort": "A"}, "unknown_form", "`frage`"),
         ({"chosen": "<|im_start|>user\nQ<|im_end|>\nloose text <|im_start|>", "rejected": "B"}, "rendered_text", "template"),
+        ({"prompt": "<|start|>user<|message|>Q<|end|>", "chosen": "A", "rejected": "B"}, "rendered_text", "template"),
+        ({"prompt": "[SYSTEM_PROMPT]S[/SYSTEM_PROMPT]", "chosen": "A", "rejected": "B"}, "rendered_text", "template"),
         ({"prompt": "[INST] Q", "chosen": "A", "rejected": "B"}, "rendered_text", "template"),
         ({"prompt": "[{'role': 'user', 'content'", "chosen": "A", "rejected": "B"}, "not_text", "`prompt`"),
         ({"winner_model_a": 1, "winner_model_b": 1, "prompt": "Q", "response_a": "A", "response_b": "B"}, "bad_field", "`winner_model_a`"),
