@@ -16,8 +16,8 @@ from tests.factory import Factory
 
 
 def made(factory: Factory, storage: Any, form: ExtractForm, **more: Any) -> Extract:
-    snapshot = factory.snapshot(factory.judged(12, eval_percent=0)) if form is not ExtractForm.OWN else None
-    project = snapshot.project if snapshot else factory.judged(3)
+    project = factory.judged(3 if form is ExtractForm.OWN else 12, eval_percent=0)
+    snapshot = factory.snapshot(project) if form is not ExtractForm.OWN else None
     with write_session(factory.engine) as session:
         by = session.scalars(select(User)).first()
         assert by
