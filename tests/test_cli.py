@@ -15,6 +15,7 @@ from app import doorbell
 from app.cli import cli
 from app.config import Settings, get_settings
 from app.db import read_session, write_session
+from app.errors import Invalid
 from app.events import wake
 from app.models import EvaluatorCount, JobKind, JobState
 from app.services.collecting import projects
@@ -94,7 +95,7 @@ def test_a_project_is_taken_out_in_other_forms_and_brought_back(admin: str, pair
     written = sorted(out.glob("tone-1-*-openai.jsonl"))
     lines = [json.loads(line) for file in written for line in file.read_text().splitlines()]
     assert len(lines) == 40 and lines[0]["preferred_output"][0]["content"].startswith("Good")
-    prefloop("export", "tone", "--out", str(out), "--form", "trl", "--as", "parquet")
+    prefloop("export", "tone", "--out", str(out), "--form", "trl", "--kind", "parquet")
     assert len(list(out.glob("tone-1-*-trl.parquet"))) == 2
 
 
@@ -108,8 +109,8 @@ def test_import_says_what_became_of_columns_and_fails_where_nothing_is_accepted(
     prefloop("project", "create", "tone")
     file = tmp_path / "pairs.csv"
     file.write_text("frage,gut,schlecht,note\nName a fruit.,Pear,Car,n\n")
-    refused = prefloop("import", "tone", str(file))
-    assert refused.exit_code == 1 and "`frage`" in refused.output
+    with pytest.raises(Invalid, match="`frage`"):  # which ends the command with 1
+        prefloop("import", "tone", str(file))
     said = ("--map", "frage=prompt", "--map", "gut=chosen", "--map", "schlecht=rejected")
     shown = prefloop("import", "tone", str(file), *said, "--show")
     assert shown.exit_code == 0 and "user: Name a fruit." in shown.output

@@ -89,7 +89,7 @@ def export(
             help="trl: pairs as TRL reads them. openai: its preference form. own: everything, with every vote.",
         ),
     ] = ExtractForm.TRL,
-    container: Annotated[Container, typer.Option("--as", help="Kind of file.")] = Container.JSONL,
+    container: Annotated[Container, typer.Option("--kind", help="Kind of file.")] = Container.JSONL,
     as_user: ActAs = None,
 ) -> None:
     """Write a project's data into a folder; for trl and openai its current pairs are frozen first."""
