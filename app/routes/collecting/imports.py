@@ -111,7 +111,7 @@ def _draft(engine: Engine, settings: Settings, project: Project, user_id: int, f
 
 @router.post("/imports/{import_id}/columns")
 async def say(
-    import_id: RowId, request: Request, user: EngineerDep, engine: EngineDep, settings: SettingsDep
+    import_id: RowId, request: Request, user: UploaderDep, engine: EngineDep, settings: SettingsDep
 ) -> Response:
     """Notes what columns become, and shows the rows anew."""
     row = await run_in_threadpool(_say, engine, import_id, await _given(request))
@@ -133,7 +133,7 @@ def _say(engine: Engine, import_id: int, given: dict[str, str]) -> Import:
 async def start(
     import_id: RowId,
     request: Request,
-    user: EngineerDep,
+    user: UploaderDep,
     engine: EngineDep,
     settings: SettingsDep,
     places: ImportPlacesDep,
