@@ -59,6 +59,12 @@ def place_of(priority: int, ordinal: int, comparison_id: int) -> int:
     return ((1_000_000 - priority) * 64 + ordinal) * 2**31 + comparison_id
 
 
+def offered(session: Session, comparison_ids: Collection[int]) -> set[int]:
+    """Those of the comparisons that have an open slot."""
+    waits = select(Slot.comparison_id).where(Slot.comparison_id.in_(comparison_ids), Slot.state == SlotState.OPEN)
+    return set(session.scalars(waits))
+
+
 def _first(column: Any, *where: ColumnElement[bool], order: Any) -> Select[Any]:
     return select(column).where(Slot.project_id == PROJECT, *where).order_by(order).limit(ONE)
 

@@ -87,27 +87,6 @@ def seed(session: Session, *, project: Project, priorities: Mapping[int, int]) -
         counts.note(session, project_id=project.id, wanted=len(rows), offered=len(priorities), arrivals=1)
 
 
-def reprioritise(session: Session, *, project_id: int, priorities: Mapping[int, int]) -> None:
-    """Gives the slots of comparisons the priority that these now have, by their ids."""
-    for comparison_id, priority in priorities.items():
-        ordinals = session.scalars(select(Slot.ordinal).where(Slot.comparison_id == comparison_id)).all()
-        for ordinal in ordinals:
-            session.execute(
-                update(Slot)
-                .where(Slot.comparison_id == comparison_id, Slot.ordinal == ordinal)
-                .values(priority=priority, place=places.place_of(priority, ordinal, comparison_id)),
-                execution_options=UNMATCHED,
-            )
-    if priorities:
-        counts.note(session, project_id=project_id, arrivals=1)
-
-
-def offered(session: Session, comparison_ids: Collection[int]) -> set[int]:
-    """Those of the comparisons that have an open slot."""
-    waits = select(Slot.comparison_id).where(Slot.comparison_id.in_(comparison_ids), Slot.state == SlotState.OPEN)
-    return set(session.scalars(waits))
-
-
 def want_one_more(session: Session, *, comparison: Comparison, user: User) -> None:
     """Makes sure that a slot of the comparison is open, beyond what its project wants if need be. On behalf of `user`."""
     states = session.scalars(select(Slot.state).where(Slot.comparison_id == comparison.id)).all()

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.models import Choice, Comparison, Project, Response
-from app.services.collecting import counts, slots
+from app.models import Choice, Comparison, Project, Response, Slot
+from app.services.collecting import counts, places
 from app.services.collecting.imports.outcome import Numbered, Outcome
 from app.services.collecting.pairs import UNKNOWN, NewPair, Source, Stored
 
@@ -49,7 +49,22 @@ def fill(
             changed.append(_fill_source(responses[response_id], source, number, outcome))
         outcome.filled += any(changed)
     session.flush()
-    slots.reprioritise(session, project_id=project.id, priorities=priorities)
+    _reprioritise(session, project, priorities)
+
+
+def _reprioritise(session: Session, project: Project, priorities: Mapping[int, int]) -> None:
+    """Gives the slots of comparisons the priority that these now have, by their ids."""
+    for comparison_id, priority in priorities.items():
+        ordinals = session.scalars(select(Slot.ordinal).where(Slot.comparison_id == comparison_id)).all()
+        for ordinal in ordinals:
+            session.execute(
+                update(Slot)
+                .where(Slot.comparison_id == comparison_id, Slot.ordinal == ordinal)
+                .values(priority=priority, place=places.place_of(priority, ordinal, comparison_id)),
+                execution_options={"synchronize_session": False},
+            )
+    if priorities:
+        counts.note(session, project_id=project.id, arrivals=1)
 
 
 def _says_more(pair: NewPair) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.models import Choice, Judgment, JudgmentSource, Project, User
 from app.models.base import now as utc_now
-from app.services.collecting import counts, slots
+from app.services.collecting import counts, places, slots
 from app.services.collecting.imports.records.votes import Vote
 
 
@@ -30,7 +30,7 @@ def record(session: Session, *, user: User, project: Project, votes: Mapping[int
         if vote.choice != Choice.SKIP.value and not is_superseded(vote) and not (vote.details or {}).get("late")
     ]
     others = last.keys() - set(settled)
-    offered = slots.offered(session, others) if others else set()
+    offered = places.offered(session, others) if others else set()
     changed = slots.settle(session, project_id=project.id, comparison_ids=settled, user=user, now=now)
     rows = {
         number: _row(vote, project, user, number, now) | {"slot_id": changed.slots.get(number)}
