@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", required=True, help="folder or hub id of the base model")
     parser.add_argument("--adapter", help="folder of a LoRA adapter")
-    parser.add_argument("--data", required=True, type=Path, help="JSON Lines with prompts, preference pairs too")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="file with prompts: preference pairs, or lines with a prompt alone"
+    )
     parser.add_argument("--limit", type=int, help="answer the first N prompts only")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer (default 256)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default), above samples")

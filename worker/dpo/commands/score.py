@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id of the base model, which is the reference")
     parser.add_argument("--adapter", help="folder of a LoRA adapter, which makes the policy")
     parser.add_argument("--policy", help="folder or hub id of a whole model that is the policy, instead of an adapter")
-    parser.add_argument("--data", required=True, type=Path, help="preference file (JSON Lines, gzip too)")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="preference file: JSON Lines, JSON, CSV, TSV or Parquet, gzip too"
+    )
     parser.add_argument("--max-length", type=int, help="tokens of prompt and one completion (default: no limit)")
     parser.add_argument("--beta", type=float, default=0.1, help="scale of the rewards (default 0.1)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "float64"])

@@ -34,7 +34,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, examples: str) -> None
     )
     parser.epilog = f"{examples}\nsettings, for --set and --config:\n{settings}"
     parser.add_argument("--model", required=True, help="folder or hub id of the base model (safetensors)")
-    parser.add_argument("--data", required=True, type=Path, help="preference file (JSON Lines, gzip too)")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="preference file: JSON Lines, JSON, CSV, TSV or Parquet, gzip too"
+    )
     parser.add_argument("--eval-data", type=Path, help="preference file to evaluate on")
     parser.add_argument("--config", type=Path, help="settings as JSON or YAML")
     parser.add_argument(
