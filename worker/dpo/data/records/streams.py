@@ -200,6 +200,10 @@ def values(source: Iterator[bytes], max_size: int) -> Iterator[tuple[Any, int]]:
             place += is_array
             continue
         if is_array and text[place] == "]":
+            if text[place + 1 :].strip(SPACE) or any(piece.strip(SPACE) for piece in pieces):
+                raise FileBroken(
+                    "After the end of the JSON array there is more. Write one array, or one object a line without any."
+                )
             return
         number += 1
         at_end = False

@@ -131,6 +131,7 @@ def test_a_table_says_which_record_is_wrong_and_reads_the_others() -> None:
         (b"PAR1 and nothing more", "Parquet file can't be read"),
         (b'[{"prompt": "q"}, {"pro', "isn't JSON"),
         (b'[{"prompt": "q"},\n', "cut off"),
+        (b'["q", "a"]\n["q", "b"]\n', "there is more"),
         (b"prompt,chosen,prompt\na,b,c\n", "the same name"),
         (b'prompt,chosen,rejected\n"a,b,c\n', "quotation marks"),
         (b"prompt,chosen,rejected\n\xff,b,c\n", "UTF-8"),
