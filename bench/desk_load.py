@@ -3,7 +3,7 @@
 Starts web servers of its own on loopback, on databases that it fills itself with real pairs, numbered so that no text was rendered
 before; three judgments are wanted of each pair. Per database and size, each against a server that was just started:
 
-- saturated: 100 evaluators who judge without a pause, each answer bringing the next pair
+- saturated: everybody (100) judges without a pause, each answer brings the next pair
 - random: 20 judgments a second that come when they come (Poisson); the latency counts from when each was due
 - peers: 20 evaluators judge 1,000 pairs once each, until none is left
 
@@ -337,10 +337,10 @@ def measure(given: argparse.Namespace, folder: Path) -> bool:
                     prepared = prepare(site, comparisons)
                     if given.prepare_only:
                         continue
-                    cookies = prepared["cookies"]
+                    cookies = prepared["cookies"][: given.evaluators]
                     plans = {
                         "saturated": Plan(0, "desk", cookies, given.seconds),
-                        "random": Plan(0, "desk", cookies, given.seconds, rate=20),
+                        "random": Plan(0, "desk", cookies, given.seconds, rate=given.rate),
                         "peers": Plan(0, "peers", cookies[:PEERS], 0, warm=0, until_empty=True, skips=False),
                     }
                     for load_name in given.loads:
@@ -366,8 +366,10 @@ def main() -> int:
     parser.add_argument(
         "--loads", nargs="+", choices=["saturated", "random", "peers"], default=["saturated", "random", "peers"]
     )
+    parser.add_argument("--evaluators", type=int, default=EVALUATORS, help="who judge, but for the peers")
     parser.add_argument("--web-processes", type=int, default=0, help="by default 1 on SQLite, 2 on PostgreSQL")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    parser.add_argument("--rate", type=float, default=20.0, help="judgments a second of the random load")
     parser.add_argument("--tree", type=Path, default=ROOT, help="another checkout to measure")
     parser.add_argument("--folder", type=Path, help="keep the databases here")
     parser.add_argument("--prepare-only", action="store_true", help="fill the databases and stop")
