@@ -105,6 +105,7 @@ def filled(factory: Factory) -> Project:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # the server starts anew each time, which a busy machine takes long for
 def test_twenty_kills_lose_nothing_and_double_nothing(settings: Settings, engine: Engine, factory: Factory) -> None:
     project, port, chance = filled(factory), free_port(), random.Random(5)
     people = []
