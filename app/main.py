@@ -32,6 +32,7 @@ from app.web.turns import Turns
 
 OTHER_THREADS = 24  # for what needs no turn: static files, downloads, checks of streams
 PAGES: tuple[Any, ...] = (
+    compare,  # asked for the most, and each request goes through the list
     health,
     session,
     account,
@@ -40,7 +41,6 @@ PAGES: tuple[Any, ...] = (
     home,
     projects,
     guidelines,
-    compare,
     history,
     data,
     imports,
