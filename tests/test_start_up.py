@@ -48,7 +48,19 @@ TABLES = TERMINAL | {
     "structlog",
     "typing_inspection",
 }
-SLOW = {"alembic", "celery", "fsspec", "kombu", "krippendorff", "numpy", "redis", "scipy", "statsmodels", "torch"}
+SLOW = {
+    "alembic",
+    "celery",
+    "fsspec",
+    "kombu",
+    "krippendorff",
+    "numpy",
+    "pyarrow",
+    "redis",
+    "scipy",
+    "statsmodels",
+    "torch",
+}
 
 
 def imported(script: str, *words: str, **environment: str) -> set[str]:

@@ -60,7 +60,8 @@ def say(session: Session, *, row: Import, given: Mapping[str, str]) -> None:
     """Notes what a person said that columns become. Raises Conflict once the import runs, Invalid for what can't be."""
     if row.state is not ImportState.DRAFT:
         raise Conflict(f"Import {row.id} was started already.", "Look at its page.", import_id=row.id)
-    row.mapping = {column: role.value for column, role in mapping.checked(given).items()}
+    mapping.checked(given)
+    row.mapping = dict(given)
 
 
 def open_upload(settings: Settings, row: Import) -> BinaryIO:

@@ -60,7 +60,7 @@ def load(
         begun()
     try:
         rows = read_rows(
-            stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes, known=tuple(roles)
+            stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes, known=tuple(roles or ())
         )
         reader = None
         broken = ""

@@ -18,16 +18,17 @@ from app.services.collecting.imports.records.roles import Role, check_given
 
 MOST_COLUMNS = 500
 FIRST_ROWS = 100
+AS_THE_FILE_SAYS = "auto"  # in place of a role: takes back what was said of a column before
 
 
-def checked(given: Mapping[str, str] | None) -> dict[str, Role]:
-    """A mapping from column to role. Raises Invalid."""
+def checked(given: Mapping[str, str] | None) -> dict[str, Role] | None:
+    """A mapping from column to role; None where nobody said anything, so that what was kept is used. Raises Invalid."""
     if not given:
-        return {}
+        return None
     if len(given) > MOST_COLUMNS:
         raise Invalid(f"The mapping names {len(given):,} columns.", f"Name up to {MOST_COLUMNS}.", field="map")
     try:
-        return check_given(given)
+        return check_given({column: role for column, role in given.items() if role != AS_THE_FILE_SAYS})
     except BadLine as bad:
         raise Invalid(bad.message, "", field="map") from bad
 
@@ -57,14 +58,14 @@ def key_of(columns: Iterable[str]) -> str:
 
 
 def settle(
-    engine: Engine, *, project_id: int, rows: Sequence[Any], given: Mapping[str, Role], keep: bool = True
+    engine: Engine, *, project_id: int, rows: Sequence[Any], given: Mapping[str, Role] | None, keep: bool = True
 ) -> dict[str, Role]:
     """The mapping of a file that begins with these rows: the given one, which is kept, or the one that was kept for the
     same columns."""
     columns = columns_of(rows)
     if not columns:
-        return dict(given)
-    if not given:
+        return dict(given or {})
+    if given is None:
         with read_session(engine) as session:
             return kept(session, project_id=project_id, columns=columns)
     if keep:

@@ -100,7 +100,7 @@ def look(
     error = ""
     try:
         reading = read_rows(
-            stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes, known=tuple(roles)
+            stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes, known=tuple(roles or ())
         )
         rows.extend(islice(reading, ROWS))
     except FileBroken as broken:

@@ -16,14 +16,23 @@ def test_a_mapping_is_kept_by_its_columns_in_its_project(factory: Factory) -> No
     given = {"a": Role.PROMPT}
     assert mapping.settle(factory.engine, project_id=project.id, rows=ROWS, given=given) == given
     assert (
-        mapping.settle(factory.engine, project_id=project.id, rows=[(1, {"a": "1", "b": None}, 9)], given={}) == given
+        mapping.settle(factory.engine, project_id=project.id, rows=[(1, {"a": "1", "b": None}, 9)], given=None) == given
     )
-    assert mapping.settle(factory.engine, project_id=project.id, rows=[(1, {"a": "1"}, 9)], given={}) == {}
-    assert mapping.settle(factory.engine, project_id=other.id, rows=ROWS, given={}) == {}
+    assert mapping.settle(factory.engine, project_id=project.id, rows=[(1, {"a": "1"}, 9)], given=None) == {}
+    assert mapping.settle(factory.engine, project_id=other.id, rows=ROWS, given=None) == {}
     changed = {"a": Role.LEFT_OUT}
     mapping.settle(factory.engine, project_id=project.id, rows=ROWS, given=changed, keep=False)
     with read_session(factory.engine) as session:
         assert mapping.kept(session, project_id=project.id, columns=["a", "b"]) == given
+
+
+def test_what_was_said_is_taken_back(factory: Factory) -> None:
+    project = factory.project()
+    mapping.settle(factory.engine, project_id=project.id, rows=ROWS, given=mapping.checked({"a": "prompt"}))
+    given = mapping.checked({"a": "auto"})
+    assert given == {} and mapping.checked({}) is None
+    assert mapping.settle(factory.engine, project_id=project.id, rows=ROWS, given=given) == {}
+    assert mapping.settle(factory.engine, project_id=project.id, rows=ROWS, given=None) == {}
 
 
 def test_columns_are_those_of_the_first_rows_with_nested_ones_by_their_path() -> None:
