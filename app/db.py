@@ -31,6 +31,7 @@ PRAGMAS = (
 BUSY_SECONDS = 30
 OTHER_CONNECTIONS = 16
 WRITER = "writer"  # in a connection's info: it has the right to write
+CONNECTION = "connection"  # in session.info: that of its transaction
 WISHES = "wishes"  # in session.info: [(wish, the transaction in which it was noted)]
 
 
@@ -139,6 +140,15 @@ def read_session(engine: Engine | None = None) -> Iterator[Session]:
     engine = (engine or get_engine()).execution_options(read_only=True)
     with Session(engine, expire_on_commit=False) as session:
         yield session
+
+
+def connection_of(session: Session) -> Connection:
+    """The connection of the session's transaction, for statements that need no objects. The session looks it up anew each time,
+    which costs as much as a small statement."""
+    held: Connection | None = session.info.get(CONNECTION)
+    if held is None or held.closed or not held.in_transaction():
+        held = session.info[CONNECTION] = session.connection()
+    return held
 
 
 def after_commit(session: Session, wish: Wish) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import JSON, DateTime, Dialect, Enum, MetaData, Table, TypeDecor
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Session, make_transient_to_detached
 
+from app.db import connection_of
 from app.storage import StoredFile
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -91,7 +92,7 @@ class Base(DeclarativeBase):
 def insert_row(session: Session, row: Base) -> None:
     """Adds a row at once and gives it its id: a flush of the session costs three times as much."""
     kind, values = type(row), {name: value for name, value in vars(row).items() if not name.startswith("_")}
-    row.id = session.connection().execute(_inserting(kind), values).scalar_one()  # type: ignore[attr-defined]
+    row.id = connection_of(session).execute(_inserting(kind), values).scalar_one()  # type: ignore[attr-defined]
     make_transient_to_detached(row)
     session.add(row)
 

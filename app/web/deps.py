@@ -259,7 +259,8 @@ class Work:
             user = _allowed(signed_in_user(self.request, looking, self.settings), EVERYBODY)
         with write_session(self.engine) as session:
             session.info["address"] = client_address(self.request)
-            yield session, session.merge(user, load=False)
+            session.add(user)  # the session that found them is over
+            yield session, user
 
 
 async def _work(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> Work:

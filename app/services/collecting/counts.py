@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Integer, TextClause, bindparam, case, event, func, select, text
 from sqlalchemy.orm import Session, SessionTransaction
 
-from app.db import is_within
+from app.db import connection_of, is_within
 from app.models import EvaluatorCount, Judgment, Project, ProjectCount
 from app.models.base import UTCDateTime
 
@@ -90,13 +90,13 @@ OF_ONE = FIGURES.where(Project.id == bindparam("project", type_=Integer))
 
 def figures(session: Session, *, project_id: int, user_id: int = 0) -> Figures:
     """A project's kept counts, and one person's in it."""
-    row = session.connection().execute(OF_ONE, {"project": project_id, "user": user_id}).one_or_none()
+    row = connection_of(session).execute(OF_ONE, {"project": project_id, "user": user_id}).one_or_none()
     return with_pending(session, row, user_id) if row else Figures()
 
 
 def by_project(session: Session, *, user_id: int = 0) -> dict[int, Figures]:
     """The same of every project, by its id."""
-    rows = session.connection().execute(FIGURES, {"user": user_id})
+    rows = connection_of(session).execute(FIGURES, {"user": user_id})
     return {row[0]: with_pending(session, row, user_id) for row in rows}
 
 
@@ -150,7 +150,7 @@ def write(session: Session) -> None:
             if bool(user_id) is of_evaluators
         ]
         if values:
-            session.connection().execute(statement, values)
+            connection_of(session).execute(statement, values)
 
 
 def with_pending(session: Session, row: Any, user_id: int) -> Figures:

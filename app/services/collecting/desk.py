@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, exists, select
 from sqlalchemy.orm import Session, aliased
 
+from app.db import connection_of
 from app.errors import Conflict, NotFound
 from app.models import Comparison, Judgment, JudgmentSource, Project, Prompt, Response, Showing, Side, User
 from app.models.base import insert_row
@@ -164,7 +165,7 @@ def _fresh(
 
 def _pair(session: Session, showing: Showing, until: datetime | None, previous: Judgment | None = None) -> ShownPair:
     """A showing with its texts, each answer on its side."""
-    prompt, left, right = session.connection().execute(TEXTS, {"comparison": showing.comparison_id}).one()
+    prompt, left, right = connection_of(session).execute(TEXTS, {"comparison": showing.comparison_id}).one()
     if showing.first_side is Side.RIGHT:
         left, right = right, left
     return ShownPair(

@@ -7,6 +7,7 @@ from sqlalchemy import Select, bindparam, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from app import paging
+from app.db import connection_of
 from app.errors import NotFound
 from app.models import (
     Choice,
@@ -159,7 +160,7 @@ def progress(session: Session, *, project: Project, user: User, now: datetime | 
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     where = {"project": project.id, "user": user.id, "now": now}
     day = {"midnight": midnight, "next_midnight": midnight + timedelta(days=1)}
-    row = session.connection().execute(PROGRESS, where | day).one()
+    row = connection_of(session).execute(PROGRESS, where | day).one()
     kept = counts.with_pending(session, row, user.id)
     return Progress(
         today=row.today,

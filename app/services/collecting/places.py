@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, exists, func, literal_column, select
 from sqlalchemy.orm import Session, aliased
 
+from app.db import connection_of
 from app.models import EvaluatorCount, Judgment, Project, ProjectCount, Slot, SlotState, User
 from app.models.base import UTCDateTime
 from app.services.collecting.counts import Figures
@@ -90,7 +91,7 @@ LOOK = (
 
 def look(session: Session, *, project: Project, user: User, now: datetime) -> Waiting:
     """What waits for a person in a project."""
-    row = session.connection().execute(LOOK, {"project": project.id, "user": user.id, "now": now}).one_or_none()
+    row = connection_of(session).execute(LOOK, {"project": project.id, "user": user.id, "now": now}).one_or_none()
     return Waiting(*row) if row else Waiting(0, None, None, None, None)
 
 
@@ -108,7 +109,7 @@ def waiting(session: Session, kept: Mapping[int, Figures], *, user: User, now: d
     return {
         project_id: figures.offered
         - figures.known_offered
-        + (session.connection().scalar(COMING_FREE, {"project": project_id, "user": user.id, "now": now}) or 0)
+        + (connection_of(session).scalar(COMING_FREE, {"project": project_id, "user": user.id, "now": now}) or 0)
         for project_id, figures in kept.items()
     }
 
@@ -118,7 +119,7 @@ IS_OFFERED = select(exists().where(Slot.comparison_id == bindparam("comparison",
 
 def is_offered(session: Session, comparison_id: int) -> bool:
     """Whether a slot of the comparison is open."""
-    return session.connection().scalar(IS_OFFERED, {"comparison": comparison_id}) or False
+    return connection_of(session).scalar(IS_OFFERED, {"comparison": comparison_id}) or False
 
 
 def by_comparison(session: Session, comparison_ids: Collection[int]) -> dict[int, tuple[int, int]]:

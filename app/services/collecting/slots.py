@@ -35,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session, aliased
 
+from app.db import connection_of
 from app.models import Comparison, Project, Slot, SlotState, User
 from app.models.base import UTCDateTime
 from app.models.comparison import PLACE
@@ -64,9 +65,8 @@ LOCK_PERSON = select(User.id).where(User.id == USER).with_for_update(key_share=T
 
 def one_at_a_time(session: Session, user: User) -> None:
     """Lets a person's requests pass one after the other (two tabs, a double click, a retry). SQLite does so anyway."""
-    connection = session.connection()
-    if connection.dialect.name != "sqlite":
-        connection.execute(LOCK_PERSON, {"user": user.id})
+    if connection_of(session).dialect.name != "sqlite":
+        connection_of(session).execute(LOCK_PERSON, {"user": user.id})
 
 
 def seed(session: Session, *, project: Project, priorities: Mapping[int, int]) -> None:
@@ -125,7 +125,7 @@ RENEW = (
 
 def renew(session: Session, *, slot_id: int, user: User, until: datetime) -> str | None:
     """Extends what this person holds and returns its token; a lease that ran out counts while nobody has taken it over."""
-    return session.connection().scalar(RENEW, {"slot": slot_id, "user": user.id, "until": until})
+    return connection_of(session).scalar(RENEW, {"slot": slot_id, "user": user.id, "until": until})
 
 
 def _taking(free: ColumnElement[bool], order: Any) -> Any:
@@ -174,11 +174,11 @@ def take(
     )
     where = {"project": project.id, "user": user.id, "token": token, "until": until}
     if waiting.ran_out is not None:
-        comparison_id = session.connection().scalar(TAKE_RAN_OUT, where | {"now": now})
+        comparison_id = connection_of(session).scalar(TAKE_RAN_OUT, where | {"now": now})
         if comparison_id is not None:
             return comparison_id
     for statement, begin in ((TAKE_REOPENED, waiting.reopened), (TAKE_PLACE, waiting.place)):
-        comparison_id = None if begin is None else session.connection().scalar(statement, where | {"begin": begin})
+        comparison_id = None if begin is None else connection_of(session).scalar(statement, where | {"begin": begin})
         if comparison_id is not None:
             closed = [] if places.is_offered(session, comparison_id) else [comparison_id]
             counts.note_offers(session, project_id=project.id, user_id=user.id, opened=[], closed=closed)
@@ -209,7 +209,7 @@ def settle(session: Session, *, project_id: int, comparison_ids: Collection[int]
         if opens:
             changed.offered.add(comparison_id)
     if changed.slots:
-        session.connection().execute(FILL, {"slots": list(changed.slots.values()), "user": user.id})
+        connection_of(session).execute(FILL, {"slots": list(changed.slots.values()), "user": user.id})
     counts.note(session, project_id=project_id, user_id=user.id, done=done, judged=judged)
     counts.note_offers(session, project_id=project_id, user_id=user.id, opened=[], closed=closed)
     return changed
@@ -297,4 +297,4 @@ FILL = (
 
 def _locked(session: Session, comparison_ids: Collection[int], user: User, now: datetime) -> Any:
     where = {"comparisons": list(comparison_ids), "user": user.id, "now": now}
-    return session.connection().execute(LOCKED, where)
+    return connection_of(session).execute(LOCKED, where)
