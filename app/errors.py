@@ -71,3 +71,9 @@ class SnapshotEmpty(Conflict):
 class Unavailable(PrefloopError):
     status = 503
     code = "unavailable"
+
+
+class StillCounting(Unavailable):
+    """Figures that are computed in the background, for the first time: ask again."""
+
+    code = "still_counting"

@@ -7,6 +7,8 @@ from app.models.comparison import (
     Choice,
     Comparison,
     Prompt,
+    PromptGroup,
+    PromptKey,
     Response,
     Showing,
     Side,
@@ -18,6 +20,7 @@ from app.models.comparison import (
 from app.models.count import EvaluatorCount, ProjectCount
 from app.models.export import Export, ExportFormat
 from app.models.extract import Container, Extract, ExtractForm, ExtractState
+from app.models.figures import KeptFigures
 from app.models.importing import ColumnMap, Difference, Import, ImportReport, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
@@ -60,12 +63,15 @@ __all__ = [
     "JobState",
     "Judgment",
     "JudgmentSource",
+    "KeptFigures",
     "Link",
     "LinkKind",
     "LoginAttempt",
     "Project",
     "ProjectCount",
     "Prompt",
+    "PromptGroup",
+    "PromptKey",
     "Rejection",
     "Response",
     "Role",

@@ -15,18 +15,51 @@ class Split(StrEnum):
     EVAL = "eval"
 
 
+class PromptGroup(Base):
+    """Prompts of a project that are near duplicates of one another, two or more; who is alone has no group. `split` is the
+    oldest's, which a prompt that joins gets."""
+
+    __tablename__ = "prompt_groups"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    split: Mapped[Split] = mapped_column(string_enum(Split, "split"))
+
+
 class Prompt(Base):
-    """The conversation before the answer. `split` follows from `content_hash` and never changes."""
+    """The conversation before the answer. `split` follows from its group, else from `content_hash`, and never changes."""
 
     __tablename__ = "prompts"
-    __table_args__ = (UniqueConstraint("project_id", "content_hash"),)
+    __table_args__ = (
+        UniqueConstraint("project_id", "content_hash"),
+        Index(
+            "ix_prompts_group_id",
+            "group_id",
+            sqlite_where=text("group_id IS NOT NULL"),
+            postgresql_where=text("group_id IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     content_hash: Mapped[str] = mapped_column(String(64))
     messages: Mapped[list[Any]]
     split: Mapped[Split] = mapped_column(string_enum(Split, "split"))
+    group_id: Mapped[int | None] = mapped_column(ForeignKey("prompt_groups.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class PromptKey(Base):
+    """By what a prompt is looked up when another may be its near duplicate (`near.Wording`). Made from its text
+    alone, so a row whose prompt is gone does no harm, and no foreign key slows imports down."""
+
+    __tablename__ = "prompt_keys"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    project_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    prompt_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    fingerprint: Mapped[int] = mapped_column(BigInteger)
 
 
 class SourceKind(StrEnum):
@@ -70,6 +103,9 @@ class Comparison(Base):
     __tablename__ = "comparisons"
     __table_args__ = (
         UniqueConstraint("project_id", "pair_hash"),
+        # Late pages of many pass over these alone.
+        Index("ix_comparisons_project_id_id", "project_id", "id"),
+        Index("ix_comparisons_import_id_id", "import_id", "id"),
         CheckConstraint("first_response_id <> second_response_id", name="two_answers"),
     )
 
@@ -82,7 +118,7 @@ class Comparison(Base):
     priority: Mapped[int] = mapped_column(default=0)
     gold_choice: Mapped[Choice | None] = mapped_column(string_enum(Choice, "gold_choice"))
     external_id: Mapped[str | None] = mapped_column(String(255))
-    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"), index=True)
+    import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     prompt: Mapped[Prompt] = relationship(lazy="raise")

@@ -40,7 +40,8 @@ class Judgment(Base):
             sqlite_where=text("NOT superseded"),
             postgresql_where=text("NOT superseded"),
         ),
-        Index("ix_judgments_user", "project_id", "user_id", "submitted_at"),
+        # A person's own, the latest first: late pages of many pass over it alone.
+        Index("ix_judgments_history", "project_id", "user_id", "superseded", "submitted_at", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

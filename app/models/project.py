@@ -9,7 +9,8 @@ from app.models.base import Base, now
 
 
 class Project(Base):
-    """`eval_percent` of the prompts, picked by content hash, are never trained on."""
+    """`eval_percent` of the prompts, picked by content hash, are never trained on. `pairs_version` counts the transactions that
+    stored pairs, so that who looked before one can tell that nothing was added since."""
 
     __tablename__ = "projects"
     __table_args__ = (
@@ -31,6 +32,7 @@ class Project(Base):
     daily_goal: Mapped[int] = mapped_column(default=60)
     eval_percent: Mapped[int] = mapped_column(default=10)
     default_base_model: Mapped[str] = mapped_column(String(255), default="")
+    pairs_version: Mapped[int] = mapped_column(default=0)
     is_demo: Mapped[bool] = mapped_column(default=False)
     created_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)

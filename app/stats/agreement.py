@@ -1,12 +1,8 @@
 """How far people who judged the same thing agree."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 Vote = tuple[Hashable, Hashable, str]
 
@@ -23,38 +19,64 @@ class Agreement:
     by_rater: dict[Hashable, tuple[int, int]]
 
 
+@dataclass
+class Tally:
+    """Votes summed up unit by unit, so that no vote is kept: `patterns` counts the units by how often each value was
+    given, which for all that people say are few."""
+
+    made: Counter[Hashable] = field(default_factory=Counter)
+    patterns: Counter[tuple[tuple[str, int], ...]] = field(default_factory=Counter)
+    same: Counter[Hashable] = field(default_factory=Counter)
+    pairs: Counter[Hashable] = field(default_factory=Counter)
+
+    def add(self, votes: Sequence[tuple[Hashable, str]]) -> None:
+        """Counts one unit's votes: (rater, value), at most one a rater."""
+        self.made.update(rater for rater, _ in votes)
+        if len(votes) < 2:
+            return
+        given = Counter(value for _, value in votes)
+        self.patterns[tuple(sorted(given.items()))] += 1
+        for rater, value in votes:
+            self.same[rater] += given[value] - 1
+            self.pairs[rater] += len(votes) - 1
+
+    def agreement(self) -> Agreement:
+        """`by_rater`: (pairs with another person in which they agree, all of theirs)."""
+        pairs = self.pairs.total() // 2
+        return Agreement(
+            self.patterns.total(),
+            pairs,
+            self.same.total() / 2 / pairs if pairs else None,
+            _alpha(self.patterns),
+            {rater: (self.same[rater], self.pairs[rater]) for rater in self.pairs},
+        )
+
+
 def agreement(votes: Iterable[Vote]) -> Agreement:
-    """votes: (unit, rater, value), at most one for each unit and rater.
-
-    `by_rater`: (pairs with another person in which they agree, all of theirs).
-    """
-    import numpy as np  # here, not above: it takes a moment, and few processes measure agreement
-
+    """votes: (unit, rater, value), at most one for each unit and rater."""
     units: dict[Hashable, list[tuple[Hashable, str]]] = defaultdict(list)
     for unit, rater, value in votes:
         units[unit].append((rater, value))
-    shared = [unit_votes for unit_votes in units.values() if len(unit_votes) > 1]
-    values = sorted({value for unit_votes in shared for _, value in unit_votes})
-    counts = np.zeros((len(shared), len(values)), dtype=int)
-    by_rater: Counter[Hashable] = Counter()
-    pairs_of: Counter[Hashable] = Counter()
-    for row, unit_votes in enumerate(shared):
-        tally = Counter(value for _, value in unit_votes)
-        for rater, value in unit_votes:
-            by_rater[rater] += tally[value] - 1
-            pairs_of[rater] += len(unit_votes) - 1
-        counts[row] = [tally[value] for value in values]
-    pairs = sum(pairs_of.values()) // 2
-    same = sum(by_rater.values()) / 2 / pairs if pairs else None
-    return Agreement(
-        len(shared), pairs, same, _alpha(counts), {rater: (by_rater[rater], pairs_of[rater]) for rater in pairs_of}
-    )
+    tally = Tally()
+    for unit_votes in units.values():
+        tally.add(unit_votes)
+    return tally.agreement()
 
 
-def _alpha(counts: "numpy.ndarray") -> float | None:
-    """counts: (units, values). Undefined where nothing, or only one value, was ever chosen."""
-    if counts.size == 0 or (counts.sum(axis=0) > 0).sum() < 2:
+def _alpha(patterns: Mapping[tuple[tuple[str, int], ...], int]) -> float | None:
+    """Krippendorff's alpha for nominal data from the coincidences of values within units (Krippendorff 2011, part C).
+
+    The `krippendorff` package wants a row a unit, which a million units make too many; a test compares with it.
+    Undefined where nothing, or only one value, was ever chosen.
+    """
+    same, total, of_value = 0.0, 0, Counter[str]()
+    for given, units in patterns.items():
+        judged = sum(count for _, count in given)
+        total += units * judged
+        same += units * sum(count * (count - 1) for _, count in given) / (judged - 1)
+        for value, count in given:
+            of_value[value] += units * count
+    if len(of_value) < 2:
         return None
-    import krippendorff
-
-    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
+    by_chance = sum(count * (count - 1) for count in of_value.values()) / (total - 1)
+    return 1 - (total - same) / (total - by_chance)

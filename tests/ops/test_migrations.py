@@ -1,5 +1,6 @@
 """Migrations on a blank database and on filled ones of each earlier revision, on SQLite and PostgreSQL."""
 
+import json
 import re
 import secrets
 from collections.abc import Iterator
@@ -9,17 +10,18 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, select, text
 from starlette.testclient import TestClient
 
 from app import security
 from app.config import Settings
 from app.db import read_session, write_session
 from app.main import create_app
-from app.models import Base
+from app.models import Base, Project, Prompt
 from app.ops import migrate
 from app.services.accounts import users
-from app.services.collecting import judgments, recount
+from app.services.collecting import judgments, pairs, recount
+from app.services.collecting.messages import prompt_hash
 from tests.conftest import ROOT
 from tests.ops.filled import DATABASES, Filled, Row, rows_of
 
@@ -213,6 +215,42 @@ def test_what_was_there_is_counted(engine: Engine, filled: Filled) -> None:
     with read_session(engine) as session:
         recount.at_one_moment(session)
         assert recount.check(session) == []
+
+
+def test_prompts_of_before_are_grouped_and_none_moves(engine: Engine, filled: Filled) -> None:
+    """The same question with other white space, in capitals, and almost the same one, on either side."""
+    words = [f"word{number}" for number in range(60)]
+    texts = ["Where is it?", " where is  IT?\n", " ".join(words), " ".join([*words, "please"]), "Where?", "alone"]
+    splits = ["train", "eval", "eval", "train", "train", "eval"]
+    insert = "INSERT INTO prompts (id, project_id, content_hash, messages, split, created_at)"
+    with engine.begin() as connection:
+        project_id, made = connection.execute(text("SELECT project_id, created_at FROM prompts WHERE id = 1")).one()
+        for number, (said, split) in enumerate(zip(texts, splits, strict=True), 900):
+            connection.execute(
+                text(f"{insert} VALUES (:id, :project, :hash, :messages, :split, :made)"),
+                {
+                    "id": number,
+                    "project": project_id,
+                    "hash": f"{number:064}",
+                    "messages": json.dumps([{"role": "user", "content": said}]),
+                    "split": split,
+                    "made": made,
+                },
+            )
+    migrate.upgrade(engine)
+    rows = rows_of(engine)
+    prompts = [row for row in rows["prompts"] if row["id"] >= 900]
+    groups = [row["group_id"] for row in prompts]
+    assert [row["split"] for row in prompts] == splits
+    assert groups[0] == groups[1] != groups[2] == groups[3] and groups[4:] == [None, None]
+    split_of = {row["id"]: row["split"] for row in rows["prompt_groups"]}
+    assert (split_of[groups[0]], split_of[groups[2]]) == ("train", "eval")
+    with write_session(engine) as session:
+        project = session.get_one(Project, prompts[0]["project_id"])
+        pairs.add(session, project=project, prompt="WHERE IS IT?", responses=("Here.", "There."))
+        content = prompt_hash([{"role": "user", "content": "WHERE IS IT?"}])
+        new = session.scalars(select(Prompt).where(Prompt.content_hash == content)).one()
+        assert (new.group_id, new.split.value) == (groups[0], "train")
 
 
 def test_a_downgrade_and_another_upgrade_keep_it_as_well(engine: Engine, filled: Filled) -> None:

@@ -1,8 +1,10 @@
 """Statistics against known values and against their definitions."""
 
 import math
+from collections import Counter
 from itertools import combinations
 
+import krippendorff
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,3 +86,16 @@ def test_agreement_is_what_looking_at_every_pair_gives(table: dict[tuple[int, st
     assert result.pairs == len(pairs)
     assert result.same == (pytest.approx(sum(one == other for one, other in pairs) / len(pairs)) if pairs else None)
     assert result.alpha is None or result.alpha <= 1
+
+
+@given(st.dictionaries(st.tuples(st.integers(0, 9), st.sampled_from("abcd")), st.sampled_from("xyz"), max_size=40))
+def test_alpha_is_that_of_the_krippendorff_package(table: dict[tuple[int, str], str]) -> None:
+    alpha = agreement([(unit, rater, value) for (unit, rater), value in table.items()]).alpha
+    units = Counter(unit for unit, _ in table)
+    shared = {place: value for place, value in table.items() if units[place[0]] > 1}
+    if len(set(shared.values())) < 2:
+        assert alpha is None
+        return
+    counts = [[sum(shared.get((unit, who)) == value for who in "abcd") for value in "xyz"] for unit in range(10)]
+    with_votes = [row for row in counts if sum(row)]
+    assert alpha == pytest.approx(krippendorff.alpha(value_counts=with_votes, level_of_measurement="nominal"))

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.models import Choice, Comparison, Judgment, Project, Snapshot, Split
-from app.paging import Page
+from app.paging import Page, Stretch
 from app.services.collecting import listing, projects
 from app.services.collecting.listing import Filters, Row
-from app.services.datasets import snapshots
+from app.services.datasets import figures, snapshots
+from app.services.datasets.figures import Figures
 from app.services.datasets.rules import LEFT_OUT
-from app.services.datasets.snapshots import Preview
-from app.web.deps import EngineerDep, RowId, SessionDep
-from app.web.templating import render
+from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep
+from app.web.templating import is_fragment, render
 
 router = APIRouter()
 
@@ -31,9 +31,9 @@ CHOICES = {
 @dataclass(frozen=True, slots=True)
 class DataPage:
     project: Project
-    preview: Preview
+    figures: Figures
     snapshots: list[Snapshot]
-    page: Page[Row]
+    page: Page[Row] | Stretch[Row]
     filters: Filters
     filtered: bool
     states: dict[str, str]
@@ -55,6 +55,7 @@ def show(
     slug: str,
     request: Request,
     session: SessionDep,
+    engine: EngineDep,
     user: EngineerDep,
     state: str = "",
     split: str = "",
@@ -62,6 +63,7 @@ def show(
     text: str = "",
     import_id: str = "",
     page: int = 1,
+    after: int = 0,
 ) -> Response:
     project = projects.get(session, slug)
     filters = Filters(
@@ -71,11 +73,16 @@ def show(
         text=text[:200],
         import_id=int(import_id) if import_id.isdecimal() and len(import_id) < 10 else None,
     )
+    shown_figures = figures.look(session, project=project)
+    if shown_figures.is_due:
+        figures.refresh(engine, project_id=project.id)
     shown = DataPage(
         project,
-        snapshots.preview(session, project=project),
+        shown_figures,
         snapshots.listing(session, project=project),
-        listing.comparisons(session, project=project, filters=filters, page=page, size=25),
+        listing.comparisons(
+            session, project=project, filters=filters, page=page, size=25, after=min(max(after, 0), 2**31)
+        ),
         filters,
         filters != Filters(),
         STATES,
@@ -83,7 +90,7 @@ def show(
         CHOICES,
         LEFT_OUT,
     )
-    return render(request, "datasets/data/show.html", shown)
+    return render(request, "datasets/data/show.html", shown, block="figures" if is_fragment(request) else None)
 
 
 @router.get("/comparisons/{comparison_id}")

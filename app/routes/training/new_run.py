@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -17,7 +18,7 @@ from app.models import Counts, JobKind, Project, Snapshot, Statistics, TrainingR
 from app.routes.training import run_form
 from app.routes.training.run_form import RULE_HELP, Form
 from app.services.collecting import projects
-from app.services.datasets import snapshots
+from app.services.datasets import figures, snapshots
 from app.services.jobs import workers
 from app.services.training import base_models, estimates, presets, run_settings, runs
 from app.services.training.base_models import BaseModel
@@ -41,12 +42,14 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What would be trained on: the project as it is now, or a snapshot that is frozen already."""
+    """What would be trained on: the project as it is now, or a snapshot that is frozen already. Of a large project `counts` and
+    `statistics` are those of `as_of`, and None until they are computed for the first time."""
 
     sentence: str
-    counts: Counts
-    statistics: Statistics
+    counts: Counts | None
+    statistics: Statistics | None
     snapshot: Snapshot | None = None
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +85,33 @@ FieldsDep = Annotated[dict[str, str], Depends(_fields)]
 
 @router.get("/projects/{slug}/train")
 def show(
-    slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep
+    slug: str,
+    request: Request,
+    fields: FieldsDep,
+    session: SessionDep,
+    engine: EngineDep,
+    user: EngineerDep,
+    settings: SettingsDep,
 ) -> Response:
     project = projects.get(session, slug)
-    return render(
-        request, "training/jobs/new.html", _page(session, project, _start(session, project, fields, settings), settings)
-    )
+    form = _start(session, project, fields, settings)
+    return render(request, "training/jobs/new.html", _page(engine, session, project, form, settings))
 
 
 @router.get("/projects/{slug}/train/preview")
 def preview(
-    slug: str, request: Request, fields: FieldsDep, session: SessionDep, user: EngineerDep, settings: SettingsDep
+    slug: str,
+    request: Request,
+    fields: FieldsDep,
+    session: SessionDep,
+    engine: EngineDep,
+    user: EngineerDep,
+    settings: SettingsDep,
 ) -> Response:
     """The data and the cost under what the form says now."""
     project = projects.get(session, slug)
-    return render(
-        request, "training/jobs/new.html", _page(session, project, run_form.read(fields), settings), block="preview"
-    )
+    page = _page(engine, session, project, run_form.read(fields), settings)
+    return render(request, "training/jobs/new.html", page, block="preview")
 
 
 @router.post("/projects/{slug}/train")
@@ -124,7 +137,7 @@ def create(
                 raise
             status, problems = error.status, {str(error.details.get("field", "")): str(error)}
     with read_session(engine) as session:
-        page = _page(session, project, form, settings, problems)
+        page = _page(engine, session, project, form, settings, problems)
         return render(request, "training/jobs/new.html", page, status=status)
 
 
@@ -197,12 +210,17 @@ def _start(session: Session, project: Project, fields: Mapping[str, str], settin
 
 
 def _page(
-    session: Session, project: Project, form: Form, settings: Settings, errors: dict[str, str] | None = None
+    engine: Engine,
+    session: Session,
+    project: Project,
+    form: Form,
+    settings: Settings,
+    errors: dict[str, str] | None = None,
 ) -> NewRunPage:
-    dataset = _dataset(session, project, form)
+    dataset = _dataset(engine, session, project, form)
     living = workers.alive(session, silent_after=settings.worker_lease_seconds)
     if not form.preset:
-        form = replace(form, preset=presets.preset_for(dataset.counts.train))
+        form = replace(form, preset=presets.preset_for(dataset.counts.train if dataset.counts else presets.FEW_PAIRS))
     return NewRunPage(
         project=project,
         dataset=dataset,
@@ -214,7 +232,7 @@ def _page(
     )
 
 
-def _dataset(session: Session, project: Project, form: Form) -> Dataset:
+def _dataset(engine: Engine, session: Session, project: Project, form: Form) -> Dataset:
     if form.snapshot_id is not None:
         frozen = _snapshot(session, project, form.snapshot_id)
         text = f"Snapshot {frozen.number}: {frozen.counts.train:,} pairs to train on and {frozen.counts.eval:,} to evaluate with."
@@ -223,8 +241,16 @@ def _dataset(session: Session, project: Project, form: Form) -> Dataset:
         rule = form.checked_rule()
     except Invalid:
         rule = {}
-    now = snapshots.preview(session, project=project, rule=rule)
-    return Dataset(now.sentence, now.counts, now.statistics)
+    known = figures.look(session, project=project, rule=rule)
+    if known.is_due:
+        figures.refresh(engine, project_id=project.id, rule=rule)
+    if known.preview is None:
+        return Dataset(
+            "The pairs of this project are being counted. A run trains on those that there are when it starts.",
+            None,
+            None,
+        )
+    return Dataset(known.preview.sentence, known.preview.counts, known.preview.statistics, as_of=known.as_of)
 
 
 def _cost(session: Session, form: Form, dataset: Dataset) -> Cost:
@@ -232,7 +258,7 @@ def _cost(session: Session, form: Form, dataset: Dataset) -> Cost:
         config = run_settings.validate(form.config())
     except Invalid as error:
         return Cost(problem=str(error))
-    pairs = dataset.counts.train
+    pairs = dataset.counts.train if dataset.counts else 0
     if not pairs:
         return Cost()
     estimate = estimates.estimate(session, base_model=form.base_model, config=config, pairs=pairs)

@@ -13,13 +13,14 @@ from app.services.training.run_settings import LOSS_LABELS, Option
 
 SETTING = "config."
 RULE = "rule."
-RULE_BOXES = ("soft_labels", "include_late", "include_flagged")
+RULE_BOXES = ("soft_labels", "include_late", "include_flagged", "include_near_duplicates")
 RULE_HELP = {
     "min_judgments": "Judgments that a comparison needs before it counts; skips don't.",
     "weights": "Pairs that were clearly better may weigh more than pairs that were slightly better.",
     "soft_labels": "Train towards the share of evaluators who chose the answer, not the majority alone.",
     "include_late": "Count judgments that came after their lease had passed to somebody else.",
     "include_flagged": "Keep pairs that an evaluator flagged as unfit.",
+    "include_near_duplicates": "Train also on prompts that are nearly the same as one that is kept for evaluation.",
 }
 
 

@@ -1,9 +1,10 @@
 """Looking at what was collected: pairs with their votes, a person's judgments, how far a project is. Changes nothing."""
 
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, bindparam, exists, func, or_, select
+from sqlalchemy import Select, bindparam, exists, func, literal, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from app import paging
@@ -12,6 +13,7 @@ from app.errors import NotFound
 from app.models import (
     Choice,
     Comparison,
+    Import,
     Judgment,
     JudgmentSource,
     Project,
@@ -25,7 +27,7 @@ from app.models import (
 )
 from app.models.base import UTCDateTime
 from app.models.base import now as utc_now
-from app.paging import Page
+from app.paging import Page, Stretch
 from app.services.collecting import counts, places
 from app.services.collecting.judgments import SideChoice, side_of
 from app.services.collecting.messages import Message
@@ -45,6 +47,9 @@ TODAY = (  # of one day: as many rows as a person judges in it
 PROGRESS = counts.OF_ONE.add_columns(
     TODAY.scalar_subquery().label("today"), places.COMING_FREE.scalar_subquery().label("coming_free")
 )
+MOST_COUNTED = 50_000  # comparisons of a project up to which all that match are counted
+SEARCHED_AT_ONCE = 5_000
+SEARCH_SECONDS = 0.4
 LOADED = (joinedload(Comparison.prompt), joinedload(Comparison.first), joinedload(Comparison.second))
 
 
@@ -102,11 +107,51 @@ def comparison(session: Session, comparison_id: int) -> Comparison:
 
 
 def comparisons(
-    session: Session, *, project: Project, filters: Filters = Filters(), page: int = 1, size: int = 50
-) -> Page[Row]:
-    """Comparisons in the order in which they came, for people who may see sources."""
-    numbers: Page[int] = paging.fetch(session, _filtered(project, filters), page=page, size=size)
-    ids = numbers.items
+    session: Session, *, project: Project, filters: Filters = Filters(), page: int = 1, size: int = 50, after: int = 0
+) -> Page[Row] | Stretch[Row]:
+    """Comparisons in the order in which they came, for people who may see sources.
+
+    Filters on a large project give a Stretch from the comparison behind `after`: to count all that match would take longer
+    than a page may.
+    """
+    of_project = select(Comparison.id).where(Comparison.project_id == project.id)
+    if filters.import_id is not None:  # its own index alone: an import may be the last of many
+        theirs = session.scalar(select(Import.project_id).where(Import.id == filters.import_id)) == project.id
+        of_project = select(Comparison.id).where(Comparison.import_id == filters.import_id, literal(theirs))
+    there = counts.figures(session, project_id=project.id).comparisons
+    if filters != Filters() and there > MOST_COUNTED:
+        stretch = _search(session, of_project, filters, after, size)
+        return Stretch(_rows(session, stretch.items), stretch.size, stretch.searched, stretch.after)
+    query = _filtered(of_project, filters).order_by(Comparison.id)
+    numbers: Page[int] = paging.fetch(
+        session, query, page=page, size=size, total=there if filters == Filters() else None
+    )
+    return Page(_rows(session, numbers.items), numbers.number, numbers.size, numbers.total)
+
+
+def _search(session: Session, of_project: Select[int], filters: Filters, after: int, size: int) -> Stretch[int]:
+    """Goes through comparisons, some thousand at a time, until there is a page of them or the time is over."""
+    began, searched = time.monotonic(), 0
+    items: list[int] = []
+    while True:
+        following = of_project.where(Comparison.id > after).order_by(Comparison.id).limit(SEARCHED_AT_ONCE).subquery()
+        last, count = session.execute(select(func.max(following.c.id), func.count(following.c.id))).one()
+        if not count:
+            return Stretch(items, size, searched, None)
+        some = of_project.where(Comparison.id > after, Comparison.id <= last)
+        left = size - len(items)
+        matching = list(session.scalars(_filtered(some, filters).order_by(Comparison.id).limit(left)))
+        items += matching
+        searched, after = searched + count, last
+        if len(matching) == left:
+            return Stretch(items, size, searched, items[-1])
+        if count < SEARCHED_AT_ONCE:
+            return Stretch(items, size, searched, None)
+        if time.monotonic() - began > SEARCH_SECONDS:
+            return Stretch(items, size, searched, last)
+
+
+def _rows(session: Session, ids: list[int]) -> list[Row]:
     loaded = {row.id: row for row in session.scalars(select(Comparison).where(Comparison.id.in_(ids)).options(*LOADED))}
     votes: dict[int, dict[Choice, int]] = {comparison_id: {} for comparison_id in ids}
     for comparison_id, choice, count in session.execute(
@@ -116,8 +161,7 @@ def comparisons(
     ):
         votes[comparison_id][choice] = count
     of_comparison = places.by_comparison(session, ids)
-    rows = [Row(loaded[comparison_id], votes[comparison_id], *of_comparison[comparison_id]) for comparison_id in ids]
-    return Page(rows, numbers.number, numbers.size, numbers.total)
+    return [Row(loaded[comparison_id], votes[comparison_id], *of_comparison[comparison_id]) for comparison_id in ids]
 
 
 def judgments_of(session: Session, comparison_id: int) -> list[Judgment]:
@@ -135,23 +179,26 @@ def judgments_of(session: Session, comparison_id: int) -> list[Judgment]:
 def history(session: Session, *, project: Project, user: User, page: int = 1, size: int = 50) -> Page[Entry]:
     """A person's own current judgments, the latest first."""
     first, second = aliased(Response), aliased(Response)
-    rows = paging.fetch(
-        session,
+    current = (
+        select(Judgment.id)
+        .where(Judgment.project_id == project.id, Judgment.user_id == user.id, ~Judgment.superseded)
+        .order_by(Judgment.submitted_at.desc(), Judgment.id.desc())
+    )
+    numbers: Page[int] = paging.fetch(session, current, page=page, size=size)
+    rows = session.execute(
         select(Judgment, Prompt.messages, first.text, second.text)
         .join(Comparison, Comparison.id == Judgment.comparison_id)
         .join(Prompt, Prompt.id == Comparison.prompt_id)
         .join(first, first.id == Comparison.first_response_id)
         .join(second, second.id == Comparison.second_response_id)
-        .where(Judgment.project_id == project.id, Judgment.user_id == user.id, ~Judgment.superseded)
-        .order_by(Judgment.submitted_at.desc(), Judgment.id.desc()),
-        page=page,
-        size=size,
+        .where(Judgment.id.in_(numbers.items))
+        .order_by(Judgment.submitted_at.desc(), Judgment.id.desc())
     )
     entries = []
-    for judgment, prompt, one, other in rows.items:
+    for judgment, prompt, one, other in rows:
         left, right = (other, one) if judgment.first_side is Side.RIGHT else (one, other)
         entries.append(Entry(judgment, prompt, left, right, side_of(judgment)))
-    return Page(entries, rows.number, rows.size, rows.total)
+    return Page(entries, numbers.number, numbers.size, numbers.total)
 
 
 def progress(session: Session, *, project: Project, user: User, now: datetime | None = None) -> Progress:
@@ -172,15 +219,12 @@ def progress(session: Session, *, project: Project, user: User, now: datetime | 
     )
 
 
-def _filtered(project: Project, filters: Filters) -> Select[int]:
+def _filtered(query: Select[int], filters: Filters) -> Select[int]:
     """Ids only: a late page then passes over an index instead of over texts."""
     first, second = aliased(Response), aliased(Response)
-    query = select(Comparison.id).where(Comparison.project_id == project.id).order_by(Comparison.id)
     waiting = exists().where(Slot.comparison_id == Comparison.id, Slot.state != SlotState.DONE)
     if filters.state in ("waiting", "judged"):
         query = query.where(waiting if filters.state == "waiting" else ~waiting)
-    if filters.import_id is not None:
-        query = query.where(Comparison.import_id == filters.import_id)
     if filters.split is not None:
         query = query.join(Prompt, Prompt.id == Comparison.prompt_id).where(Prompt.split == filters.split)
     if filters.source or filters.text:

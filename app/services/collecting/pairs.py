@@ -2,18 +2,24 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+import orjson
+from sqlalchemy import BigInteger, String, select, update
 from sqlalchemy.orm import Session
 
+from app.bulk import among, given, insert_rows, next_ids
 from app.errors import Invalid
 from app.models import Choice, Comparison, Project, Prompt, Response, SourceKind, Split
+from app.models.base import now as utc_now
 from app.services.collecting import counts, slots
+from app.services.collecting.duplicates import groups
 from app.services.collecting.messages import Message, Unfit, answers_of, pair_hash, prompt_hash, prompt_of, text_hash
 
 PRIORITIES = range(-1_000_000, 1_000_001)
 LONGEST_EXTERNAL_ID = LONGEST_SOURCE = 255
+OF_COMPARISON = ("prompt_id", "first_response_id", "second_response_id", "priority", "gold_choice", "external_id")
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class Hashes:
 
 @dataclass(frozen=True)
 class NewPair:
-    """A pair to be stored; `messages` has checked prompt and answers. It is hashed when it is made, for the transaction
-    that stores it holds the only writer. `turns`: the messages of an answer that goes on over several turns."""
+    """A pair to be stored; `messages` has checked prompt and answers. It is hashed and counted when it is made, for the
+    transaction that stores it holds the only writer. `turns`: the messages of an answer that goes on over several turns.
+    `as_json` is the prompt, `words` are those of the answers."""
 
     prompt: list[Message]
     responses: tuple[str, str]
@@ -49,10 +56,27 @@ class NewPair:
     external_id: str | None = None
     turns: tuple[list[Message] | None, list[Message] | None] = (None, None)
     hashes: Hashes = field(init=False, repr=False, compare=False)
+    as_json: str = field(init=False, repr=False, compare=False)
+    words: tuple[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         prompt, answers = prompt_hash(self.prompt), (text_hash(self.responses[0]), text_hash(self.responses[1]))
         object.__setattr__(self, "hashes", Hashes(prompt, answers, pair_hash(prompt, answers)))
+        object.__setattr__(self, "as_json", orjson.dumps(self.prompt).decode())
+        object.__setattr__(self, "words", (len(self.responses[0].split()), len(self.responses[1].split())))
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a project had of some pairs at a version of its pairs: ids and splits of prompts by hash, ids of responses by prompt and hash,
+    (id, first response's id) of comparisons by hash, and what is near the prompts that it hadn't."""
+
+    version: int
+    prompts: dict[str, int]
+    splits: dict[str, Split]
+    responses: dict[tuple[int, str], int]
+    comparisons: dict[str, tuple[int, int]]
+    near: groups.Looked
 
 
 @dataclass(frozen=True)
@@ -94,140 +118,177 @@ def add(
     return session.get_one(Comparison, stored.comparison_id), stored.added
 
 
-def add_many(
-    session: Session, *, project: Project, pairs: Sequence[NewPair], import_id: int | None = None
-) -> list[Stored]:
-    """Stores pairs in the order given; content that the project has already isn't stored again."""
-    # One writer of comparisons a project at a time, so that "look, then insert" holds on PostgreSQL too.
-    session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
-    prompts, splits = _store_prompts(session, project, {pair.hashes.prompt: pair.prompt for pair in pairs})
-    answers: dict[tuple[int, str], tuple[str, Source, list[Message] | None]] = {}
-    for pair in pairs:
-        for key, *answer in zip(pair.hashes.answers, pair.responses, pair.sources, pair.turns, strict=True):
-            answers.setdefault((prompts[pair.hashes.prompt], key), (answer[0], answer[1], answer[2]))
-    responses = _store_responses(session, answers)
-    rows: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        prompt_id = prompts[pair.hashes.prompt]
-        rows.setdefault(
-            pair.hashes.pair,
-            {
-                "project_id": project.id,
-                "pair_hash": pair.hashes.pair,
-                "prompt_id": prompt_id,
-                "priority": pair.priority,
-                "first_response_id": responses[prompt_id, pair.hashes.answers[0]],
-                "second_response_id": responses[prompt_id, pair.hashes.answers[1]],
-                "gold_choice": pair.gold,
-                "external_id": pair.external_id,
-                "import_id": import_id,
-            },
+def look(session: Session, *, project: Project, pairs: Sequence[NewPair], earlier: Looked | None = None) -> Looked:
+    """What a project has of these pairs, so that the transaction that stores them only inserts.
+
+    earlier: a look at the same pairs that is out of date.
+    """
+    version = session.scalars(select(Project.pairs_version).where(Project.id == project.id)).one()
+    texts = {pair.hashes.prompt: pair.prompt for pair in pairs}
+    of_project = select(Prompt.content_hash, Prompt.id, Prompt.split).where(Prompt.project_id == project.id)
+    there = session.execute(of_project.where(among(session, Prompt.content_hash, texts))).all()
+    prompts = {key: number for key, number, _ in there}
+    new = {key: messages for key, messages in texts.items() if key not in prompts}
+    known = [pair for pair in pairs if pair.hashes.prompt in prompts]
+    answers = given(
+        session,
+        [(prompts[pair.hashes.prompt], key) for pair in known for key in pair.hashes.answers],
+        prompt=BigInteger,
+        hash=String,
+    )
+    responses = session.execute(
+        select(Response.prompt_id, Response.content_hash, Response.id).join(
+            answers, (Response.prompt_id == answers.c.prompt) & (Response.content_hash == answers.c.hash)
         )
-    known, fresh = _store_comparisons(session, project, rows)
-    _count(session, project, fresh, {pair.hashes.pair: pair for pair in reversed(pairs)}, splits)
+    )
+    comparisons = session.execute(
+        select(Comparison.pair_hash, Comparison.id, Comparison.first_response_id).where(
+            Comparison.project_id == project.id,
+            among(session, Comparison.pair_hash, {pair.hashes.pair for pair in known}),
+        )
+    )
+    return Looked(
+        version,
+        prompts,
+        {key: split for key, _, split in there},
+        {(prompt_id, key): number for prompt_id, key, number in responses},
+        {key: (number, first_id) for key, number, first_id in comparisons},
+        groups.look(session, project=project, new=new, known=earlier.near.wordings if earlier else None),
+    )
+
+
+def add_many(
+    session: Session,
+    *,
+    project: Project,
+    pairs: Sequence[NewPair],
+    import_id: int | None = None,
+    looked: Looked | None = None,
+) -> list[Stored]:
+    """Stores pairs in the order given; content that the project has already isn't stored again.
+
+    looked: what `look` said of these pairs before this transaction. It is looked again where others stored pairs since.
+    """
+    # One writer of a project's pairs at a time, so that "look, then insert" holds on PostgreSQL too.
+    version = session.scalars(
+        update(Project)
+        .where(Project.id == project.id)
+        .values(pairs_version=Project.pairs_version + 1)
+        .returning(Project.pairs_version),
+        execution_options={"synchronize_session": False},
+    ).one()
+    if looked is None or looked.version != version - 1:
+        looked = look(session, project=project, pairs=pairs, earlier=looked)
+    now = utc_now()
+    prompts, splits = _store_prompts(session, project, pairs, looked, now)
+    responses = _store_responses(session, pairs, prompts, looked, now)
+    comparisons = _store_comparisons(session, project, pairs, prompts, responses, looked, import_id, now)
+    fresh = comparisons.keys() - looked.comparisons.keys()
+    _count(session, project, fresh, pairs, splits)
     stored = []
     for pair in pairs:
-        comparison_id, first_response_id = known[pair.hashes.pair]
+        comparison_id, first_response_id = comparisons[pair.hashes.pair]
         swapped = first_response_id != responses[prompts[pair.hashes.prompt], pair.hashes.answers[0]]
         stored.append(Stored(comparison_id, pair.hashes.pair in fresh, swapped))
         fresh.discard(pair.hashes.pair)  # the same pair twice in one call: the second is a duplicate
     return stored
 
 
-# Each inserts what is missing and then looks its ids up: RETURNING in order would be one statement a row on SQLite.
-
-
-def _store_prompts(
-    session: Session, project: Project, wanted: dict[str, list[Message]]
-) -> tuple[dict[str, int], dict[str, Split]]:
-    """({prompt hash: id}, {prompt hash: split})."""
-    query = select(Prompt.content_hash, Prompt.id, Prompt.split).where(Prompt.project_id == project.id)
-    rows = list(session.execute(query.where(Prompt.content_hash.in_(wanted))).tuples())
-    there = {key for key, _, _ in rows}
-    missing = [key for key in wanted if key not in there]
-    if missing:
-        session.execute(
-            insert(Prompt),
-            [
-                {
-                    "project_id": project.id,
-                    "content_hash": key,
-                    "messages": wanted[key],
-                    "split": split_of(key, project.eval_percent),
-                }
-                for key in missing
-            ],
-        )
-        rows += session.execute(query.where(Prompt.content_hash.in_(missing))).tuples()
-    return {key: row_id for key, row_id, _ in rows}, {key: split for key, _, split in rows}
-
-
 def split_of(content_hash: str, eval_percent: int) -> Split:
-    """A prompt's split from its content alone, so that the same prompt is never trained on in one project's
-    history and evaluated on in another part of it."""
+    """The split of a prompt that has no near duplicates, from its content alone, so that the same prompt is never trained on
+    in one project and evaluated with in another."""
     return Split.EVAL if int(content_hash[:12], 16) % 100 < eval_percent else Split.TRAIN
 
 
-def _store_responses(
-    session: Session, wanted: dict[tuple[int, str], tuple[str, Source, list[Message] | None]]
-) -> dict[tuple[int, str], int]:
-    query = select(Response.prompt_id, Response.content_hash, Response.id).where(
-        Response.prompt_id.in_({prompt_id for prompt_id, _ in wanted}),
-        Response.content_hash.in_({key for _, key in wanted}),
+# Each returns the ids of what was there and of what it inserted. Ids are taken first, since rows name each other.
+
+
+def _store_prompts(
+    session: Session, project: Project, pairs: Sequence[NewPair], looked: Looked, now: datetime
+) -> tuple[dict[str, int], dict[str, Split]]:
+    """With the split of each."""
+    new = {pair.hashes.prompt: pair.as_json for pair in pairs if pair.hashes.prompt not in looked.prompts}
+    if not new:
+        return looked.prompts, looked.splits
+    ids = dict(zip(new, next_ids(session, Prompt, len(new)), strict=True))
+    alone = {key: split_of(key, project.eval_percent) for key in new}
+    placed = groups.place(session, project=project, looked=looked.near, ids=ids, alone=alone)
+    insert_rows(
+        session,
+        Prompt,
+        ("id", "content_hash", "messages", "split", "group_id"),
+        [(ids[key], key, text, placed[key].split.value, placed[key].group_id) for key, text in new.items()],
+        project_id=project.id,
+        created_at=now,
     )
-    ids = {(prompt_id, key): response_id for prompt_id, key, response_id in session.execute(query)}
-    missing = [key for key in wanted if key not in ids]
-    if missing:
-        session.execute(
-            insert(Response),
-            [
-                {
-                    "prompt_id": prompt_id,
-                    "content_hash": key,
-                    "text": text,
-                    "turns": turns,
-                    "characters": len(text),
-                    "words": len(text.split()),
-                    "source_kind": source.kind,
-                    "source_name": source.name,
-                }
-                for (prompt_id, key), (text, source, turns) in ((key, wanted[key]) for key in missing)
-            ],
-        )
-        ids = {(prompt_id, key): response_id for prompt_id, key, response_id in session.execute(query)}
-    return ids
+    return looked.prompts | ids, looked.splits | {key: place.split for key, place in placed.items()}
+
+
+def _store_responses(
+    session: Session, pairs: Sequence[NewPair], prompts: Mapping[str, int], looked: Looked, now: datetime
+) -> dict[tuple[int, str], int]:
+    new: dict[tuple[int, str], tuple[Any, ...]] = {}
+    for pair in pairs:
+        prompt_id = prompts[pair.hashes.prompt]
+        for key, text, words, source, turns in zip(
+            pair.hashes.answers, pair.responses, pair.words, pair.sources, pair.turns, strict=True
+        ):
+            if (prompt_id, key) not in looked.responses and (prompt_id, key) not in new:
+                told = orjson.dumps(turns).decode() if turns else None
+                kind = SourceKind(source.kind).value
+                new[prompt_id, key] = (prompt_id, key, text, told, len(text), words, kind, source.name)
+    ids = next_ids(session, Response, len(new)) if new else []
+    insert_rows(
+        session,
+        Response,
+        ("id", "prompt_id", "content_hash", "text", "turns", "characters", "words", "source_kind", "source_name"),
+        [(number, *row) for number, row in zip(ids, new.values(), strict=True)],
+        created_at=now,
+    )
+    return looked.responses | dict(zip(new, ids, strict=True))
 
 
 def _store_comparisons(
-    session: Session, project: Project, rows: dict[str, dict[str, Any]]
-) -> tuple[dict[str, tuple[int, int]], set[str]]:
-    """({pair hash: (comparison id, its first response's id)}, hashes of the new ones)."""
-    query = select(Comparison.pair_hash, Comparison.id, Comparison.first_response_id).where(
-        Comparison.project_id == project.id
+    session: Session,
+    project: Project,
+    pairs: Sequence[NewPair],
+    prompts: Mapping[str, int],
+    responses: Mapping[tuple[int, str], int],
+    looked: Looked,
+    import_id: int | None,
+    now: datetime,
+) -> dict[str, tuple[int, int]]:
+    """(comparison id, its first response's id) by pair hash."""
+    new: dict[str, tuple[Any, ...]] = {}
+    for pair in pairs:
+        if pair.hashes.pair in looked.comparisons or pair.hashes.pair in new:
+            continue
+        prompt_id = prompts[pair.hashes.prompt]
+        first_id, second_id = (responses[prompt_id, key] for key in pair.hashes.answers)
+        gold = Choice(pair.gold).value if pair.gold else None
+        new[pair.hashes.pair] = (prompt_id, first_id, second_id, pair.priority, gold, pair.external_id)
+    ids = next_ids(session, Comparison, len(new)) if new else []
+    insert_rows(
+        session,
+        Comparison,
+        ("id", "pair_hash", *OF_COMPARISON),
+        [(number, key, *row) for number, (key, row) in zip(ids, new.items(), strict=True)],
+        project_id=project.id,
+        import_id=import_id,
+        created_at=now,
     )
-    known = {
-        key: (row_id, first_id)
-        for key, row_id, first_id in session.execute(query.where(Comparison.pair_hash.in_(rows)))
-    }
-    missing = [key for key in rows if key not in known]
-    if missing:
-        session.execute(insert(Comparison), [rows[key] for key in missing])
-        known |= {
-            key: (row_id, first_id)
-            for key, row_id, first_id in session.execute(query.where(Comparison.pair_hash.in_(missing)))
-        }
-        slots.seed(session, project=project, priorities={known[key][0]: rows[key]["priority"] for key in missing})
-    return known, set(missing)
+    slots.seed(
+        session,
+        project=project,
+        priorities={number: row[3] for number, row in zip(ids, new.values(), strict=True)},
+    )
+    return looked.comparisons | {key: (number, row[1]) for number, (key, row) in zip(ids, new.items(), strict=True)}
 
 
 def _count(
-    session: Session,
-    project: Project,
-    fresh: Collection[str],
-    by_hash: Mapping[str, NewPair],
-    splits: Mapping[str, Split],
+    session: Session, project: Project, fresh: Collection[str], pairs: Sequence[NewPair], splits: Mapping[str, Split]
 ) -> None:
-    new = [by_hash[key] for key in fresh]
+    new = {pair.hashes.pair: pair for pair in reversed(pairs) if pair.hashes.pair in fresh}.values()
     counts.note(
         session,
         project_id=project.id,

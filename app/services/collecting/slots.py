@@ -35,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session, aliased
 
+from app.bulk import insert_rows
 from app.db import connection_of
 from app.models import Comparison, Project, Slot, SlotState, User
 from app.models.base import UTCDateTime
@@ -72,18 +73,13 @@ def one_at_a_time(session: Session, user: User) -> None:
 def seed(session: Session, *, project: Project, priorities: Mapping[int, int]) -> None:
     """Opens the slots that a project wants for new comparisons, given the priority of each by its id."""
     rows = [
-        {
-            "project_id": project.id,
-            "comparison_id": comparison_id,
-            "ordinal": ordinal,
-            "priority": priority,
-            "place": places.place_of(priority, ordinal, comparison_id),
-        }
+        (comparison_id, ordinal, priority, places.place_of(priority, ordinal, comparison_id))
         for comparison_id, priority in priorities.items()
         for ordinal in range(1, project.judgments_per_comparison + 1)
     ]
     if rows:
-        session.execute(insert(Slot), rows)
+        columns = "comparison_id", "ordinal", "priority", "place"
+        insert_rows(session, Slot, columns, rows, project_id=project.id, state=SlotState.OPEN)
         counts.note(session, project_id=project.id, wanted=len(rows), offered=len(priorities), arrivals=1)
 
 

@@ -1,9 +1,10 @@
 """A snapshot's files: JSON Lines that TRL's DPOTrainer reads as they are."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from app.models import Choice, Comparison, Prompt, Response, Split
-from app.services.datasets.report import Pair
+from app.services.datasets.collected import Pair
 from app.storage import Storage, StoredFile
 
 SPLITS = {"eval.jsonl": Split.EVAL, "train.jsonl": Split.TRAIN}
@@ -32,13 +33,14 @@ class Written:
         return tuple(storage.put_file(f"{prefix}/{name}", self.folder / name) for name in SPLITS)
 
 
-def write(session: Session, pairs: Sequence[Pair], folder: Path) -> Written:
+def write(session: Session, pairs: Iterable[Pair], folder: Path) -> Written:
     """Writes both files, a page of pairs at a time."""
+    following = iter(pairs)
     digests = {split: hashlib.sha256() for split in SPLITS.values()}
     with ExitStack() as stack:
         handles = {split: stack.enter_context((folder / name).open("wb")) for name, split in SPLITS.items()}
-        for start in range(0, len(pairs), PAGE):
-            for pair, line in _lines(session, pairs[start : start + PAGE]):
+        while page := list(islice(following, PAGE)):
+            for pair, line in _lines(session, page):
                 handles[pair.split].write(line)
                 digests[pair.split].update(line)
     printed = "".join(f"{digests[split].hexdigest()}  {name}\n" for name, split in SPLITS.items())

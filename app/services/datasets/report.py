@@ -1,12 +1,11 @@
 """What a dataset looks like before and after it is frozen: statistics, warnings, one sentence. Pure."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from app.models import Agreed, Counts, Evaluator, Sides, Source, Split, Statistics, Warned
-from app.services.datasets.rules import LEFT_OUT, Decision
-from app.stats.agreement import Agreement, agreement
+from app.models import Agreed, Counts, Evaluator, Sides, Source, Statistics, Warned
+from app.services.datasets.collected import Collected
+from app.services.datasets.rules import LEFT_OUT
+from app.stats.agreement import Agreement
 from app.stats.lengths import lengths
 from app.stats.shares import share
 
@@ -15,94 +14,53 @@ FEW_EVAL_PAIRS = 20
 FEW_FOR_A_SHARE = 20  # below it, a share of pairs says nothing
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A comparison that goes into the files; lengths are (chosen, rejected)."""
-
-    comparison_id: int
-    prompt_id: int
-    split: Split
-    decision: Decision
-    characters: tuple[int, int]
-    words: tuple[int, int]
-    chosen_hash: str
-    sources: tuple[str, str]
-
-
-@dataclass
-class Collected:
-    """What the rule made of a project. `votes`: (comparison, person, choice) without skips and imported judgments,
-    of which there are `imported`; `left_picked` of `sided` picks fell on the left answer; `names` are people's."""
-
-    comparisons: int = 0
-    judgments: int = 0
-    pairs: list[Pair] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    votes: list[tuple[int, int, str]] = field(default_factory=list)
-    imported: int = 0
-    left_picked: int = 0
-    sided: int = 0
-    names: dict[int, str] = field(default_factory=dict)
-
-
 def counts(collected: Collected) -> Counts:
-    evaluated = sum(pair.split is Split.EVAL for pair in collected.pairs)
     return Counts(
         comparisons=collected.comparisons,
         judgments=collected.judgments,
-        pairs=len(collected.pairs),
-        train=len(collected.pairs) - evaluated,
-        eval=evaluated,
+        pairs=collected.pairs,
+        train=collected.pairs - collected.evaluated,
+        eval=collected.evaluated,
         left_out={reason: collected.left_out[reason] for reason in LEFT_OUT if collected.left_out[reason]},
     )
 
 
 def statistics(collected: Collected) -> Statistics:
     """Everything but the warnings; see `warnings`."""
-    pairs = collected.pairs
-    different = [pair for pair in pairs if pair.characters[0] != pair.characters[1]]
-    repeated = Counter(pair.chosen_hash for pair in pairs)
-    agreed = agreement(collected.votes)
+    import numpy as np  # here, not above: every process imports the services, and few describe a dataset
+
+    chosen, rejected = (np.asarray(side) for side in collected.characters)
+    _, repeated = np.unique(np.asarray(collected.texts), return_counts=True)
+    agreed = collected.votes.agreement()
     return Statistics(
-        prompts=len({pair.prompt_id for pair in pairs}),
-        characters=_sides([pair.characters for pair in pairs]),
-        words=_sides([pair.words for pair in pairs]),
-        chosen_longer=share(sum(pair.characters[0] > pair.characters[1] for pair in different), len(different)),
+        prompts=len(np.unique(np.asarray(collected.prompts))),
+        characters=Sides(*(lengths(side) for side in collected.characters)),
+        words=Sides(*(lengths(side) for side in collected.words)),
+        chosen_longer=share(int((chosen > rejected).sum()), int((chosen != rejected).sum())),
         left_picked=share(collected.left_picked, collected.sided),
-        repeated_chosen=sum(count for count in repeated.values() if count > 1),
-        sources=_sources(pairs),
-        mean_weight=_mean([pair.decision.weight for pair in pairs]),
-        mean_p_chosen=_mean([pair.decision.p_chosen for pair in pairs]),
+        repeated_chosen=int(repeated[repeated > 1].sum()),
+        sources=[
+            Source(name, collected.chosen_from[name], total) for name, total in collected.taken_from.most_common(20)
+        ],
+        mean_weight=_mean(collected.weight, collected.pairs),
+        mean_p_chosen=_mean(collected.p_chosen, collected.pairs),
         evaluators=_evaluators(collected, agreed),
         imported=collected.imported,
         agreement=Agreed(agreed.units, agreed.same, agreed.alpha),
     )
 
 
-def _sides(of_pairs: Sequence[tuple[int, int]]) -> Sides:
-    return Sides(lengths([chosen for chosen, _ in of_pairs]), lengths([rejected for _, rejected in of_pairs]))
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(sum(values) / len(values), 4) if values else None
-
-
-def _sources(pairs: Sequence[Pair]) -> list[Source]:
-    chosen: Counter[str] = Counter()
-    taken: Counter[str] = Counter()
-    for pair in pairs:
-        if pair.sources[0] != pair.sources[1]:
-            chosen[pair.sources[0]] += 1
-            taken.update(pair.sources)
-    return [Source(name, chosen[name], total) for name, total in taken.most_common(20)]
+def _mean(total: float, count: int) -> float | None:
+    return round(total / count, 4) if count else None
 
 
 def _evaluators(collected: Collected, agreed: Agreement) -> list[Evaluator]:
     """The people by how much they judged, the busiest first."""
-    made = Counter(user_id for _, user_id, _ in collected.votes)
-    total = len(collected.votes) + collected.imported
+    made = collected.votes.made
+    total = made.total() + collected.imported
     evaluators = []
     for user_id, count in made.most_common():
+        assert isinstance(user_id, int)
         same, pairs = agreed.by_rater.get(user_id, (0, 0))
         evaluators.append(
             Evaluator(

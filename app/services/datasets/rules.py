@@ -18,6 +18,7 @@ LEFT_OUT = {
     "skipped": "skipped by everybody so far",
     "no_majority": "without a majority",
     "flagged": "flagged as unfit",
+    "near_duplicate": "nearly the same as a prompt kept for evaluation",
     "gold": "kept as gold questions",
 }
 
@@ -29,6 +30,7 @@ class Rule:
     min_judgments: votes (skips don't count) that a comparison needs.
     include_late: count judgments that came after their lease had passed to somebody else.
     include_flagged: keep pairs that an evaluator flagged as unfit.
+    include_near_duplicates: train also on pairs whose prompt is a near duplicate of one that is kept for evaluation.
     soft_labels: `p_chosen` is the chosen answer's share of the votes (a tie is half a vote for each) instead of 1.
     weights: "equal", or "strength" (the mean of the winning votes: slightly 0.5, clearly 1, far 1.5, unsaid 1).
     """
@@ -36,6 +38,7 @@ class Rule:
     min_judgments: int = 1
     include_late: bool = True
     include_flagged: bool = False
+    include_near_duplicates: bool = False
     soft_labels: bool = False
     weights: str = "equal"
 

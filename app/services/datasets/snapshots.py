@@ -1,7 +1,7 @@
 """Snapshots: what a project's judgments amount to now, and freezing that into files that never change."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +16,11 @@ from app.models import Counts, Project, Snapshot, Statistics, User, Warned
 from app.models.base import now as utc_now
 from app.services.accounts import audit
 from app.services.datasets import files, report, votes
-from app.services.datasets.report import Collected
+from app.services.datasets.collected import Collected
 from app.services.datasets.rules import Rule
 from app.storage import Storage, StoredFile
+
+PAIRS_BEFORE_A_PAUSE = 250
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,20 @@ class Preview:
         return report.sentence(self.counts)
 
 
-def preview(session: Session, *, project: Project, rule: Mapping[str, Any] | None = None) -> Preview:
-    """Raises Invalid where the rule is. Reads votes and lengths, no texts."""
+def preview(
+    session: Session,
+    *,
+    project: Project,
+    rule: Mapping[str, Any] | None = None,
+    pause: Callable[[], object] = lambda: None,
+) -> Preview:
+    """Raises Invalid where the rule is. Reads votes and lengths, no texts, and makes a pause now and then."""
     applied = Rule.of(rule)
-    return _describe(votes.collect(session, project=project, rule=applied), applied)
+    collected = Collected()
+    for number, _ in enumerate(votes.decided(session, project=project, rule=applied, collected=collected)):
+        if number % PAIRS_BEFORE_A_PAUSE == 0:
+            pause()
+    return _describe(collected, applied)
 
 
 def _describe(collected: Collected, rule: Rule) -> Preview:
@@ -70,11 +82,12 @@ def freeze(
         with read_session(engine) as session:
             if engine.dialect.name == "postgresql":  # every look at the same state, as SQLite does it anyway
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-            collected = votes.collect(session, project=project, rule=applied)
+            collected = Collected()
+            decided = votes.decided(session, project=project, rule=applied, collected=collected)
+            written = files.write(session, decided, Path(folder))
             described = _describe(collected, applied)
             if not described.counts.train:
                 raise _empty(project, described.counts)
-            written = files.write(session, collected.pairs, Path(folder))
             known = _with_content(session, project, written.sha256)
         if known is not None:
             return known
@@ -133,6 +146,12 @@ def _empty(project: Project, counts: Counts) -> SnapshotEmpty:
     told = asdict(counts)
     if not counts.comparisons:
         return SnapshotEmpty(f"“{project.name}” has no comparisons yet.", "Import some.", **told)
+    if "near_duplicate" in counts.left_out:
+        return SnapshotEmpty(
+            f"“{project.name}” has nothing to train on: {report.left_out_text(counts.left_out)}.",
+            "Collect pairs with other prompts, or keep near duplicates (include_near_duplicates in the rule).",
+            **told,
+        )
     if counts.eval:
         return SnapshotEmpty(
             f"All {counts.eval} judged pairs of “{project.name}” belong to evaluation; none is left to train on.",

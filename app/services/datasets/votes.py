@@ -1,6 +1,5 @@
 """A project's current votes, read in one pass and decided by a rule."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -8,56 +7,85 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from app.models import Choice, Comparison, Judgment, JudgmentSource, Project, Prompt, Response, Side, User
-from app.services.datasets.report import Collected, Pair
+from app.models import (
+    Choice,
+    Comparison,
+    Judgment,
+    JudgmentSource,
+    Project,
+    Prompt,
+    PromptGroup,
+    Response,
+    Side,
+    Split,
+    User,
+)
+from app.services.datasets.collected import Collected, Pair
 from app.services.datasets.rules import Rule, Vote, decide
 
 
-def collect(session: Session, *, project: Project, rule: Rule) -> Collected:
-    """Decides every judged comparison of a project, in the order of their ids, from one streamed query; counts the rest.
+def decided(session: Session, *, project: Project, rule: Rule, collected: Collected) -> Iterator[Pair]:
+    """The pairs that a rule makes of a project's judgments, in the order of their comparisons, from one streamed query.
 
-    Reads votes and lengths, no texts.
+    Reads votes and lengths, no texts, and keeps none. `collected` is whole once all pairs were taken.
     """
     kept, gold_kept = session.execute(
         select(func.count(), func.count(Comparison.gold_choice)).where(Comparison.project_id == project.id)
     ).one()
-    collected = Collected(comparisons=kept, left_out=Counter(gold=gold_kept))
+    collected.comparisons, collected.left_out["gold"] = kept, gold_kept
+    leaking = frozenset[int]() if rule.include_near_duplicates else _on_both_sides(session, project)
     judged = 0
-    for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:12]):
-        votes = [row[12:] for row in rows]
+    for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:13]):
+        votes = [row[13:] for row in rows]
         collected.judgments += len(votes)
-        _count_people(collected, comparison[0], votes)
-        if comparison[3] is None:  # no gold question
-            judged += 1
-            _decide(collected, comparison, votes, rule)
+        _count_people(collected, votes)
+        if comparison[4] is not None:  # a gold question
+            continue
+        judged += 1
+        if pair := _decide(collected, comparison, votes, rule, leaking):
+            collected.add(pair)
+            yield pair
     collected.left_out["not_judged"] += kept - gold_kept - judged
-    people = {user_id for _, user_id, _ in collected.votes}
-    names = select(User.id, User.display_name).where(User.id.in_(people))
+    names = select(User.id, User.display_name).where(User.id.in_(collected.votes.made))
     collected.names = dict(session.execute(names).tuples().all())
-    return collected
 
 
-def _decide(collected: Collected, comparison: Sequence[Any], votes: Sequence[Any], rule: Rule) -> None:
-    (comparison_id, prompt_id, split, _, *answers) = comparison
+def _on_both_sides(session: Session, project: Project) -> frozenset[int]:
+    """Groups of near-duplicate prompts of which some are trained on and some are kept for evaluation."""
+    groups = (
+        select(PromptGroup.id)
+        .join(Prompt, Prompt.group_id == PromptGroup.id)
+        .where(PromptGroup.project_id == project.id)
+        .group_by(PromptGroup.id)
+        .having(func.min(Prompt.split) != func.max(Prompt.split))
+    )
+    return frozenset(session.scalars(groups))
+
+
+def _decide(
+    collected: Collected, comparison: Sequence[Any], votes: Sequence[Any], rule: Rule, leaking: frozenset[int]
+) -> Pair | None:
+    (comparison_id, prompt_id, split, group_id, _, *answers) = comparison
     decision = decide(
         [Vote(user_id, choice, strength, late, bool(flags)) for user_id, choice, strength, late, flags, _, _ in votes],
         rule,
     )
     if decision.chosen is None:
         collected.left_out[decision.left_out] += 1
-        return
+        return None
+    if group_id in leaking and split is Split.TRAIN:
+        collected.left_out["near_duplicate"] += 1
+        return None
     chosen, rejected = (answers[:4], answers[4:]) if decision.chosen is Choice.FIRST else (answers[4:], answers[:4])
-    collected.pairs.append(
-        Pair(
-            comparison_id,
-            prompt_id,
-            split,
-            decision,
-            characters=(chosen[0], rejected[0]),
-            words=(chosen[1], rejected[1]),
-            chosen_hash=chosen[2],
-            sources=(chosen[3], rejected[3]),
-        )
+    return Pair(
+        comparison_id,
+        prompt_id,
+        split,
+        decision,
+        characters=(chosen[0], rejected[0]),
+        words=(chosen[1], rejected[1]),
+        chosen_hash=chosen[2],
+        sources=(chosen[3], rejected[3]),
     )
 
 
@@ -68,6 +96,7 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
             Comparison.id,
             Comparison.prompt_id,
             Prompt.split,
+            Prompt.group_id,
             Comparison.gold_choice,
             first.characters,
             first.words,
@@ -95,13 +124,15 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
     yield from session.execute(query.execution_options(yield_per=2000))
 
 
-def _count_people(collected: Collected, comparison_id: int, votes: Sequence[Any]) -> None:
+def _count_people(collected: Collected, votes: Sequence[Any]) -> None:
+    said = []
     for user_id, choice, _, _, _, first_side, source in votes:
         if source is JudgmentSource.IMPORT:
             collected.imported += 1
             continue
         if choice is not Choice.SKIP:
-            collected.votes.append((comparison_id, user_id, choice.value))
+            said.append((user_id, choice.value))
         if choice in (Choice.FIRST, Choice.SECOND) and first_side is not None:
             collected.sided += 1
             collected.left_picked += (choice is Choice.FIRST) == (first_side is Side.LEFT)
+    collected.voted(said)

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -11,8 +12,8 @@ from starlette.testclient import TestClient
 
 from app.db import read_session
 from app.models import User
-from app.services.collecting import projects
-from app.services.datasets import snapshots
+from app.services.collecting import listing, projects
+from app.services.datasets import figures, snapshots
 from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -42,6 +43,78 @@ def test_the_sentence_at_the_top_is_what_training_would_use(
     for _, text in preview.warnings:
         assert text in words(page)
     assert f'href="/projects/{project.slug}/train"' in page
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projects of more than four comparisons are large."""
+    monkeypatch.setattr(figures, "MOST_COMPARISONS", 4)
+    monkeypatch.setattr(listing, "MOST_COUNTED", 4)
+
+
+def wait_for_figures() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("figures of"):
+            thread.join()
+
+
+def test_a_large_projects_page_comes_before_its_figures_and_then_says_of_when_they_are(
+    browser: TestClient, factory: Factory, large: None, api: Callable[[User], dict[str, str]]
+) -> None:
+    project, token = factory.judged(12), api(factory.engineer())
+    address = f"/projects/{project.slug}/data"
+    first = browser.get(address).text
+    assert "being computed for the first time" in first and f'hx-get="{address}"' in first
+    wait_for_figures()
+    part = browser.get(address, headers={"HX-Request": "true"}).text
+    assert "<html" not in part and "Figures as of" in words(part) and "hx-get" not in part
+    assert "pairs to train on" in words(browser.get(address).text)
+    told = browser.get(f"/api/v1/projects/{project.slug}/preview", headers=token).json()
+    assert told["counts"]["judgments"] == 12 and told["as_of"]
+
+
+def test_a_large_project_can_be_trained_on_before_it_is_counted(
+    browser: TestClient, factory: Factory, large: None, api: Callable[[User], dict[str, str]]
+) -> None:
+    project, token = factory.judged(12), api(factory.engineer())
+    reply = browser.post(
+        f"/api/v1/projects/{project.slug}/preview", headers=token, json={"rule": {"soft_labels": True}}
+    )
+    assert (reply.status_code, reply.json()["code"]) == (503, "still_counting")
+    wait_for_figures()
+    form = browser.get(f"/projects/{project.slug}/train").text
+    assert "are being counted" in form and "Train on current dataset" in form
+    wait_for_figures()
+    assert "Figures as of" in words(browser.get(f"/projects/{project.slug}/train").text)
+    assert "Figures as of" in words(browser.get(f"/projects/{project.slug}/train/preview").text)
+
+
+def test_a_search_in_a_large_project_is_gone_on_with(
+    browser: TestClient,
+    factory: Factory,
+    large: None,
+    monkeypatch: pytest.MonkeyPatch,
+    api: Callable[[User], dict[str, str]],
+) -> None:
+    monkeypatch.setattr(listing, "SEARCHED_AT_ONCE", 5)
+    monkeypatch.setattr(listing, "SEARCH_SECONDS", 0.0)
+    project, token = factory.project(), api(factory.engineer())
+    for number in range(12):
+        factory.comparison(project, answers=(f"{'rare' if number == 11 else 'often'} {number}", "No."))
+    address, pages = f"/projects/{project.slug}/data?text=rare", []
+    while address:
+        pages.append(words(browser.get(address).text))
+        more = re.search(r'href="([^"]*)"[^>]*>Search on', browser.get(address).text)
+        address = html.unescape(more[1]).partition("#")[0] if more else ""
+    assert len(pages) == 3
+    assert "0 found among 5 comparisons; there is more to search." in pages[0]
+    assert "1 found among 2 comparisons, up to the end." in pages[2]
+    first = browser.get(f"/api/v1/projects/{project.slug}/comparisons?text=rare", headers=token).json()
+    assert (first["items"], first["total"]) == ([], None)
+    rest = f"/api/v1/projects/{project.slug}/comparisons?text=rare&after={first['next_after'] + 5}"
+    assert len(browser.get(rest, headers=token).json()["items"]) == 1
+    whole = browser.get(f"/api/v1/projects/{project.slug}/comparisons?size=5&page=3", headers=token).json()
+    assert (whole["page"], whole["pages"], whole["total"], len(whole["items"])) == (3, 3, 12, 2)
 
 
 def test_an_empty_project_says_what_to_do_next(browser: TestClient, factory: Factory) -> None:

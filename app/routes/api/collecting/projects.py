@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from app.models import Choice, SourceKind, Split
+from app.paging import Stretch
 from app.services.collecting import guidelines, listing, projects
 from app.services.collecting.listing import Filters, Row
 from app.services.collecting.projects import Overview
@@ -149,10 +150,16 @@ class ComparisonOut(BaseModel):
 
 
 class Comparisons(BaseModel):
+    """`page`, `pages` and `total` are null where the project is large and filtered, for all that match are not counted then;
+    `next_after` says from where to go on."""
+
     items: list[ComparisonOut]
-    page: int
-    pages: int
-    total: int
+    page: int | None
+    pages: int | None
+    total: int | None
+    next_after: int | None = Field(
+        None, description="Ask for the rest with this as `after`; null at the end. Only for filters on a large project."
+    )
 
 
 @router.get("/projects")
@@ -225,15 +232,19 @@ def list_comparisons(
     text: str = Query("", max_length=200),
     page: int = Query(1, ge=1, le=1_000_000),
     size: int = Query(50, ge=1, le=200),
+    after: int = Query(0, ge=0, le=2**31 - 1, description="`next_after` of the reply before."),
 ) -> Comparisons:
-    """Comparisons in the order of their arrival, with votes and sources."""
+    """Comparisons in the order of their arrival, with votes and sources. Filters on a project of more than 50,000 comparisons
+    search for some tenths of a second and answer what they found, which may be nothing yet, with `next_after`."""
     rows = listing.comparisons(
         session,
         project=projects.get(session, slug),
         page=page,
         size=size,
+        after=after,
         filters=Filters(state=state, split=split, source=source, text=text),
     )
-    return Comparisons(
-        items=[ComparisonOut.of(row) for row in rows.items], page=rows.number, pages=rows.pages, total=rows.total
-    )
+    items = [ComparisonOut.of(row) for row in rows.items]
+    if isinstance(rows, Stretch):
+        return Comparisons(items=items, page=None, pages=None, total=None, next_after=rows.after)
+    return Comparisons(items=items, page=rows.number, pages=rows.pages, total=rows.total)

@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, StrictBool, StrictInt
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from app.db import read_session
+from app.errors import StillCounting
 from app.models import Snapshot
 from app.routes.api.collecting.projects import Slug
 from app.services.collecting import projects
-from app.services.datasets import snapshots
+from app.services.datasets import figures, snapshots
 from app.services.datasets.snapshots import Preview
 from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, RowId, SessionDep, StorageDep, client_address
 from app.web.downloads import send_snapshot_file
@@ -36,6 +39,9 @@ class RuleIn(BaseModel):
         True, description="Count judgments that came after their pair had been given to somebody else."
     )
     include_flagged: StrictBool = Field(False, description="Keep pairs that an evaluator flagged as unfit.")
+    include_near_duplicates: StrictBool = Field(
+        False, description="Train also on pairs whose prompt is a near duplicate of one that is kept for evaluation."
+    )
     soft_labels: StrictBool = Field(
         False, description="`p_chosen` is the chosen answer's share of the votes instead of 1."
     )
@@ -70,9 +76,10 @@ class PreviewOut(BaseModel):
     )
     warnings: list[Warning]
     sentence: str
+    as_of: datetime | None = Field(description="When the figures of a large project were computed; null: now.")
 
     @classmethod
-    def of(cls, preview: Preview) -> "PreviewOut":
+    def of(cls, preview: Preview, as_of: datetime | None) -> "PreviewOut":
         statistics = asdict(preview.statistics)
         del statistics["warnings"]  # told apart, with their codes named
         return cls(
@@ -80,6 +87,7 @@ class PreviewOut(BaseModel):
             counts=Counts.model_validate(preview.counts, from_attributes=True),
             statistics=statistics,
             sentence=preview.sentence,
+            as_of=as_of,
             warnings=[Warning(code=code, text=text) for code, text in preview.warnings],
         )
 
@@ -109,7 +117,8 @@ class SnapshotOut(BaseModel):
             project=project,
             number=row.number,
             sha256=row.sha256,
-            rule=RuleIn(**row.rule),
+            # A snapshot of before there were groups of near duplicates left none of them out.
+            rule=RuleIn(**{"include_near_duplicates": True, **row.rule}),
             counts=Counts.model_validate(row.counts, from_attributes=True),
             statistics=asdict(row.statistics),
             files=[
@@ -123,15 +132,30 @@ class SnapshotOut(BaseModel):
 
 
 @router.get("/projects/{slug}/preview", responses=problems(404))
-def preview(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> PreviewOut:
-    """What a snapshot by the default rule would hold now."""
-    return PreviewOut.of(snapshots.preview(session, project=projects.get(session, slug)))
+def preview(slug: Slug, session: SessionDep, engine: EngineDep, user: ApiEngineerDep) -> PreviewOut:
+    """What a snapshot by the default rule would hold now. Of a large project what it would have held at `as_of`; 503
+    (`still_counting`) until that is computed for the first time."""
+    return _preview(session, engine, slug, {})
 
 
 @router.post("/projects/{slug}/preview", responses=problems(404))
-def preview_rule(slug: Slug, body: FreezeIn, session: SessionDep, user: ApiEngineerDep) -> PreviewOut:
-    """What a snapshot by this rule would hold now. Nothing is stored."""
-    return PreviewOut.of(snapshots.preview(session, project=projects.get(session, slug), rule=body.rule.model_dump()))
+def preview_rule(
+    slug: Slug, body: FreezeIn, session: SessionDep, engine: EngineDep, user: ApiEngineerDep
+) -> PreviewOut:
+    """What a snapshot by this rule would hold. Nothing is stored."""
+    return _preview(session, engine, slug, body.rule.model_dump())
+
+
+def _preview(session: Session, engine: Engine, slug: str, rule: dict[str, Any]) -> PreviewOut:
+    project = projects.get(session, slug)
+    known = figures.look(session, project=project, rule=rule)
+    if known.is_due:
+        figures.refresh(engine, project_id=project.id, rule=rule)
+    if known.preview is None:
+        raise StillCounting(
+            "The figures of this project are being computed for the first time.", "Ask again in a minute."
+        )
+    return PreviewOut.of(known.preview, known.as_of)
 
 
 @router.get("/projects/{slug}/snapshots", responses=problems(404))

@@ -22,7 +22,7 @@ from app.services.collecting.imports.records.refusals import BadLine, FileBroken
 from app.services.collecting.imports.records.rows import Row, read_rows
 from app.services.collecting.messages import Unfit
 
-BATCH_LINES = 500
+BATCH_LINES = 1_000
 BATCH_BYTES = 4_000_000
 BATCH_SECONDS = 2.0
 PAIRS_AT_ONCE = 2_000
@@ -67,7 +67,7 @@ def load(
         for batch, why in _batches(rows):
             if reader is None:
                 reader = Reader(mapping.settle(engine, project_id=project_id, rows=batch, given=roles))
-            row, broken = _load_batch(engine, row.id, batch, reader, settings), why
+            row, broken = _load_batch(engine, row.id, project_id, batch, reader), why
             if progress:
                 progress(row)
             if not broken and (broken := _reason_to_stop(row)):
@@ -125,20 +125,20 @@ def _batches(rows: Iterator[Row]) -> Iterator[tuple[list[Row], str]]:
         yield batch, ""
 
 
-def _load_batch(engine: Engine, import_id: int, rows: list[Row], reader: Reader, settings: Settings) -> Import:
-    """One batch, one commit, or several where its lines have many pairs."""
+def _load_batch(engine: Engine, import_id: int, project_id: int, rows: list[Row], reader: Reader) -> Import:
+    """One batch, one commit, or several where its lines have many pairs. All that can be done before a transaction is."""
     outcome = Outcome()
     parsed = list(_parse(rows, outcome, reader))
     while len(parsed) > PAIRS_AT_ONCE:  # lines with many answers: nobody waits for all their pairs
+        looked = storing.look(engine, project_id=project_id, parsed=parsed[:PAIRS_AT_ONCE])
         with write_session(engine) as session:
-            row = session.get_one(Import, import_id)
-            storing.store(session, row, session.get_one(Project, row.project_id), parsed[:PAIRS_AT_ONCE], outcome)
+            storing.store(session, session.get_one(Import, import_id), looked, outcome)
         parsed = parsed[PAIRS_AT_ONCE:]
+    looked = storing.look(engine, project_id=project_id, parsed=parsed)
     with write_session(engine) as session:
         row = session.get_one(Import, import_id)
-        project = session.get_one(Project, row.project_id)
         if parsed:
-            storing.store(session, row, project, parsed, outcome)
+            storing.store(session, row, looked, outcome)
         outcome.rejections.sort(key=lambda rejection: rejection["line"])
         row.lines += len(rows)
         row.added += outcome.added
@@ -146,7 +146,8 @@ def _load_batch(engine: Engine, import_id: int, rows: list[Row], reader: Reader,
         row.duplicates += outcome.duplicates
         row.filled += outcome.filled
         row.rejected += len(outcome.rejections)
-        row.rejections = [*row.rejections, *outcome.rejections[: REPORTED_REJECTIONS - len(row.rejections)]]
+        if new := outcome.rejections[: REPORTED_REJECTIONS - len(row.rejections)]:
+            row.rejections = [*row.rejections, *new]
         row.report = told.report(reader, earlier=row.report, differences=outcome.differences)
         row.mapping = {column: role.value for column, role in reader.given.items()}
         row.updated_at = utc_now()

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from app.bulk import insert_rows
 from app.models import Choice, Judgment, JudgmentSource, Project, User
 from app.models.base import now as utc_now
 from app.services.collecting import counts, places, slots
@@ -47,7 +47,8 @@ def record(session: Session, *, user: User, project: Project, votes: Mapping[int
             before = earlier.id
         session.add(Judgment(**rows.pop(number), supersedes_id=before))
     if rows:
-        session.execute(insert(Judgment), list(rows.values()))
+        columns = tuple(next(iter(rows.values())))
+        insert_rows(session, Judgment, columns, [tuple(row.values()) for row in rows.values()], typed=True)
     current = sum(not is_superseded(vote) for vote in last.values())
     counts.note(
         session,

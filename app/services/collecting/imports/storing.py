@@ -1,10 +1,13 @@
 """One batch of a file into a project: its pairs, what was said of them, and fields that were missing."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from app.bulk import among
+from app.db import read_session
 from app.models import Choice, Import, Judgment, JudgmentSource, Project, User
 from app.services.collecting import pairs, slots
 from app.services.collecting.imports import filling, raters, recording
@@ -20,11 +23,29 @@ CONTRADICTION = Unfit(
 )
 
 
-def store(session: Session, row: Import, project: Project, parsed: list[Numbered], outcome: Outcome) -> None:
+@dataclass(frozen=True)
+class Batch:
+    """Lines with what the project had of their pairs."""
+
+    parsed: list[Numbered]
+    looked: pairs.Looked
+
+
+def look(engine: Engine, *, project_id: int, parsed: list[Numbered]) -> Batch:
+    """Looks at what is there before the transaction that stores a batch, in which others can't write."""
+    with read_session(engine) as session:
+        project = session.get_one(Project, project_id)
+        return Batch(parsed, pairs.look(session, project=project, pairs=[one.pair for _, one in parsed]))
+
+
+def store(session: Session, row: Import, batch: Batch, outcome: Outcome) -> None:
     """Stores a batch. A vote that contradicts what the same person, or an import, said before refuses its pair."""
+    parsed, project = batch.parsed, session.get_one(Project, row.project_id)
     user = session.get_one(User, row.user_id)
     slots.one_at_a_time(session, user)
-    stored = pairs.add_many(session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id)
+    stored = pairs.add_many(
+        session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id, looked=batch.looked
+    )
     own = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if _own_vote(one)}
     earlier = _earlier_choices(session, user, own) if own else {}
     rated: list[tuple[int, Stored, Parsed]] = []
@@ -60,7 +81,7 @@ def _earlier_choices(session: Session, user: User, comparison_ids: Collection[in
         select(Judgment.comparison_id, Judgment.choice)
         .join(User, User.id == Judgment.user_id)
         .where(
-            Judgment.comparison_id.in_(comparison_ids),
+            among(session, Judgment.comparison_id, comparison_ids),
             (Judgment.user_id == user.id) | ((Judgment.source == JudgmentSource.IMPORT) & ~User.is_imported),
             ~Judgment.superseded,
         )

@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Engine, event, func, select
 
 from app.config import Settings
 from app.db import read_session, write_session
@@ -269,7 +270,9 @@ def test_an_import_stops_where_it_is_asked_to(factory: Factory) -> None:
         settings=factory.settings,
         progress=press,
     )
-    assert row.state is ImportState.FAILED and row.error.startswith("It was stopped after") and row.added in (500, 1000)
+    assert (
+        row.state is ImportState.FAILED and row.error.startswith("It was stopped after") and row.added in (1000, 2000)
+    )
     assert load(factory, project, rows(waiting(3000)), user).added == 3000 - row.added
 
 
@@ -338,7 +341,7 @@ def test_progress_is_told_and_stored_while_it_runs(factory: Factory) -> None:
         settings=factory.settings,
         progress=watch,
     )
-    assert seen == [(ImportState.RUNNING, 500), (ImportState.RUNNING, 1000), (ImportState.RUNNING, 1200)]
+    assert seen == [(ImportState.RUNNING, 1000), (ImportState.RUNNING, 1200)]
     with read_session(factory.engine) as session:
         (row,) = imports.listing(session, project=project)
     assert row.state is ImportState.DONE and row.filename == "/tmp/ä.jsonl"
@@ -397,3 +400,65 @@ def test_an_import_that_was_killed_can_be_run_again(factory: Factory, tmp_path: 
     assert (again.state, again.added, again.duplicates) == (ImportState.DONE, 1200, 1000)
     with read_session(factory.engine) as session:
         assert session.scalar(select(func.count(Slot.id))) == 2200
+
+
+def kept(factory: Factory, project: Project) -> tuple[int, int, int, int]:
+    """How many prompts, comparisons, slots and judgments a project has."""
+    with read_session(factory.engine) as session:
+        return tuple(  # type: ignore[return-value]
+            session.scalar(select(func.count(kind.id)).where(kind.project_id == project.id))
+            for kind in (Prompt, Comparison, Slot, Judgment)
+        )
+
+
+def test_files_that_are_read_at_once_into_one_project_double_nothing(factory: Factory) -> None:
+    """Whoever looked before another one's batch was stored looks again."""
+    project, pairs = factory.project(judgments_per_comparison=2), waiting(1200)
+    files = [rows(pairs[:900]), rows(reversed(pairs[300:])), rows(pairs[600:] + pairs[:600])]
+    users = [factory.engineer() for _ in files]
+    with ThreadPoolExecutor(len(files)) as pool:
+        done = list(pool.map(lambda file, user: load(factory, project, file, user), files, users))
+    assert kept(factory, project) == (1200, 1200, 2400, 0)
+    assert sum(row.added for row in done) == 1200
+    assert [row.lines for row in done] == [900, 900, 1200]
+
+
+def test_judged_and_waiting_lines_in_one_batch_fill_the_slots_that_they_should(factory: Factory) -> None:
+    project, user = factory.project(judgments_per_comparison=2), factory.engineer()
+    judged = [
+        {"prompt": f"Question {number}?", "chosen": f"Yes, {number}.", "rejected": f"No, {number}."}
+        for number in range(0, 40, 2)
+    ]
+    row = load(factory, project, rows([*waiting(30), *judged]), user)
+    assert (row.added, row.judged, row.duplicates) == (35, 20, 15)
+    assert kept(factory, project) == (35, 35, 70, 20)
+    with read_session(factory.engine) as session:
+        done = select(Slot.holder_id, func.count()).where(Slot.state == SlotState.DONE).group_by(Slot.holder_id)
+        assert list(session.execute(done).tuples()) == [(user.id, 20)]
+        judgments_in_slots = select(Judgment.slot_id).where(Judgment.slot_id.is_not(None))
+        assert len(set(session.scalars(judgments_in_slots))) == 20
+
+
+def test_a_batch_takes_as_many_statements_whatever_its_size(factory: Factory) -> None:
+    project, user = factory.project(), factory.engineer()
+    said: list[str] = []
+
+    def heard(connection: object, cursor: object, statement: str, *others: object) -> None:
+        said.append(statement)
+
+    took = []
+    event.listen(Engine, "before_cursor_execute", heard)
+    try:
+        for count in (10, 400):
+            mixed = [
+                {"prompt": f"{count} {number}?", "chosen": "Yes.", "rejected": "No."}
+                if number % 2
+                else {"prompt": f"{count} {number}?", "responses": ["Yes.", "No."]}
+                for number in range(count)
+            ]
+            said.clear()
+            load(factory, project, rows(mixed), user)
+            took.append(len(said))
+    finally:
+        event.remove(Engine, "before_cursor_execute", heard)
+    assert took[0] == took[1] > 0
