@@ -4,7 +4,6 @@ import { copyFileSync, mkdirSync, rmSync } from "node:fs";
 const target = "app/static/vendor";
 const files = {
   "htmx.org/dist/htmx.min.js": "htmx.min.js",
-  "htmx.org/dist/ext/hx-sse.min.js": "hx-sse.min.js",
   "htmx.org/LICENSE": "htmx.LICENSE",
   "uplot/dist/uPlot.iife.min.js": "uPlot.iife.min.js",
   "uplot/dist/uPlot.min.css": "uPlot.min.css",

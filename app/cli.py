@@ -46,8 +46,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 def load(name: str) -> Any:
     """The command itself, with everything that it imports."""
+    from app.starting import importing
+
     module, attribute, _ = COMMANDS[name]
-    target = getattr(import_module(f"app.commands.{module}"), attribute)
+    with importing():
+        target = getattr(import_module(f"app.commands.{module}"), attribute)
     parent = typer.Typer(add_completion=False, rich_markup_mode="rich")
     if isinstance(target, typer.Typer):
         parent.add_typer(target, name=name)

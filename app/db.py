@@ -1,5 +1,6 @@
 """Engine, SQLite pragmas and session scopes: one request or one task step is one commit, and wishes come after it."""
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,6 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Protocol
 
-import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from app.config import Settings, get_settings
 from app.writer import FairLock
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 _writing: ContextVar[bool] = ContextVar("writing", default=False)
 
 # A transaction is on the disk when it is committed, also on macOS: who was told "thank you" isn't asked again after a
@@ -162,7 +162,7 @@ def _carry_out(session: Session, engine: Engine) -> None:
         try:
             wish.carry_out(engine)
         except Exception:  # the work is committed: whoever asked for it must not hear that it failed
-            log.exception("wish.failed", wish=repr(wish))
+            log.exception("wish.failed", extra={"wish": repr(wish)})
 
 
 @event.listens_for(Session, "after_soft_rollback")

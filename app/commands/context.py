@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 
 from app.errors import Invalid, NotFound
 from app.models import Role, User
-from app.services.accounts import users
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -22,6 +21,8 @@ console = Console(highlight=False, soft_wrap=True)
 def acting_user(session: Session, username: str | None) -> User:
     """The account that a command acts as: the named one, else the first active admin."""
     if username:
+        from app.services.accounts import users
+
         return users.get(session, username)
     admin = session.scalar(select(User).where(User.role == Role.ADMIN, User.active).order_by(User.id).limit(1))
     if admin is None:

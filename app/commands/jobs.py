@@ -6,6 +6,7 @@ from typing import Annotated
 
 import orjson
 import typer
+from sqlalchemy.orm import Session
 
 from app.commands.context import acting_user, console, show
 from app.commands.options import ActAs, AsJson
@@ -14,8 +15,7 @@ from app.db import read_session, write_session
 from app.events import log as events
 from app.events.reading import of_row
 from app.events.types import Logged, StepTaken
-from app.models import FINISHED, Job, JobEvent, JobKind
-from app.services.collecting import projects
+from app.models import FINISHED, Job, JobEvent, JobKind, Project
 from app.services.jobs import jobs as job_service
 from app.services.jobs import waiting
 from app.services.jobs.jobs import NOUNS
@@ -60,7 +60,7 @@ def list_jobs(
 ) -> None:
     """Show the jobs, the newest first: training runs unless another kind is asked for."""
     with read_session() as session:
-        project = projects.get(session, slug) if slug else None
+        project = _project(session, slug) if slug else None
         wanted = None if kind is ListedKind.ALL else JobKind(kind.value)
         rows = job_service.listing(session, project=project, kind=wanted).items
         trained = run_service.of_jobs(session, job_ids=[row.id for row in rows])
@@ -82,6 +82,12 @@ def list_jobs(
             as_json=as_json,
             empty="No jobs yet. Start one: prefloop train PROJECT",
         )
+
+
+def _project(session: Session, slug: str) -> Project:
+    from app.services.collecting import projects  # with all of collecting, which a list of jobs doesn't need
+
+    return projects.get(session, slug)
 
 
 @jobs.command("show")

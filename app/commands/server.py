@@ -3,7 +3,7 @@
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from app.config import Settings, get_settings
 from app.db import get_engine, write_session
 from app.models import Role
 from app.services.accounts import links, users
+from app.starting import importing
 
 
 def start(
@@ -69,7 +70,7 @@ def serve() -> None:
     settings.secret  # noqa: B018 - made before several processes would race for it
     _allow_open_files()
     uvicorn.run(
-        "app.main:create_app",
+        "app.commands.server:web_app",
         factory=True,
         http="app.ops.protocol:PatientProtocol",
         host=settings.host,
@@ -82,6 +83,14 @@ def serve() -> None:
         log_config=None,
         timeout_graceful_shutdown=5,
     )
+
+
+def web_app() -> Any:
+    """The web application, in a process that has nothing of it yet."""
+    with importing():
+        from app.main import create_app
+
+        return create_app()
 
 
 def _allow_open_files() -> None:

@@ -41,6 +41,10 @@ class _Watched:
     recent: list[JobEvent] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def covers(self, after: int) -> bool:
+        """Whether `recent` has every event after this id."""
+        return self.floor is not None and self.floor <= after <= self.cursor
+
     def start(self, cursor: int) -> None:
         if self.floor is None:
             self.floor = self.cursor = cursor
@@ -69,18 +73,25 @@ class Feed:
         self._redis_awake = False
         self.queries = 0
 
-    async def watch(self, job_id: int, after: int = 0) -> AsyncIterator[list[JobEvent]]:
+    async def watch(self, job_id: int, after: int = 0, *, wait: bool = True) -> AsyncIterator[list[JobEvent]]:
         """Batches of the job's events after an id, oldest first; an empty batch after a long silence.
 
-        Ends after the event that ends the job; at once if the job is over and nothing is left to tell.
+        Ends after the event that ends the job; at once if the job is over and nothing is left to tell. Without `wait` it
+        also ends, with an empty batch, when all that is there was told.
         """
-        while rows := await self._read(job_id, after):
-            after = rows[-1].id
-            yield rows
-        newest = await asyncio.to_thread(self._last, job_id)
-        after = min(after, newest.id if newest else 0)  # an id that never was (a restored database) hides nothing
-        if is_end(newest) and newest is not None and newest.id == after:
-            return
+        known = self._watched.get(job_id)
+        if known is None or not known.covers(after):  # else others watch the job, and memory has it all
+            rows, newest = await asyncio.to_thread(self._look_back, job_id, after)
+            while rows:
+                after = rows[-1].id
+                yield rows
+                rows, newest = await asyncio.to_thread(self._look_back, job_id, after)
+            after = min(after, newest.id if newest else 0)  # an id that never was (a restored database) hides nothing
+            if is_end(newest):
+                return
+            if not wait:
+                yield []
+                return
         with self._watching(job_id, after) as watched:
             while True:
                 changed = watched.changed
@@ -93,6 +104,9 @@ class Feed:
                     yield rows
                     if is_end(rows[-1]):
                         return
+                elif not wait:
+                    yield []
+                    return
                 elif not await _happens(changed, self._settings.stream_ping_seconds):
                     yield []
 
@@ -163,9 +177,11 @@ class Feed:
 
         return await asyncio.to_thread(read)
 
-    def _last(self, job_id: int) -> JobEvent | None:
+    def _look_back(self, job_id: int, after_id: int) -> tuple[list[JobEvent], JobEvent | None]:
+        """A page of events after the id, and where there is none the job's newest event."""
         with read_session(self._engine) as session:
-            return last(session, job_id=job_id)
+            rows = after(session, job_id=job_id, after=after_id)
+            return rows, None if rows else last(session, job_id=job_id)
 
     async def _listen(self) -> None:
         """Wake the poller when Redis says so; while Redis is away, the poller's own tick does."""

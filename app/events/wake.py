@@ -1,11 +1,11 @@
 """Redis, where there is one, says "look again" to the web processes whose pages watch a job."""
 
+import logging
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import structlog
 from sqlalchemy import Engine
 
 from app.config import Settings
@@ -14,7 +14,7 @@ from app.db import settings_of
 if TYPE_CHECKING:
     import redis
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 CHANNEL = "prefloop:job-events"
 REDIS_PAUSE_SECONDS = 10.0
@@ -41,7 +41,8 @@ def wake(settings: Settings, job_id: int) -> None:
         _redis(url).publish(CHANNEL, str(job_id))
     except redis.RedisError as error:
         _silent_until[url] = time.monotonic() + REDIS_PAUSE_SECONDS
-        log.warning("redis.wake_failed", error=str(error), consequence="pages look for events by themselves")
+        told = {"error": str(error), "consequence": "pages look for events by themselves"}
+        log.warning("redis.wake_failed", extra=told)
 
 
 @dataclass(frozen=True, slots=True)

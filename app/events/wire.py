@@ -27,6 +27,11 @@ def message(data: str, *, id: int | None = None, event: str | None = None) -> by
     return f"{head}{body}\n".encode()
 
 
+def come_again(seconds: float) -> bytes:
+    """How long a browser waits before it opens a stream anew that ended."""
+    return f": hello\nretry: {1000 * seconds:.0f}\n\n".encode()
+
+
 def parse_id(text: str | None, *, default: int) -> int:
     """The id of a Last-Event-ID header; one that isn't ours counts as none."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else default

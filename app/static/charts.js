@@ -1,4 +1,4 @@
-// Live charts of a run page. The page brings the points so far as JSON; the stream (hx-sse) brings the rest as
+// Live charts of a run page. The page brings the points so far as JSON; run.js brings the rest as
 // `points` events. Points are keyed by kind and step and the newest event wins, so a reload, a reconnect or a
 // resumed run neither loses nor doubles one.
 "use strict";
@@ -116,7 +116,7 @@
 
   const stream = document.querySelector("[data-run-stream]");
   stream?.addEventListener("points", (event) => {
-    take(JSON.parse(event.detail.data));
+    take(event.detail);
     drawSoon();
   });
 

@@ -94,6 +94,11 @@
     document.getElementById("flashes").replaceChildren(box);
   }
 
+  // A list that keeps itself up to date rests while nobody sees it.
+  document.addEventListener("htmx:before:request", (event) => {
+    if (document.hidden && event.detail.ctx.sourceElement.matches?.("[hx-trigger^='every']")) event.preventDefault();
+  });
+
   const formatter = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
   function localTimes(root) {
     for (const time of root.querySelectorAll("time[data-ago]")) time.title = formatter.format(new Date(time.dateTime));

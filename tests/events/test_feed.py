@@ -74,6 +74,29 @@ def feed(engine: Engine, settings: Settings) -> Feed:
     )
 
 
+def test_who_may_not_wait_gets_what_is_there_whether_or_not_others_watch(engine: Engine, job: Job, feed: Feed) -> None:
+    claim(engine)
+    add_steps(engine, job, 1, 3)
+
+    async def scenario() -> None:
+        alone: list[JobEvent] = await collect(feed.watch(job.id, wait=False), [])
+        assert [row.step for row in alone if row.step] == [1, 2, 3]
+        heard: list[JobEvent] = []
+        watcher = asyncio.create_task(collect(feed.watch(job.id, alone[-1].id), heard))
+        await until(lambda: bool(feed._watched))
+        add_steps(engine, job, 4, 5)
+        await until(lambda: len(heard) == 2)
+        asked = feed._look_back
+        feed._look_back = None  # type: ignore[assignment, method-assign] # memory has it: the database isn't asked
+        beside = await collect(feed.watch(job.id, alone[-1].id, wait=False), [])
+        assert [row.step for row in beside] == [4, 5]
+        feed._look_back = asked  # type: ignore[method-assign]
+        assert await collect(feed.watch(job.id, 10**6, wait=False), []) == []
+        watcher.cancel()
+
+    run(scenario)
+
+
 def test_stream_tells_what_was_and_what_comes_and_ends_with_the_job(engine: Engine, job: Job, feed: Feed) -> None:
     token = claim(engine)
     add_steps(engine, job, 1, 1200)

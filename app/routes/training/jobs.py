@@ -71,12 +71,14 @@ def stream(
     settings: SettingsDep,
     engine: EngineDep,
     after: int = 0,
+    wait: bool = True,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """What the run's page doesn't show yet; goes on after `Last-Event-ID`, or after `after` for a page just loaded."""
+    """What the run's page doesn't show yet; goes on after `Last-Event-ID`, or after `after` for a page just loaded.
+    `wait=false` ends with what is there, for a page that may not keep a connection."""
     runs.get(session, job_id)
     start = wire.parse_id(last_event_id, default=max(after, 0))
-    told = run_stream.messages(request, job_id=job_id, after=start, engine=engine, settings=settings)
+    told = run_stream.messages(request, job_id=job_id, after=start, wait=wait, engine=engine, settings=settings)
     return StreamingResponse(
         told, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )

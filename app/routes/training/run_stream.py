@@ -22,6 +22,7 @@ from app.web.sse import feed_of
 from app.web.templating import render
 
 KEPT_MESSAGES = 64
+AGAIN_SECONDS = 2.0  # until a browser opens a stream anew that broke, or asks once more for what is there
 BLOCKS = {
     "run_samples": {EventType.SAMPLE},
     "run_numbers": {EventType.STEP, EventType.EVAL},
@@ -46,19 +47,23 @@ class Told:
 
 
 async def messages(
-    request: Request, *, job_id: int, after: int, engine: Engine, settings: Settings
+    request: Request, *, job_id: int, after: int, wait: bool, engine: Engine, settings: Settings
 ) -> AsyncIterator[bytes]:
-    """Server-sent events until the run is over, then `end`."""
+    """Server-sent events until the run is over, then `end`. Without `wait` only those that are there: the browser comes
+    again for the next."""
     told = _told_of(request)
-    yield wire.PING  # the answer's head goes out with its first bytes, and the page then says that it is live
-    async for rows in feed_of(request.app).watch(job_id, after):
+    over = True
+    yield wire.come_again(AGAIN_SECONDS)  # the answer's head goes out with it, and the page then says that it is live
+    async for rows in feed_of(request.app).watch(job_id, after, wait=wait):
+        over = bool(rows)
         if rows:
             key = (job_id, rows[0].id, rows[-1].id)
             yield await told.once(key, lambda rows=rows: _message(request, job_id, rows, engine, settings))  # type: ignore[misc]
         else:
             tick = int(asyncio.get_running_loop().time() / settings.stream_ping_seconds)
             yield await told.once((job_id, -1, tick), lambda: _ping(request, job_id, engine, settings))
-    yield wire.message("", event="end")
+    if wait or over:
+        yield wire.message("", event="end")
 
 
 def _told_of(request: Request) -> Told:

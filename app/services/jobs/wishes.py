@@ -1,15 +1,15 @@
 """What the world hears of a job after the commit: the workers' doorbell rings."""
 
+import logging
 from dataclasses import dataclass
 
-import structlog
 from sqlalchemy import Engine
 
 from app.db import settings_of, write_session
 from app.events import log as events
 from app.events.types import Logged
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class RingWorkers:
         try:
             doorbell.ring(settings)
         except OSError as error:
-            log.warning("doorbell.lost", job=self.job_id, error=str(error))
+            log.warning("doorbell.lost", extra={"job": self.job_id, "error": str(error)})
             self._note(engine, doorbell.describe(settings))
 
     def _note(self, engine: Engine, broker: str) -> None:

@@ -1,4 +1,7 @@
-"""Training runs: queue one, find it again, and keep the numbers that its engine prints."""
+"""Training runs: queue one, find it again, and keep the numbers that its engine prints.
+
+What only queueing needs (freezing, settings, base models) is imported there: lists and pages don't wait for it.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,9 +15,7 @@ from app.db import read_session, write_session
 from app.errors import Invalid, NotFound, SnapshotEmpty
 from app.events.types import Done, Evaluated, Event, StepTaken
 from app.models import EventType, Job, JobKind, JobState, Project, Snapshot, TrainingRun, User
-from app.services.datasets import snapshots
 from app.services.jobs import jobs
-from app.services.training import base_models, run_settings
 from app.storage import Storage
 
 
@@ -33,6 +34,8 @@ def create(
 
     Raises Invalid (model, setting), SnapshotEmpty, Conflict (the key was used for something else).
     """
+    from app.services.training import run_settings
+
     checked = run_settings.validate(config)
     base_model = _checked_model(base_model)
     wanted = (snapshot.id, base_model, checked, note[:255])
@@ -85,6 +88,9 @@ def train_on_current(
 
     Opens its own sessions, since freezing uploads. Raises what `create` and `snapshots.freeze` raise.
     """
+    from app.services.datasets import snapshots
+    from app.services.training import run_settings
+
     with read_session(engine) as session:
         if known := _by_key(session, by_id, idempotency_key):
             return known
@@ -193,6 +199,8 @@ def _numbers(event: Event) -> dict[str, Any]:
 
 
 def _checked_model(name: str) -> str:
+    from app.services.training import base_models
+
     name = name.strip()
     if not base_models.NAME.fullmatch(name):
         raise Invalid(

@@ -455,6 +455,27 @@ def test_a_reconnect_goes_on_after_the_last_id(browser: TestClient, finished: in
     assert [message.get("event") for message in again] == ["end"]
 
 
+def test_a_page_that_may_not_wait_gets_what_is_there_and_learns_of_the_end(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    job_id = start(browser, project)
+    worker.claim()
+    worker.start(20)
+    worker.steps(1, 5, 20)
+    ask = f"/jobs/{job_id}/stream?wait=false"
+    reply = browser.get(ask)
+    assert "retry: 2000" in reply.text
+    messages = told(reply.text)
+    assert [point["step"] for point in points_of(messages) if point["kind"] == "step"] == [1, 2, 3, 4, 5]
+    last = {"Last-Event-ID": messages[-1]["id"]}
+    assert "event" not in messages[-1] and told(browser.get(ask, headers=last).text) == []
+    worker.steps(6, 20, 20)
+    worker.publish(step=20)
+    rest = told(browser.get(ask, headers=last).text)
+    assert [point["step"] for point in points_of(rest)] == list(range(6, 21))
+    assert rest[-1]["event"] == "end"
+
+
 def test_run_of_an_engine_that_printed_no_log_ratios_says_so(
     browser: TestClient, project: Project, worker: PretendWorker
 ) -> None:
