@@ -46,6 +46,7 @@ SLOW = {
     "fsspec",
     "kombu",
     "krippendorff",
+    "latex2mathml",
     "numpy",
     "pyarrow",
     "redis",

@@ -28,6 +28,17 @@
     }
   });
 
+  // w: texts as they were written, and back.
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.matches?.("textarea, select, [contenteditable], input:not([type=radio]):not([type=checkbox])");
+    const held = event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.repeat || event.isComposing;
+    const box = document.getElementById("written");
+    if (event.key !== "w" || held || event.defaultPrevented || !box || (typing && event.target.checkVisibility())) return;
+    event.preventDefault();
+    box.click();
+    say(box.checked ? "Texts as they were written." : "Texts formatted.");
+  });
+
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (form.dataset.confirm && !confirm(form.dataset.confirm)) {

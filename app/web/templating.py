@@ -20,8 +20,8 @@ from starlette.types import Receive, Scope, Send
 from app.db import is_writing
 from app.paths import STATIC, TEMPLATES
 from app.web import request_state
-from app.web.markup import excerpt
-from app.web.rendered import markdown, one_page
+from app.web.text.rendered import markdown, one_page, same_look
+from app.web.text.unseen import excerpt, written
 
 FLASH_COOKIE = "prefloop_flash"
 THEME_COOKIE = "prefloop_theme"
@@ -144,7 +144,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,  # it would ask for each file's time whenever a page is rendered
     )
-    env.globals |= {"static": static_url, "now": lambda: datetime.now(UTC), "query": query}
+    env.globals |= {"static": static_url, "now": lambda: datetime.now(UTC), "query": query, "same_look": same_look}
     env.filters |= {
         "ago": ago,
         "absolute": absolute,
@@ -155,6 +155,7 @@ def environment() -> Environment:
         "short_hash": short_hash,
         "markdown": markdown,
         "excerpt": excerpt,
+        "written": written,
     }
     # Global, not imported by each template: a block rendered alone never runs its template's imports.
     env.globals |= {name: env.get_template(f"macros/{name}.html").module for name in ("ui", "forms")}

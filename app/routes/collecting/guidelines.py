@@ -11,8 +11,8 @@ from app.errors import Invalid, NotFound
 from app.models import Guideline, Project, Role
 from app.services.collecting import guidelines, projects
 from app.web.deps import EngineerDep, SessionDep, UserDep
-from app.web.rendered import markdown
 from app.web.templating import PageResponse, redirect, render
+from app.web.text.rendered import markdown
 
 router = APIRouter()
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import orjson
 
+from app.services.collecting.characters import is_seen
+
 ROLES = ("system", "user", "assistant", "tool")
 Message = dict[str, str]
 
@@ -55,6 +57,8 @@ def prompt_of(value: Any) -> list[Message]:
     )
     if not messages or not any(message["content"].strip() for message in messages):
         raise Unfit("empty_prompt", "The prompt is empty.")
+    if not any(is_seen(message["content"]) for message in messages):
+        raise Unfit("empty_prompt", "The prompt has no character that can be seen.")
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
         raise Unfit("bad_roles", "A system message stands elsewhere than at the start of the prompt.")
@@ -75,6 +79,8 @@ def answer_of(value: Any, what: str) -> str:
     text = text_of(value, what)
     if not text.strip():
         raise Unfit("empty_answer", f"{what} is empty.")
+    if not is_seen(text):
+        raise Unfit("empty_answer", f"{what} has no character that can be seen.")
     return text
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
@@ -19,10 +20,11 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
+from app.web.text import formulas, unseen
+
 # Beyond these an answer stands as it was written, or is cut. They bound the parser's work, which on hostile input grows
 # faster than the text: a cell, a mark and a line each cost a token or more.
 MARKDOWN_LIMIT = 60_000
-SHOWN_LIMIT = 400_000
 LINE_LIMIT = 10_000
 LINES_LIMIT = 5_000
 NESTING_LIMIT = 20
@@ -45,8 +47,8 @@ LINK = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 MARKS = re.compile(r"[\[\]*_~`<>!()\\&]+")
 # The line under a table's head, also within quotes and lists.
 DELIMITERS = re.compile(r"[ \t>*+.)\d-]*[|:-][|: \t-]*")
-# What neither shows nor separates words, marks that reorder text so that code reads other than it runs, half characters.
-INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+IDENTIFIER = re.compile(r"_+[^\W_](?:\w*[^\W_])?_+(?!\w)")
+ESCAPABLE = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 HEADING_SHIFT = 2  # the page has its own h1 and h2
 
 TAGS = {
@@ -75,16 +77,19 @@ TAGS = {
     "a",
     "span",
     "div",
+    *formulas.ELEMENTS,
 }
 ATTRIBUTES = {
     "a": {"href", "target"},
     "ol": {"start"},
+    "li": {"value"},
     "span": {"class"},
     "code": {"class"},
     "pre": {"tabindex"},
     "th": {"class"},
     "td": {"class"},
     "div": {"class"},
+    **formulas.ATTRIBUTES,
 }
 SCHEMES = {"http", "https", "mailto"}
 CLASS = re.compile(r"(language-)?[\w+#.-]{1,40}")
@@ -94,14 +99,14 @@ _formatter = HtmlFormatter(nowrap=True)
 
 def to_html(text: str) -> Markup:
     """Safe HTML of `text`. Never raises; what is too long or too dense to parse is shown as it was written."""
-    text = INVISIBLE.sub("\ufffd", text)
+    text = unseen.picture_controls(text)
     if reason := too_much(text):
         return as_written(text, reason)
     tokens = _parser.parse(text)
     if any(token.level >= NESTING_LIMIT for token in tokens):  # the parser leaves out what lies deeper
         return as_written(text, f"it nests more than {NESTING_LIMIT} deep")
     clean = nh3.clean(
-        _parser.renderer.render(tokens, _parser.options, {}),
+        unseen.label_overrides(_parser.renderer.render(tokens, _parser.options, {})),
         tags=TAGS,
         attributes=ATTRIBUTES,
         attribute_filter=_keep,
@@ -112,14 +117,9 @@ def to_html(text: str) -> Markup:
 
 
 def as_written(text: str, reason: str) -> Markup:
-    """`text` itself below a line that says why it isn't formatted; cut after SHOWN_LIMIT characters."""
-    text = INVISIBLE.sub("\ufffd", text)
-    cut = len(text) - SHOWN_LIMIT
-    note = f'<p class="cut-note">{cut:,} more characters are not shown.</p>' if cut > 0 else ""
-    return Markup(  # noqa: S704, escaped
-        f'<p class="cut-note">Shown as it was written: {html.escape(reason)}.</p>'
-        f'<div class="plain">{html.escape(text[:SHOWN_LIMIT])}</div>{note}'
-    )
+    """`text` itself below a line that says why it isn't formatted; an endless one is cut."""
+    note = Markup('<p class="cut-note">Shown as it was written: {}.</p>').format(reason)
+    return note + unseen.written(text)
 
 
 def too_much(text: str) -> str:
@@ -156,12 +156,6 @@ def _cells(lines: list[str]) -> int:
     return cells
 
 
-def excerpt(text: str, length: int = 160) -> str:
-    """The first `length` characters on one line, for lists."""
-    line = " ".join(INVISIBLE.sub("", text[: 4 * length]).split())
-    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
-
-
 def _keep(tag: str, attribute: str, value: str) -> str | None:
     if attribute == "class":
         return " ".join(word for word in value.split() if CLASS.fullmatch(word)) or None
@@ -185,8 +179,21 @@ class _Renderer(RendererHTML):
 
     def fence(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         token = tokens[idx]
-        language = token.info.split(maxsplit=1)[0] if token.info.strip() else ""
-        return _code_block(token.content, language, env)
+        info = token.info.strip()
+        # What stands beside the fence is trained on too.
+        head = f'<div class="code-info">{html.escape(info)}</div>' if info else ""
+        return head + _code_block(token.content, info.split(maxsplit=1)[0] if info else "", env)
+
+    def list_item_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        """A number as it was written, not the one that a browser would count to."""
+        number = tokens[idx].info
+        return f'<li value="{int(number)}">' if number.isascii() and number.isdigit() else "<li>"
+
+    def formula(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return formulas.rendered(tokens, idx, env)
+
+    def formula_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        return formulas.rendered(tokens, idx, env)
 
     def code_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         return _code_block(tokens[idx].content, "", env)
@@ -212,14 +219,17 @@ class _Renderer(RendererHTML):
     def link_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
         """Only whole addresses lead somewhere: a relative one would be a page of this server."""
         href = str(tokens[idx].attrGet("href") or "")
-        return f'<a href="{html.escape(href)}" target="_blank">' if LINK.match(href) else '<span class="dead-link">'
+        bracket = "&lt;" if tokens[idx].markup == "autolink" else ""
+        opened = f'<a href="{html.escape(href)}" target="_blank">' if LINK.match(href) else '<span class="dead-link">'
+        return bracket + opened
 
     def link_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        bracket = "&gt;" if tokens[idx].markup == "autolink" else ""
         depth = 0
         for token in reversed(tokens[:idx]):
             depth += {"link_close": 1, "link_open": -1}.get(token.type, 0)
             if depth < 0:
-                return "</a>" if LINK.match(str(token.attrGet("href") or "")) else "</span>"
+                return ("</a>" if LINK.match(str(token.attrGet("href") or "")) else "</span>") + bracket
         return ""
 
 
@@ -235,7 +245,8 @@ def _cell(token: Token) -> str:
 def _code_block(code: str, language: str, env: EnvType) -> str:
     name = language.lower() if re.fullmatch(r"[\w+#.-]{1,40}", language) else ""
     attribute = f' class="language-{name}"' if name else ""
-    return f'<pre tabindex="0"><code{attribute}>{_highlighted(code, name, env)}</code></pre>\n'
+    shown = unseen.label_order(_highlighted(code, name, env))
+    return f'<pre tabindex="0"><code{attribute}>{shown}</code></pre>\n'
 
 
 def _highlighted(code: str, language: str, env: EnvType) -> str:
@@ -252,8 +263,37 @@ def _highlighted(code: str, language: str, env: EnvType) -> str:
 def _make_parser() -> MarkdownIt:
     options: dict[str, Any] = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT + 5, "breaks": True}
     parser = MarkdownIt("commonmark", options, renderer_cls=_Renderer)
-    # No reference definitions: they show nothing, and what a model is trained on should have been seen.
-    return parser.enable(["table", "strikethrough"]).disable("reference")
+    # What is trained on is seen: no reference definitions, which show nothing, no entities, which show something else.
+    parser.enable(["table", "strikethrough"]).disable(["reference", "entity"])
+    parser.inline.ruler.at("escape", _escape)
+    parser.inline.ruler.before("emphasis", "identifier", _identifier)
+    formulas.install(parser)
+    return parser
+
+
+def _escape(state: StateInline, silent: bool) -> bool:
+    """A backslash takes a mark's meaning away and is shown itself."""
+    pair = state.src[state.pos : state.pos + 2]
+    if len(pair) < 2 or pair[0] != "\\" or pair[1] not in ESCAPABLE or state.pos + 2 > state.posMax:
+        return False
+    if not silent:
+        token = state.push("text_special", "", 0)
+        token.content = token.markup = pair
+        token.info = "escape"
+    state.pos += 2
+    return True
+
+
+def _identifier(state: StateInline, silent: bool) -> bool:
+    """`__init__` and `_name_` are names, not emphasis."""
+    before = state.src[state.pos - 1 : state.pos] if state.pos else ""
+    name = None if before == "_" or before.isalnum() else IDENTIFIER.match(state.src, state.pos, state.posMax)
+    if name is None:
+        return False
+    if not silent:
+        state.pending += name.group()
+    state.pos = name.end()
+    return True
 
 
 _parser = _make_parser()

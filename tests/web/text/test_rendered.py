@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from markupsafe import Markup
 
-from app.web import markup, rendered
-from app.web.rendered import Kept, markdown, one_page
+from app.web.text import markup, rendered
+from app.web.text.rendered import Kept, markdown, one_page
 
 
 @pytest.fixture

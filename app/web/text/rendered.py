@@ -12,7 +12,7 @@ from threading import Lock
 
 from markupsafe import Markup
 
-from app.web import markup
+from app.web.text import markup, unseen
 
 CACHE_BYTES = 32_000_000
 PAGE_SECONDS = 1.0  # of this thread's CPU time: a busy machine doesn't change what a page shows
@@ -86,6 +86,11 @@ def markdown(text: str) -> Markup:
         page.seconds += time.thread_time() - began
     kept.put(key, html)
     return html
+
+
+def same_look(first: str, second: str) -> bool:
+    """Whether two different texts look the same when they are formatted."""
+    return first != second and unseen.same_look(markdown(first), markdown(second))
 
 
 def _bytes_of(html: Markup) -> int:
