@@ -71,6 +71,7 @@ class Feed:
         self._poller: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._redis_awake = False
+        self._looking: dict[tuple[int, int], asyncio.Task[tuple[list[JobEvent], JobEvent | None]]] = {}
         self.queries = 0
 
     async def watch(self, job_id: int, after: int = 0, *, wait: bool = True) -> AsyncIterator[list[JobEvent]]:
@@ -81,11 +82,11 @@ class Feed:
         """
         known = self._watched.get(job_id)
         if known is None or not known.covers(after):  # else others watch the job, and memory has it all
-            rows, newest = await asyncio.to_thread(self._look_back, job_id, after)
+            rows, newest = await self._past(job_id, after)
             while rows:
                 after = rows[-1].id
                 yield rows
-                rows, newest = await asyncio.to_thread(self._look_back, job_id, after)
+                rows, newest = await self._past(job_id, after)
             after = min(after, newest.id if newest else 0)  # an id that never was (a restored database) hides nothing
             if is_end(newest):
                 return
@@ -176,6 +177,15 @@ class Feed:
                 return after(session, job_id=job_id, after=after_id)
 
         return await asyncio.to_thread(read)
+
+    async def _past(self, job_id: int, after_id: int) -> tuple[list[JobEvent], JobEvent | None]:
+        """`_look_back`, once for all that ask in the same moment: after a restart all pages of a run come again at once."""
+        key = (job_id, after_id)
+        look = self._looking.get(key)
+        if look is None:
+            look = self._looking[key] = asyncio.create_task(asyncio.to_thread(self._look_back, job_id, after_id))
+            look.add_done_callback(lambda _: self._looking.pop(key, None))
+        return await asyncio.shield(look)
 
     def _look_back(self, job_id: int, after_id: int) -> tuple[list[JobEvent], JobEvent | None]:
         """A page of events after the id, and where there is none the job's newest event."""

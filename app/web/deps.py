@@ -208,6 +208,7 @@ UserDep = Annotated[User, Depends(_page_guard(EVERYBODY))]
 EngineerDep = Annotated[User, Depends(_page_guard(ENGINEERS))]
 AdminDep = Annotated[User, Depends(_page_guard(ADMINS))]
 UploaderDep = Annotated[Viewer, Depends(_uploader)]
+WatcherDep = UploaderDep  # a stream too: hundreds of pages that come again at once are to cost little
 ApiUserDep = Annotated[User, Depends(_api_guard(EVERYBODY))]
 ApiEngineerDep = Annotated[User, Depends(_api_guard(ENGINEERS))]
 ApiAdminDep = Annotated[User, Depends(_api_guard(ADMINS))]

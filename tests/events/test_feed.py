@@ -74,6 +74,24 @@ def feed(engine: Engine, settings: Settings) -> Feed:
     )
 
 
+def test_pages_that_come_again_at_once_cost_one_look_at_the_database(
+    engine: Engine, job: Job, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(engine)
+    add_steps(engine, job, 1, 3)
+    looks: list[int] = []
+    look = feed._look_back
+    monkeypatch.setattr(feed, "_look_back", lambda job_id, after: looks.append(after) or look(job_id, after))
+
+    async def scenario() -> None:
+        told = await asyncio.gather(*(collect(feed.watch(job.id, wait=False), []) for _ in range(100)))
+        assert {len(rows) for rows in told} == {5}  # queued, claimed, three steps
+        assert len(looks) == 2  # the rows, and that there are no more
+        assert not feed._looking
+
+    run(scenario)
+
+
 def test_who_may_not_wait_gets_what_is_there_whether_or_not_others_watch(engine: Engine, job: Job, feed: Feed) -> None:
     claim(engine)
     add_steps(engine, job, 1, 3)

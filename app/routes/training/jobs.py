@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response, StreamingResponse
 
+from app.db import read_session
 from app.errors import Conflict
 from app.events import wire
 from app.models import FINISHED, JobKind, JobState, Project, TrainingRun
@@ -15,7 +16,7 @@ from app.services.collecting import projects
 from app.services.jobs import jobs
 from app.services.training import outcome, runs
 from app.services.training.outcome import Verdict
-from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep
+from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep, WatcherDep
 from app.web.templating import is_fragment, redirect, render
 
 router = APIRouter()
@@ -66,8 +67,7 @@ def show(job_id: RowId, request: Request, session: SessionDep, user: EngineerDep
 def stream(
     job_id: RowId,
     request: Request,
-    session: SessionDep,
-    user: EngineerDep,
+    user: WatcherDep,
     settings: SettingsDep,
     engine: EngineDep,
     after: int = 0,
@@ -76,7 +76,8 @@ def stream(
 ) -> Response:
     """What the run's page doesn't show yet; goes on after `Last-Event-ID`, or after `after` for a page just loaded.
     `wait=false` ends with what is there, for a page that may not keep a connection."""
-    runs.get(session, job_id)
+    with read_session(engine) as session:
+        runs.check(session, job_id)
     start = wire.parse_id(last_event_id, default=max(after, 0))
     told = run_stream.messages(request, job_id=job_id, after=start, wait=wait, engine=engine, settings=settings)
     return StreamingResponse(

@@ -123,8 +123,18 @@ def get(session: Session, job_id: int) -> TrainingRun:
     """The run with its job, snapshot, project and starter. Raises NotFound, also for a job of another kind."""
     run = session.scalars(loaded().where(TrainingRun.job_id == job_id)).first() if 0 < job_id < 2**31 else None
     if run is None:
-        raise NotFound(f"There is no run {job_id}.", "Look at the list of runs.")
+        raise _missing(job_id)
     return run
+
+
+def check(session: Session, job_id: int) -> None:
+    """Raises NotFound where there is no such run."""
+    if session.scalar(select(TrainingRun.job_id).where(TrainingRun.job_id == job_id)) is None:
+        raise _missing(job_id)
+
+
+def _missing(job_id: int) -> NotFound:
+    return NotFound(f"There is no run {job_id}.", "Look at the list of runs.")
 
 
 def listing(
