@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.engine = get_engine(settings)
     app.state.turns = Turns(settings.requests_at_once)
-    app.state.import_places = ImportPlaces()
+    app.state.import_places = ImportPlaces(settings.data_dir / "importing")
     app.state.metrics = Metrics(settings, app.state.engine)
     failures.install(app)
     for page in PAGES:

@@ -10,14 +10,26 @@ PATIENCE_SECONDS = 120
 
 
 def burst(
-    port: int, count: int, method: str, path: str, *, headers: Sequence[str] = (), body: str = ""
+    port: int,
+    count: int,
+    method: str,
+    path: str,
+    *,
+    headers: Sequence[str] = (),
+    body: str = "",
+    announced: int | None = None,
+    first_byte: bool = False,
 ) -> Counter[str]:
-    """The statuses of `count` equal requests, "none" for those that got no answer. All are sent before any is read."""
+    """The statuses of `count` equal requests, "none" for those that got no answer. All are sent before any is read.
+
+    `announced`: the length of a body of which only `body` comes. `first_byte`: a stream, whose first byte is its answer;
+    all stay open until each has answered.
+    """
     lines = [
         f"{method} {path} HTTP/1.1",
         f"Host: 127.0.0.1:{port}",
         *headers,
-        f"Content-Length: {len(body)}",
+        f"Content-Length: {len(body) if announced is None else announced}",
         "Connection: close",
     ]
     request = ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
@@ -38,7 +50,7 @@ def burst(
                 except OSError:
                     data = b""
                 answers[one] += data[:64]
-                if not data:
+                if not data or first_byte:
                     selector.unregister(one)
     for one in answers:
         one.close()

@@ -1,12 +1,11 @@
 """Bodies of requests: how long a client may take to send one, and how many imports are read at once."""
 
 import asyncio
-import threading
+import fcntl
 import time
-from collections import Counter
 from collections.abc import Callable
-from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import IO, Annotated
 
 from fastapi import Depends, Request
 from starlette.types import Message, Receive
@@ -75,36 +74,52 @@ def impatient(receive: Receive, *, seconds: float) -> Receive:
 
 
 class ImportPlaces:
-    """How many imports a web process reads at once: some for each person, and all together."""
+    """How many imports are read at once: some for each person, and all together, by all web processes of this machine.
 
-    def __init__(self, *, each: int = 2, together: int = 8) -> None:
+    A place is a lock on a file in the data folder. It ends with its process, however that ends.
+    """
+
+    def __init__(self, folder: Path, *, each: int = 2, together: int = 8) -> None:
+        self.folder = folder
         self.each = each
         self.together = together
-        self._lock = threading.Lock()
-        self._taken: Counter[int] = Counter()
 
     def take(self, user_id: int) -> Callable[[], None]:
         """A place. What is returned gives it back, from any thread. Raises TooManyImports."""
-        with self._lock:
-            if self._taken[user_id] >= self.each:
-                raise TooManyImports(
-                    f"{self.each} imports of yours are being read already.",
-                    "Send the next one when one of them is done.",
-                    retry_after=RETRY_SECONDS,
-                )
-            if self._taken.total() >= self.together:
-                raise TooManyImports(
-                    f"The server is reading {self.together} imports already.",
-                    "Send this one again in a while.",
-                    retry_after=RETRY_SECONDS,
-                )
-            self._taken[user_id] += 1
-        return partial(self._give_back, user_id)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = self._free(f"person-{user_id}", self.each)
+        if own is None:
+            raise TooManyImports(
+                f"{self.each} imports of yours are being read already.",
+                "Send the next one when one of them is done.",
+                retry_after=RETRY_SECONDS,
+            )
+        shared = self._free("all", self.together)
+        if shared is None:
+            own.close()
+            raise TooManyImports(
+                f"The server is reading {self.together} imports already.",
+                "Send this one again in a while.",
+                retry_after=RETRY_SECONDS,
+            )
 
-    def _give_back(self, user_id: int) -> None:
-        with self._lock:
-            self._taken[user_id] -= 1
-            self._taken += Counter()  # forgets who has none
+        def give_back() -> None:
+            own.close()
+            shared.close()
+
+        return give_back
+
+    def _free(self, name: str, places: int) -> IO[bytes] | None:
+        """The first place of that name that nobody holds. Closing the file gives it back."""
+        for number in range(places):
+            place = (self.folder / f"{name}-{number}").open("ab")
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                place.close()
+            else:
+                return place
+        return None
 
 
 def _places(request: Request) -> ImportPlaces:

@@ -12,7 +12,8 @@ from app.config import Settings, get_settings
 from app.db import write_session
 from app.models import Role
 from app.security import cookie_name, new_token
-from app.services.accounts import tokens
+from app.services.accounts import sessions, tokens
+from app.services.training import runs
 from tests.burst import burst
 from tests.live import LiveServer
 from tests.services_for_tests import free_port
@@ -64,6 +65,33 @@ def test_everybody_signed_in_gets_their_page_and_their_change(server: LiveServer
     assert is_alive(server)
 
 
+@pytest.mark.parametrize("count", [150, 400])
+def test_streams_that_all_come_again_at_once_are_all_answered_and_hold_up_nobody(
+    server: LiveServer, engine: Engine, count: int
+) -> None:
+    factory = server.factory
+    snapshot, user = factory.snapshot(factory.judged(4)), factory.user(role=Role.ENGINEER)
+    with write_session(engine) as session:
+        cookie = f"{cookie_name(server.settings)}={sessions.start(session, user=session.merge(user))}"
+        own = {"snapshot": session.merge(snapshot), "by": session.merge(user)}
+        job_id = runs.create(session, base_model="tiny", config={}, **own).job_id
+    headers, port = [f"Cookie: {cookie}"], server.settings.port
+    for _ in range(2):
+        for path in (f"/jobs/{job_id}/stream", f"/jobs/{job_id}/stream?wait=false"):
+            assert burst(port, count, "GET", path, headers=headers, first_byte=True) == {"200": count}
+    assert burst(port, 20, "GET", f"/jobs/{job_id}", headers=headers) == {"200": 20}
+    unknown = [f"Cookie: {cookie_name(server.settings)}={new_token()}"]
+    assert burst(port, count, "GET", f"/jobs/{job_id}/stream", headers=unknown) == {"303": count}
+
+
+def test_two_hundred_slow_uploads_with_an_unknown_token_are_refused_unread(server: LiveServer) -> None:
+    project = server.factory.project()
+    path, headers = f"/api/v1/projects/{project.slug}/import", [f"Authorization: Bearer plf_{new_token()}"]
+    answers = burst(server.settings.port, 200, "POST", path, headers=headers, body="{", announced=1_000_000)
+    assert answers == {"401": 200}
+    assert is_alive(server)
+
+
 def test_slow_uploads_hold_up_nobody_and_are_told_when_to_come_again(server: LiveServer, engine: Engine) -> None:
     with write_session(engine) as session:
         user = session.merge(server.factory.user(role=Role.ENGINEER))
@@ -73,7 +101,7 @@ def test_slow_uploads_hold_up_nobody_and_are_told_when_to_come_again(server: Liv
         f"POST /api/v1/projects/{project.slug}/import HTTP/1.1\r\nHost: 127.0.0.1:{server.settings.port}\r\n"
         f"Authorization: Bearer {token}\r\nContent-Length: 1000000\r\n\r\n"
     ).encode()
-    uploads = [socket.create_connection(("127.0.0.1", server.settings.port)) for _ in range(60)]
+    uploads = [socket.create_connection(("127.0.0.1", server.settings.port)) for _ in range(200)]
     for upload in uploads:
         upload.sendall(head + b'{"prompt": "Hi", ')
     headers = [f"Authorization: Bearer {token}"]

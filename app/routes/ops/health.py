@@ -40,16 +40,17 @@ async def alive() -> JSONResponse:
 class Readiness:
     """What the checks found lately. However many ask, one looks, and only after some seconds again."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._looking = asyncio.Lock()
         self._findings: list[Finding] = []
         self._until = 0.0
 
     async def findings(self, settings: Settings) -> list[Finding]:
         async with self._looking:
-            if time.monotonic() >= self._until:
+            if self._clock() >= self._until:
                 self._findings = await run_in_threadpool(_examine, settings)
-                self._until = time.monotonic() + READY_SECONDS
+                self._until = self._clock() + READY_SECONDS
             return self._findings
 
 

@@ -1,5 +1,6 @@
 """What machines ask: alive, ready, numbers."""
 
+import asyncio
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.main import create_app
+from app.routes.ops import health
+from app.routes.ops.health import READY_SECONDS, Readiness
 from tests.conftest import ROOT
 from tests.factory import Factory
 
@@ -52,6 +55,36 @@ def test_ready_names_every_check(client: TestClient) -> None:
         "status": "ready",
         "checks": {"database": "ok", "migrations": "ok", "broker": "ok", "storage": "ok"},
     }
+
+
+def test_however_many_ask_one_looks_and_only_after_some_seconds_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Settings] = []
+    monkeypatch.setattr(health, "_examine", lambda settings: looked.append(settings) or [])
+    now = 100.0
+    readiness = Readiness(lambda: now)
+
+    async def many() -> None:
+        await asyncio.gather(*(readiness.findings(settings) for _ in range(50)))
+
+    async def scenario() -> None:
+        nonlocal now
+        await many()
+        now += READY_SECONDS - 0.1
+        await many()
+        assert len(looked) == 1
+        now += 0.2
+        await many()
+        assert len(looked) == 2
+
+    asyncio.run(scenario())
+
+
+def test_ready_is_answered_while_somebody_holds_the_right_to_write(client: TestClient, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("SELECT 1"))  # on SQLite BEGIN IMMEDIATE came before it
+        assert client.get("/readyz").json()["status"] == "ready"
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
