@@ -20,6 +20,7 @@ FORMULA_LIMIT = 2_000
 FORMULAS_TOTAL = 20_000
 FORMULA_START = 50  # what any formula costs, in characters
 BRACES_LIMIT = 40
+LINES_LIMIT = 60  # of one formula: whoever opens many and closes none keeps nobody busy
 CLOSES = {"\\(": "\\)", "\\[": "\\]", "$$": "$$", "$": "$"}
 ATTRIBUTES = {
     "math": {"display"},
@@ -154,9 +155,9 @@ def _block(state: StateBlock, first: int, end_line: int, silent: bool) -> bool:
         return False
     begin = state.bMarks[first] + state.tShift[first]
     opener = state.src[begin : begin + 2]
-    if opener not in ("\\[", "$$"):
+    if opener not in ("\\[", "$$") or state.src.find(CLOSES[opener], begin + 2, begin + FORMULA_LIMIT) < 0:
         return False
-    for line in range(first, min(end_line, first + 200)):
+    for line in range(first, min(end_line, first + LINES_LIMIT)):
         if line > first and state.sCount[line] < state.blkIndent and not state.isEmpty(line):
             return False
         at = state.src.find(CLOSES[opener], begin + 2 if line == first else state.bMarks[line], state.eMarks[line])

@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from functools import lru_cache
 
 from markupsafe import Markup
 
@@ -103,6 +104,7 @@ def _picture(code: int) -> str:
     return "\u2421" if code == 0x7F else chr(0x2400 + code)
 
 
+@lru_cache(4096)
 def _pointed_out(character: str) -> str:
     if not is_odd(character):
         return character
