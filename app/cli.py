@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": (
         "snapshots",
         "export",
-        "Freeze the project's current pairs and write them as JSON Lines that TRL reads.",
+        "Write a project's data into a folder; for trl and openai its current pairs are frozen first.",
     ),
     "train": ("runs", "train", "Train on the project's current dataset (or on a snapshot)."),
     "workers": ("workers", "list_workers", "Show the workers: which live, what each can do, on what, and its job."),
