@@ -84,8 +84,8 @@ class Listeners:
                 listener.over = listener.over or b"event: end" in message
 
     def _points(self, message: bytes) -> list[int]:
-        _, found, rest = message.partition(b"event: points\ndata: ")
-        if not found:
+        _, start, rest = message.partition(b"event: points\ndata: ")
+        if not start:
             return []
         if rest not in self.known:
             self.known[rest] = [point["id"] for point in json.loads(rest)]

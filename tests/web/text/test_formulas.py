@@ -14,7 +14,7 @@ from tests.web.text.test_markup import Elements, assert_harmless
 
 def drawn(text: str) -> list[str]:
     """The text of each formula that was drawn."""
-    return [Elements(found).text for found in re.findall(r"<math.*?</math>", markdown(text), re.DOTALL)]
+    return [Elements(formula).text for formula in re.findall(r"<math.*?</math>", markdown(text), re.DOTALL)]
 
 
 @pytest.mark.parametrize(
