@@ -78,11 +78,13 @@ def _generate(engine: Any, numbers: dict[str, int]) -> None:
         source = "(WITH RECURSIVE up(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM up WHERE n < :count) SELECT n FROM up)"
         digits, json, now, false = "printf('%064x', {})", "{}", "'2026-01-01 00:00:00.000000'", "0"
     text = f"'Answer ' || {{}} || ' to ' || n || ': {FILLER}{FILLER}'"
-    empty = json.format("'[]'")
+    empty, mapping = json.format("'[]'"), json.format("'{}'")
+    report = json.format("""'{"recognised": "", "columns": {}, "notes": {}, "differences": []}'""")
     asked = json.format(f"""'[{{"role": "user", "content": "Question ' || n || ': {FILLER}"}}]'""")
     statements = [
-        "INSERT INTO imports (id, project_id, user_id, filename, state, added, judged, duplicates, rejected, rejections, error,"
-        f" started_at, updated_at) VALUES (1, :project, :engineer, 'big.jsonl', 'done', :count, 0, 0, 0, {empty}, '', {now}, {now})",
+        "INSERT INTO imports (id, project_id, user_id, filename, upload, state, lines, added, judged, duplicates, filled, rejected, rejections,"
+        " mapping, report, stop_requested, error, started_at, updated_at) VALUES (1, :project, :engineer, 'big.jsonl', '', 'done', :count,"
+        f" :count, 0, 0, 0, 0, {empty}, {mapping}, {report}, {false}, '', {now}, {now})",
         "INSERT INTO prompts (id, project_id, content_hash, messages, split, created_at)"
         f" SELECT n, :project, {digits.format('n')}, {asked},"
         f" CASE WHEN n % 10 = 0 THEN 'eval' ELSE 'train' END, {now} FROM {source}",

@@ -11,6 +11,7 @@ from app.db import read_session
 from app.models import Container, ExtractForm, Judgment, JudgmentSource, Project, Split, User
 from app.services.collecting.imports import load
 from app.services.datasets import votes
+from app.services.datasets.collected import Collected
 from app.services.datasets.extracts import extracts, own
 from app.services.datasets.extracts.containers import chunks
 from app.services.datasets.rules import Rule
@@ -96,7 +97,7 @@ def test_what_is_trained_on_is_the_same(factory: Factory, project: Project) -> N
         decided = [
             [
                 (pair.decision, pair.chosen_hash, pair.sources)
-                for pair in votes.collect(session, project=one, rule=rule).pairs
+                for pair in votes.decided(session, project=one, rule=rule, collected=Collected())
             ]
             for one in (project, other)
         ]
