@@ -9,7 +9,7 @@ from app.services.collecting.imports.records.roles import WORDS, Role, normal
 MOST_COLUMNS = 200
 MOST_DIFFERENCES = 100
 NOTES = {
-    "columns_uncounted": "The file has so many different sets of columns that not all of them are counted.",
+    "columns_uncounted": "columns are too many to be told one by one",
     "equal_answers": "pairs of equal answers were left out of lines with several",
 }
 # Known to training alone: a project doesn't keep them.

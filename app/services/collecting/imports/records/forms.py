@@ -20,7 +20,7 @@ from app.services.collecting.imports.records.roles import UNFOLDED, Role, normal
 from app.services.collecting.imports.records.votes import FIRST, SECOND, TIE, Vote, many_votes, one_vote, ranked_vote
 
 MOST_ANSWERS = 16
-MOST_PLANS = 200
+MOST_PLANS = 500
 MOST_COLUMNS = 1_000
 
 
@@ -48,6 +48,7 @@ class Reader:
         self.given = dict(given or {})
         self.notes: dict[str, int] = {}
         self._inner: dict[str, int] = {}
+        self._counted: dict[str, dict[str, int]] = {}
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._folded: set[tuple[Any, ...]] = set()
 
@@ -78,9 +79,12 @@ class Reader:
 
     def columns(self) -> dict[str, dict[str, int]]:
         """What became of each column of the lines that were read: how many lines, by role."""
-        return joined(self._plans.values()) | {
-            column: {Role.LEFT_OUT.value: lines} for column, lines in self._inner.items()
-        }
+        told = {column: dict(roles) for column, roles in self._counted.items()}
+        for column, roles in joined(self._plans.values()).items():
+            counts = told.setdefault(column, {})
+            for role, lines in roles.items():
+                counts[role] = counts.get(role, 0) + lines
+        return told | {column: {Role.LEFT_OUT.value: lines} for column, lines in self._inner.items()}
 
     def leave_out(self, column: str) -> None:
         """Counts something within a column, such as `answers[].length`, that a line's pairs don't use."""
@@ -128,13 +132,16 @@ class Reader:
         return plan, row
 
     def _forget(self) -> None:
-        """Drops the plans that a file with ever new columns piled up, but not what they counted."""
-        kept = Plan({})
+        """Makes room in a file with ever new columns, and keeps what the plans counted."""
+        for column, roles in joined(self._plans.values()).items():
+            if column not in self._counted and len(self._counted) >= MOST_COLUMNS:
+                self.note("columns_uncounted")
+                continue
+            counts = self._counted.setdefault(column, {})
+            for role, lines in roles.items():
+                counts[role] = counts.get(role, 0) + lines
+        self._plans.clear()
         self._folded.clear()
-        self._plans = {key: plan for key, plan in self._plans.items() if plan.lines > 1} or {(): kept}
-        if len(self._plans) >= MOST_PLANS:
-            self._plans.clear()
-        self.note("columns_uncounted")
 
     def note(self, what: str, count: int = 1) -> None:
         self.notes[what] = self.notes.get(what, 0) + count

@@ -122,6 +122,15 @@ def test_ever_new_columns_fill_no_memory() -> None:
     assert len(reader._plans) <= MOST_PLANS and "columns_uncounted" in reader.notes
 
 
+def test_optional_columns_in_every_mixture_are_all_counted() -> None:
+    reader = Reader()
+    for number in range(2**11):
+        extra = {f"c{place}": 1 if number >> place & 1 else None for place in range(11)}
+        reader.read({"prompt": "Q", "chosen": "A", "rejected": "B"} | extra)
+    assert reader.columns()["c3"] == {"left_out": 1024, "empty": 1024} and not reader.notes
+    assert reader.columns()["prompt"] == {"prompt": 2048}
+
+
 @pytest.mark.parametrize(
     "text",
     [
