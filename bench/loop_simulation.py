@@ -1,6 +1,6 @@
 """What the statistics under a verdict do where the truth is known: they find what was planted, and stay quiet where nothing was.
 
-    python -m bench.loop_simulation [--repeats 1000] [--seed 1] [--only sequence decisions …]
+    python -m bench.loop_simulation [--repeats 200] [--seed 1] [--only sequence decisions …]
 
 Each part draws its own data from one seed, so the figures are the same on every machine. tests/stats/loop/test_simulation.py runs
 a small part of each. Writes OUT.json and OUT.md and prints the tables.
@@ -8,6 +8,7 @@ a small part of each. Writes OUT.json and OUT.md and prints the tables.
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -439,17 +440,48 @@ def outlook(random: Random, repeats: int) -> list[Row]:
     return rows
 
 
+def cost(random: Random, repeats: int) -> list[Row]:
+    """CPU milliseconds of what a page asks for: the median of ten."""
+    tied = tally(with_ties(random, 0.55, 5000))
+    averaged = tally(random.integers(0, 13, size=5000) / 12)
+    plan = Plan(Goal.SUPERIORITY, 1000)
+    compared = [
+        Compared(i, float(random.random() < 0.6), float(d)) for i, d in enumerate(random.normal(30, 60, size=1000))
+    ]
+    votes = [Vote(i, i % 40, float(random.random() < 0.55)) for i in range(4000)]
+    calls: dict[str, Callable[[], object]] = {
+        "interval of 5,000 prompts, with ties": lambda: sequential.interval(tied),
+        "interval of 5,000 prompts, 13 values": lambda: sequential.interval(averaged),
+        "decision on 5,000 prompts": lambda: decide(plan, tied),
+        "prompts to go, from 150": lambda: forecast.remaining(plan, {1.0: 82, 0.5: 10, 0.0: 58}),
+        "win rates that 1,000 prompts decide": lambda: forecast.decidable(plan),
+        "equal length, 1,000 prompts": lambda: equal_length(compared),
+        "40 people with 100 votes each": lambda: shrunken(votes),
+    }
+    return [Row("cost", f"CPU milliseconds: {name}", milliseconds(call), 10) for name, call in calls.items()]
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    taken = []
+    for _ in range(11):
+        began = time.process_time()
+        call()
+        taken.append(1000 * (time.process_time() - began))
+    return median(taken[1:])
+
+
 PARTS: dict[str, tuple[Callable[[Random, int], list[Row]], float]] = {
-    "sequence": (sequence, 0.5),
+    "sequence": (sequence, 1),
     "useless": (useless, 2),
     "decisions": (decisions, 1),
     "outlook": (outlook, 0.5),
     "looks": (looks, 2),
     "length": (length_bias, 0.2),
-    "sides": (side_clickers, 0.2),
+    "sides": (side_clickers, 0.5),
     "unblinding": (telling, 2),
     "flips": (planted_flips, 0.05),
     "arms": (arms, 1),
+    "cost": (cost, 1),
 }
 """Each part, and how many of the asked repeats it takes: some are dear, some need many."""
 
@@ -463,6 +495,7 @@ def main() -> None:
     for name in args.only:
         part, share = PARTS[name]
         rows += part(np.random.default_rng([args.seed, list(PARTS).index(name)]), max(50, round(args.repeats * share)))
+        print(f"{name}: {time.process_time() - began:.0f} CPU seconds so far", file=sys.stderr, flush=True)
     seconds = time.process_time() - began
     result = {"rows": [asdict(row) for row in rows], "cpu_seconds": round(seconds, 1), "machine": machine_facts()}
     publish(args.out, result, report(rows))
@@ -470,7 +503,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, default=Path("bench/results/loop_simulation"))
