@@ -80,7 +80,7 @@ def test_from_the_sign_in_link_to_an_adapter_that_loads(
     page.locator("input[type=file]").set_input_files(file)
     page.get_by_role("button", name="Look at it").click()
     page.wait_for_url("**/imports/*")
-    expect(page.locator(".recognised")).to_contain_text("`chosen` → chosen answer")
+    expect(page.locator(".recognised")).to_contain_text("chosen → chosen answer")
     page.get_by_role("button", name="Import", exact=True).click()
     expect(page.locator(".stat", has_text="Added").locator(".num")).to_have_text("30")
     expect(page.get_by_role("region", name="Rejected lines").locator("tbody tr td.num")).to_have_text("31")

@@ -153,7 +153,7 @@ def test_first_rows_are_shown_and_columns_are_said_before_anything_is_stored(
     said = {"role:frage": "prompt", "role:gut": "chosen", "role:schlecht": "rejected", "role:note": ""}
     assert browser.post(f"{address}/columns", data=said, headers=OWN).status_code == 303
     page = browser.get(address).text
-    assert "`gut` → chosen answer" in page and "first is better" in page and "&lt;b&gt;q&lt;/b&gt;" in page
+    assert "<code>gut</code> → chosen answer" in page and "first is better" in page and "&lt;b&gt;q&lt;/b&gt;" in page
     assert re.search(r'<option value="prompt" selected>', page)
     part = browser.post(
         f"{address}/columns", data=said, headers=OWN | {"HX-Request": "true", "HX-Request-Type": "partial"}
