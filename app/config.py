@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     )
     web_workers: int = Field(1, ge=1, description="Web server processes.")
     requests_at_once: int = Field(
-        16, ge=1, le=200, description="Requests that one web process works on at once; others wait their turn."
+        8, ge=1, le=200, description="Requests that one web process works on at once; others wait their turn."
     )
     client_seconds: float = Field(
         30, gt=0, description="How long a web process waits for a client in the middle of a request."
