@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "user": ("people", "user", "Accounts."),
     "token": ("tokens", "token", "API tokens."),
     "project": ("projects", "project", "Projects."),
+    "members": ("projects", "members", "Members of projects."),
     "snapshot": ("snapshots", "snapshot", "Frozen datasets."),
     "jobs": ("jobs", "jobs", "Jobs: training runs, exports."),
     "checkpoints": ("checkpoints", "checkpoints", "What training runs saved."),

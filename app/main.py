@@ -18,7 +18,7 @@ from app.ops import logs, sweeper
 from app.ops.metrics import Metrics
 from app.paths import STATIC
 from app.routes import api
-from app.routes.accounts import account, people, session
+from app.routes.accounts import account, members, people, session
 from app.routes.collecting import compare, guidelines, history, home, imports, projects
 from app.routes.datasets import data, extracts, snapshots
 from app.routes.ops import audit, health, workers
@@ -40,6 +40,7 @@ PAGES: tuple[Any, ...] = (
     audit,
     home,
     projects,
+    members,
     guidelines,
     history,
     data,

@@ -35,6 +35,7 @@ class Factory:
         return self.user(Role.ENGINEER)
 
     def project(self, *, by: User | None = None, slug: str | None = None, **rules: object) -> Project:
+        """Open to everybody unless `rules` say otherwise."""
         by = by or self.user(Role.ADMIN)
         with write_session(self.engine) as session:
             slug = slug or f"project-{self._next()}"
@@ -44,7 +45,7 @@ class Factory:
                 name=slug.replace("-", " ").title(),
                 by=by,
                 guidelines="Pick the shorter answer.",
-                **rules,
+                **{"open_to_everybody": True, **rules},
             )
 
     def comparison(

@@ -319,3 +319,27 @@ def test_an_export_that_the_model_can_not_have_is_refused_in_one_line(
     refused = outside("checkpoints", "export", str(checkpoint.id), "--as", "gguf-f16")
     assert refused.returncode == 1
     assert "this one is of type gemma" in refused.stderr and "Export it as merged weights instead." in refused.stderr
+
+
+def test_members_are_listed_added_and_removed(settings: Settings) -> None:
+    prefloop("user", "add", "boss", "--role", "admin")
+    prefloop("user", "add", "ada")
+    prefloop("project", "create", "tone")
+    assert prefloop("members", "add", "tone", "ada", "--role", "lead").exit_code == 0
+    rows = [json.loads(line) for line in prefloop("members", "list", "tone", "--json").output.splitlines()]
+    assert {row["username"]: row["role"] for row in rows} == {"boss": "engineer", "ada": "lead"}
+    assert prefloop("members", "remove", "tone", "ada").exit_code == 0
+    assert "ada" not in prefloop("members", "list", "tone").output
+    prefloop("project", "set", "tone", "open_to_everybody=true")
+    assert "open to everybody" in prefloop("members", "list", "tone").output
+
+
+def test_a_token_and_an_invitation_are_narrowed_by_words(settings: Settings) -> None:
+    prefloop("user", "add", "boss", "--role", "admin")
+    prefloop("project", "create", "tone")
+    assert prefloop("token", "create", "nightly", "--project", "tone", "--only-reads").exit_code == 0
+    (token,) = [json.loads(line) for line in prefloop("token", "list", "--json").output.splitlines()]
+    assert token["projects"] == "tone, only reads"
+    assert prefloop("user", "invite", "--project", "tone=lead").exit_code == 0
+    (row,) = [json.loads(line) for line in prefloop("user", "invitations", "--json").output.splitlines()]
+    assert row["projects"] == "tone=lead"

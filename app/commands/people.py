@@ -3,13 +3,14 @@
 from typing import Annotated
 
 import typer
+from sqlalchemy.orm import Session
 
 from app.commands.context import as_called, console, show
 from app.commands.options import AsJson
 from app.config import get_settings
 from app.db import read_session, write_session
-from app.models import Role
-from app.services.accounts import audit, links, users
+from app.models import ProjectRole, Role
+from app.services.accounts import audit, links, members, users
 
 user = typer.Typer(no_args_is_help=True, help="Accounts.")
 
@@ -107,11 +108,21 @@ def set_password(username: str) -> None:
 def invite(
     role: Annotated[Role, typer.Option(help="What the new account may do.")] = Role.EVALUATOR,
     note: Annotated[str, typer.Option(help="Who it is for, to tell invitations apart.")] = "",
+    projects: Annotated[
+        list[str] | None,
+        typer.Option("--project", help="SLUG or SLUG=ROLE (evaluator, lead, engineer); may be repeated."),
+    ] = None,
 ) -> None:
     """Print a link with which one person can create an account."""
     with write_session() as session:
-        link = links.invite(session, role=role, by=None, note=note)
+        link = links.invite(session, role=role, by=None, note=note, projects=_places(projects or []))
     console.print(f"{get_settings().base_url}/link/{link}")
+
+
+def _places(words: list[str]) -> dict[str, ProjectRole]:
+    """`slug` or `slug=role` words as what somebody becomes in which project."""
+    parts = (word.partition("=") for word in words)
+    return {slug: members.role_of(role or ProjectRole.EVALUATOR) for slug, _, role in parts}
 
 
 @user.command("invitations")
@@ -119,13 +130,25 @@ def list_invitations(as_json: AsJson = False) -> None:
     """Show the invitations that nobody has used yet."""
     with read_session() as session:
         show(
-            (
-                {"id": row.id, "role": row.role.value if row.role else "", "note": row.note, "expires": row.expires_at}
-                for row in links.open_invitations(session)
-            ),
+            _invitations(session),
             as_json=as_json,
             empty="No open invitation. Make one: prefloop user invite",
         )
+
+
+def _invitations(session: Session) -> list[dict[str, object]]:
+    rows = links.open_invitations(session)
+    promised = members.promises(session, link_ids=[row.id for row in rows])
+    return [
+        {
+            "id": row.id,
+            "role": row.role.value if row.role else "",
+            "projects": ", ".join(f"{one.slug}={one.role.value}" for one in promised.get(row.id, [])),
+            "note": row.note,
+            "expires": row.expires_at,
+        }
+        for row in rows
+    ]
 
 
 @user.command("withdraw")

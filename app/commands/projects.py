@@ -1,4 +1,4 @@
-"""prefloop project …"""
+"""prefloop project …, prefloop members …"""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +8,15 @@ import typer
 from app.commands.context import acting_user, console, pairs_of, show
 from app.commands.options import ActAs, AsJson
 from app.db import read_session, write_session
+from app.models import ProjectRole
+from app.services.accounts import members as member_service
+from app.services.accounts import users
+from app.services.accounts.access import Caller
 from app.services.collecting import guidelines as guideline_texts
 from app.services.collecting import projects
 
 project = typer.Typer(no_args_is_help=True, help="Projects.")
+members = typer.Typer(no_args_is_help=True, help="Members of projects.")
 
 
 @project.command("create")
@@ -22,6 +27,9 @@ def create_project(
         Path | None, typer.Option(help="Markdown file of guidelines.", exists=True, dir_okay=False)
     ] = None,
     judgments: Annotated[int, typer.Option(help="Judgments wanted for each comparison.")] = 1,
+    open_to_everybody: Annotated[
+        bool, typer.Option("--open", help="Let every account in by its own role; else only members.")
+    ] = False,
     as_user: ActAs = None,
 ) -> None:
     """Create a project."""
@@ -33,6 +41,7 @@ def create_project(
             by=acting_user(session, as_user),
             guidelines=guidelines.read_text() if guidelines else "",
             judgments_per_comparison=judgments,
+            open_to_everybody=open_to_everybody,
         )
     console.print(f"“{row.slug}” was created. Fill it: prefloop import {row.slug} FILE.jsonl")
 
@@ -51,7 +60,7 @@ def list_projects(as_json: AsJson = False) -> None:
                     "slots_done": row.done,
                     "slots_wanted": row.wanted,
                 }
-                for row in projects.listing(session, user=acting_user(session, None))
+                for row in projects.listing(session, caller=Caller.of(acting_user(session, None)))
             ),
             as_json=as_json,
             empty="No projects yet. Make one: prefloop project create SLUG",
@@ -82,3 +91,61 @@ def change_guidelines(
             session, project=projects.get(session, slug), text=file.read_text(), by=acting_user(session, as_user)
         )
     console.print(f"Guidelines of {slug} are at version {row.version}.")
+
+
+@members.command("list")
+def list_members(slug: str, as_json: AsJson = False) -> None:
+    """Show who is in a project as what."""
+    with read_session() as session:
+        row = projects.get(session, slug)
+        if row.open_to_everybody and not as_json:
+            console.print(f"“{slug}” is open to everybody: each account acts in it by its own role.")
+        show(
+            (
+                {
+                    "username": member.username,
+                    "name": member.display_name,
+                    "role": member.role.value,
+                    "active": member.active,
+                    "since": member.added_at,
+                    "added_by": member.added_by,
+                }
+                for member in member_service.listing(session, project=row)
+            ),
+            as_json=as_json,
+            empty=f"No members. Add one: prefloop members add {slug} NAME",
+        )
+
+
+@members.command("add")
+def add_member(
+    slug: str,
+    username: str,
+    role: Annotated[ProjectRole, typer.Option(help="What they are in the project.")] = ProjectRole.EVALUATOR,
+    as_user: ActAs = None,
+) -> None:
+    """Add somebody to a project, or change their role in it."""
+    with write_session() as session:
+        member_service.put(
+            session,
+            project=projects.get(session, slug),
+            user=users.get(session, username),
+            role=role,
+            by=acting_user(session, as_user),
+            acting=ProjectRole.ENGINEER,
+        )
+    console.print(f"{username} is {role.value} in “{slug}”.")
+
+
+@members.command("remove")
+def remove_member(slug: str, username: str, as_user: ActAs = None) -> None:
+    """Take somebody out of a project. Their judgments stay."""
+    with write_session() as session:
+        member_service.remove(
+            session,
+            project=projects.get(session, slug),
+            user=users.get(session, username),
+            by=acting_user(session, as_user),
+            acting=ProjectRole.ENGINEER,
+        )
+    console.print(f"{username} isn't a member of “{slug}” any more.")

@@ -14,11 +14,17 @@ token = typer.Typer(no_args_is_help=True, help="API tokens.")
 
 @token.command("create")
 def create_token(
-    name: str, user: Annotated[str | None, typer.Option("--user", help="Owner. Default: the first admin.")] = None
+    name: str,
+    user: Annotated[str | None, typer.Option("--user", help="Owner. Default: the first admin.")] = None,
+    projects: Annotated[
+        list[str] | None, typer.Option("--project", help="Act in this project only; may be repeated.")
+    ] = None,
+    only_reads: Annotated[bool, typer.Option("--only-reads", help="Change nothing.")] = False,
 ) -> None:
-    """Create an API token and print it, once. It acts with its owner's role."""
+    """Create an API token and print it, once. It acts with its owner's roles."""
     with write_session() as session:
-        _, secret = tokens.create(session, user=acting_user(session, user), name=name)
+        owner = acting_user(session, user)
+        _, secret = tokens.create(session, user=owner, name=name, projects=projects or None, only_reads=only_reads)
     print(secret)
 
 
@@ -33,6 +39,7 @@ def list_tokens(as_json: AsJson = False) -> None:
                     "name": row.name,
                     "owner": row.user.username,
                     "starts_with": row.prefix,
+                    "projects": tokens.reach(row),
                     "created": row.created_at,
                     "last_used": row.last_used_at,
                     "revoked": row.revoked_at,

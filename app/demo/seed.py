@@ -76,6 +76,7 @@ def _project(session: Session, guidelines: str) -> Project:
         description="Demo: two answers to each question of a support team's customers. Which one sounds like the team?",
         guidelines=guidelines,
         is_demo=True,
+        open_to_everybody=True,
         default_base_model=MODEL,
         daily_goal=35,
         eval_percent=30,  # of so few pairs, less would leave next to nothing to evaluate on

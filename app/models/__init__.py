@@ -24,6 +24,7 @@ from app.models.figures import KeptFigures
 from app.models.importing import ColumnMap, Difference, Import, ImportReport, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
+from app.models.membership import Membership, ProjectRole, PromisedMembership, TokenProject
 from app.models.project import Guideline, Project
 from app.models.snapshot import Agreed, Counts, Evaluator, Sides, Snapshot, Source, Statistics, Warned
 from app.models.training_run import TrainingRun
@@ -67,8 +68,11 @@ __all__ = [
     "Link",
     "LinkKind",
     "LoginAttempt",
+    "Membership",
     "Project",
     "ProjectCount",
+    "ProjectRole",
+    "PromisedMembership",
     "Prompt",
     "PromptGroup",
     "PromptKey",
@@ -86,6 +90,7 @@ __all__ = [
     "Split",
     "Stage",
     "Statistics",
+    "TokenProject",
     "TrainingRun",
     "User",
     "UserSession",

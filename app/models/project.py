@@ -10,7 +10,8 @@ from app.models.base import Base, now
 
 class Project(Base):
     """`eval_percent` of the prompts, picked by content hash, are never trained on. `pairs_version` counts the transactions that
-    stored pairs, so that who looked before one can tell that nothing was added since."""
+    stored pairs, so that who looked before one can tell that nothing was added since. `open_to_everybody`: each account acts
+    in it by the account's own role; else only its members and admins know of it."""
 
     __tablename__ = "projects"
     __table_args__ = (
@@ -34,6 +35,7 @@ class Project(Base):
     default_base_model: Mapped[str] = mapped_column(String(255), default="")
     pairs_version: Mapped[int] = mapped_column(default=0)
     is_demo: Mapped[bool] = mapped_column(default=False)
+    open_to_everybody: Mapped[bool] = mapped_column(default=False)
     created_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 

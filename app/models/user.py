@@ -2,11 +2,15 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
+
+if TYPE_CHECKING:
+    from app.models.project import Project
 
 
 class Role(StrEnum):
@@ -55,7 +59,10 @@ class UserSession(Base):
 
 
 class ApiToken(Base):
-    """A Bearer token for scripts: shown once, stored as a keyed hash, acts with its owner's role."""
+    """A Bearer token for scripts: shown once, stored as a keyed hash, acts with its owner's roles.
+
+    `narrowed`: only in the projects of `projects`, even if none of them is left. `only_reads`: it changes nothing.
+    """
 
     __tablename__ = "api_tokens"
 
@@ -68,8 +75,13 @@ class ApiToken(Base):
     last_used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    narrowed: Mapped[bool] = mapped_column(default=False)
+    only_reads: Mapped[bool] = mapped_column(default=False)
 
     user: Mapped[User] = relationship(lazy="raise")
+    projects: Mapped[list["Project"]] = relationship(
+        secondary="token_projects", order_by="Project.slug", viewonly=True, lazy="raise"
+    )
 
 
 class LinkKind(StrEnum):

@@ -42,7 +42,7 @@ class StreamOver(Exception):
 class Frame:
     """Outermost: numbers the request, completes the answer's headers, turns an unexpected error into a page, counts, logs."""
 
-    look_again_seconds = 60.0  # one small query a minute for each open stream
+    look_again_seconds = 60.0  # one small query a minute for each open stream and long download
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
@@ -67,10 +67,11 @@ class Frame:
                 if _is_stream(message):
                     is_stream = True
                     self.metrics.stream_opened()
-            elif is_stream and time.perf_counter() - looked > self.look_again_seconds:
+            elif time.perf_counter() - looked > self.look_again_seconds:
                 looked = time.perf_counter()
                 if not await run_in_threadpool(self._may_go_on, scope):
-                    await send({"type": "http.response.body", "body": b""})
+                    if is_stream:  # a download breaks off instead: nobody takes half a file for the whole
+                        await send({"type": "http.response.body", "body": b""})
                     raise StreamOver
             await send(message)
 
@@ -90,7 +91,7 @@ class Frame:
             self._note(scope, status, time.perf_counter() - began)
 
     def _may_go_on(self, scope: Scope) -> bool:
-        """Whether whoever opened a stream is still signed in: signing out or a lost role ends it too."""
+        """Whether whoever reads a long answer may go on: signing out ends it, and a lost role or membership."""
         still_in = request_state.of_scope(scope).still_in
         if still_in is None:
             return True

@@ -7,7 +7,8 @@ from fastapi import Request
 from sqlalchemy.orm import Session
 from starlette.types import Scope
 
-from app.models import Role, User
+from app.models import ProjectRole, Role, User
+from app.services.accounts.access import Caller
 
 KEY = "prefloop"
 
@@ -26,16 +27,37 @@ class Viewer:
         return cls(user.id, user.username, user.display_name, user.role)
 
 
+@dataclass(frozen=True)
+class May:
+    """What whoever looks at a page may do: `make` projects; in the project of the page `lead` and `train`."""
+
+    make: bool = False
+    lead: bool = False
+    train: bool = False
+
+
 @dataclass
 class RequestState:
-    """`session_id`: the sign-in session of the browser, None for a token. `still_in` asks again, while a long answer is
+    """`caller`: the viewer as whoever asks for projects; `role`: what they are in the request's project.
+
+    `session_id`: the sign-in session of the browser, None for a token. `still_in` asks again, while a long answer is
     sent, whether its reader may go on; `note_use` writes down that the session or token was used, where that is due."""
 
     request_id: str = ""
     viewer: Viewer | None = None
+    caller: Caller | None = None
+    role: ProjectRole | None = None
     session_id: int | None = None
     still_in: Callable[[Session], bool] | None = None
     note_use: Callable[[Session], None] | None = None
+
+    @property
+    def may(self) -> May:
+        return May(
+            make=self.viewer is not None and self.viewer.role is not Role.EVALUATOR,
+            lead=self.role is not None and self.role.covers(ProjectRole.LEAD),
+            train=self.role is ProjectRole.ENGINEER,
+        )
 
 
 def of_scope(scope: Scope) -> RequestState:

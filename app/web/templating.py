@@ -33,6 +33,7 @@ SECTIONS = {
     "history": "history",
     "guidelines": "guidelines",
     "settings": "settings",
+    "members": "members",
     "data": "data",
     "import": "data",
     "imports": "data",
@@ -84,10 +85,11 @@ class PageResponse(HTMLResponse):
 def render(
     request: Request, template: str, context: Context, *, block: str | Sequence[str] | None = None, status: int = 200
 ) -> PageResponse:
-    """The page as HTML, or only its `block` (one or several) for htmx. `context`'s fields, `request`, `user` and
+    """The page as HTML, or only its `block` (one or several) for htmx. `context`'s fields, `request`, `user`, `may` and
     `section` are the template's names. It reads no database: what it shows was loaded before."""
     names: dict[str, Any] = {field.name: getattr(context, field.name) for field in fields(context)}
-    names |= {"request": request, "user": request_state.of(request).viewer, "section": section_of(request.url.path)}
+    state = request_state.of(request)
+    names |= {"request": request, "user": state.viewer, "may": state.may, "section": section_of(request.url.path)}
     if block:
         blocks = [block] if isinstance(block, str) else list(block)
         return PageResponse(lambda: render_blocks(environment(), template, blocks, **names), status, template=template)

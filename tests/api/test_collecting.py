@@ -52,9 +52,8 @@ def evaluator(factory: Factory, api: Api) -> dict[str, str]:
 def test_a_script_goes_from_a_project_to_a_snapshot(
     client: TestClient, engineer: dict[str, str], evaluator: dict[str, str]
 ) -> None:
-    made = client.post(
-        "/api/v1/projects", headers=engineer, json={"slug": "tone", "name": "Tone", "guidelines": "Be *kind*."}
-    )
+    new = {"slug": "tone", "name": "Tone", "guidelines": "Be *kind*.", "open_to_everybody": True}
+    made = client.post("/api/v1/projects", headers=engineer, json=new)
     assert made.status_code == 201 and made.json()["guideline_version"] == 1
     told = client.post("/api/v1/projects/tone/import?filename=pairs.jsonl", headers=engineer, content=waiting(30))
     assert told.status_code == 200
@@ -117,13 +116,10 @@ def test_nothing_that_an_evaluator_gets_names_a_source(
         ("GET", "projects/tone/comparisons"),
         ("POST", "projects/tone/import"),
         ("GET", "projects/tone/imports"),
-        ("GET", "imports/1"),
         ("GET", "projects/tone/preview"),
         ("POST", "projects/tone/preview"),
         ("GET", "projects/tone/snapshots"),
         ("POST", "projects/tone/snapshots"),
-        ("GET", "snapshots/1"),
-        ("GET", "snapshots/1/files/train.jsonl"),
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

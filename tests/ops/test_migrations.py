@@ -19,8 +19,8 @@ from app.db import read_session, write_session
 from app.main import create_app
 from app.models import Base, Project, Prompt
 from app.ops import migrate
-from app.services.accounts import users
-from app.services.collecting import judgments, pairs, recount
+from app.services.accounts import tokens, users
+from app.services.collecting import judgments, pairs, projects, recount
 from app.services.collecting.messages import prompt_hash
 from tests.conftest import ROOT
 from tests.ops.filled import DATABASES, Filled, Row, rows_of
@@ -95,6 +95,7 @@ PAGES = [
         for page in ("data", "compare", "history")
     ),
     "/projects/tone/settings",
+    "/projects/tone/members",
     "/projects/tone/guidelines",
     "/projects/tone/guidelines?version=1",
     "/projects/brought/import",
@@ -166,6 +167,32 @@ def test_judging_goes_on_after_an_upgrade(client: TestClient, engine: Engine, fi
     assert frozen["number"] == 2 and frozen["counts"]["pairs"] > filled.rows["snapshots"][1]["counts"]["pairs"]
     with read_session(engine) as session:
         assert recount.check(session) == []
+
+
+def test_everybody_goes_on_in_the_projects_of_before(client: TestClient, engine: Engine, filled: Filled) -> None:
+    evaluator, engineer = bearer(filled.given["evaluator_token"]), bearer(filled.given["token"])
+    slugs = {row["slug"] for row in filled.rows["projects"]}
+    for token, role in ((evaluator, "evaluator"), (engineer, "engineer")):
+        listed = client.get("/api/v1/projects", headers=token).json()
+        assert {row["slug"]: row["role"] for row in listed} == dict.fromkeys(slugs, role)
+    assert client.get("/api/v1/projects/tone/comparisons", headers=evaluator).status_code == 403
+    assert client.get("/api/v1/projects/tone/comparisons", headers=engineer).status_code == 200
+    with write_session(engine) as session:
+        made = projects.create(session, slug="made-since", name="New", by=users.get(session, "engineer"))
+        assert not made.open_to_everybody
+    assert client.get("/api/v1/projects/made-since", headers=evaluator).status_code == 404
+
+
+def test_a_downgrade_revokes_tokens_that_it_would_widen(engine: Engine, filled: Filled) -> None:
+    migrate.upgrade(engine)
+    with write_session(engine) as session:
+        owner = users.get(session, "engineer")
+        limits: list[dict[str, Any]] = [{"projects": ["tone"]}, {"only_reads": True}, {}]
+        ids = [tokens.create(session, user=owner, name="since", **limit)[0].id for limit in limits]
+    migrate.downgrade(engine, "0007")
+    revoked = {row["id"]: row["revoked_at"] is not None for row in rows_of(engine)["api_tokens"]}
+    assert [revoked[number] for number in ids] == [True, True, False]
+    migrate.upgrade(engine)
 
 
 def test_a_failed_run_of_before_the_upgrade_is_tried_again(client: TestClient, filled: Filled) -> None:

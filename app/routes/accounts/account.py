@@ -10,9 +10,9 @@ from pydantic import BaseModel, field_validator
 from sqlalchemy.orm import Session
 
 from app.db import read_session
-from app.errors import Invalid, PrefloopError
-from app.models import ApiToken, User, UserSession
-from app.services.accounts import logins, sessions, tokens
+from app.errors import Invalid, NotFound, PrefloopError
+from app.models import ApiToken, Project, User, UserSession
+from app.services.accounts import access, logins, sessions, tokens
 from app.web.deps import (
     BrowserDep,
     BrowserSessionDep,
@@ -47,6 +47,8 @@ class PasswordForm(BaseModel):
 class TokenForm(BaseModel):
     name: str
     days: int | None = None
+    project: list[str] = []
+    only_reads: bool = False
 
     @field_validator("days", mode="before")
     @classmethod
@@ -57,12 +59,13 @@ class TokenForm(BaseModel):
 @dataclass(frozen=True)
 class AccountPage:
     """`here`: the session of the browser that asks. `new_token` is shown this once. `password_problem` and
-    `token_problem` say why a form did nothing."""
+    `token_problem` say why a form did nothing. `projects`: those to which a token can be narrowed."""
 
     account: User
     here: int
     browsers: list[tuple[UserSession, str]]
     tokens: Sequence[ApiToken]
+    projects: Sequence[Project]
     new_token: str = ""
     password_problem: PrefloopError | None = None
     token_problem: PrefloopError | None = None
@@ -120,8 +123,16 @@ def make_token(
     settings: SettingsDep,
 ) -> Response:
     try:
-        _, secret = tokens.create(session, user=user, name=form.name, days=form.days, settings=settings)
-    except Invalid as problem:
+        _, secret = tokens.create(
+            session,
+            user=user,
+            name=form.name,
+            days=form.days,
+            projects=form.project or None,
+            only_reads=form.only_reads,
+            settings=settings,
+        )
+    except (Invalid, NotFound) as problem:
         return _page(request, session, user, here, token_problem=problem)
     return _page(
         request, session, user, here, new_token=secret
@@ -157,6 +168,7 @@ def _page(
         here,
         browsers,
         tokens.listing(session, user=user),
+        access.projects(session, caller=access.Caller.of(user)),
         new_token,
         password_problem,
         token_problem,

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.models import Link, Role, User
-from app.services.accounts import links, users
+from app.models import Link, Project, ProjectRole, Role, User
+from app.services.accounts import access, links, members, users
+from app.services.accounts.members import Promise
 from app.web.deps import AdminDep, RowId, SessionDep, SettingsDep
 from app.web.templating import redirect, render
 
@@ -21,6 +22,8 @@ router = APIRouter(prefix="/people")
 class InviteForm(BaseModel):
     role: Role = Role.EVALUATOR
     note: str = ""
+    project: list[str] = []
+    project_role: ProjectRole = ProjectRole.EVALUATOR
 
 
 class RoleForm(BaseModel):
@@ -42,8 +45,12 @@ class NewLink:
 
 @dataclass(frozen=True)
 class PeoplePage:
+    """`promised`: what each invitation gives in projects, by its id."""
+
     people: Sequence[User]
     invitations: Sequence[Link]
+    promised: dict[int, list[Promise]]
+    projects: list[Project]
     me: int
     roles: list[str]
     new_link: NewLink | None = None
@@ -58,7 +65,8 @@ def show(request: Request, session: SessionDep, user: AdminDep) -> Response:
 def invite(
     request: Request, form: Annotated[InviteForm, Form()], session: SessionDep, user: AdminDep, settings: SettingsDep
 ) -> Response:
-    token = links.invite(session, role=form.role, by=user, note=form.note, settings=settings)
+    projects = dict.fromkeys(form.project, form.project_role)
+    token = links.invite(session, role=form.role, by=user, note=form.note, projects=projects, settings=settings)
     title = f"Invitation as {form.role.value}" + (f" for {form.note.strip()}" if form.note.strip() else "")
     return _page(request, session, user, _link(token, title, settings.invitation_days * 86400, settings))
 
@@ -103,7 +111,14 @@ def _link(token: str, title: str, valid: int, settings: Settings) -> NewLink:
 
 
 def _page(request: Request, session: Session, user: User, new: NewLink | None = None) -> Response:
+    invitations = links.open_invitations(session)
     page = PeoplePage(
-        users.listing(session), links.open_invitations(session), user.id, [role.value for role in Role], new
+        users.listing(session),
+        invitations,
+        members.promises(session, link_ids=[link.id for link in invitations]),
+        access.projects(session, caller=access.Caller.of(user)),
+        user.id,
+        [role.value for role in Role],
+        new,
     )
     return render(request, "accounts/people/show.html", page)

@@ -1,5 +1,6 @@
 """Coming in and going out: password, sign-in link, invitation, sign-out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,7 +13,8 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Conflict, Invalid, PrefloopError, TooMany, WrongCredentials
 from app.models import LinkKind, User
-from app.services.accounts import audit, links, logins, sessions, users
+from app.services.accounts import audit, links, logins, members, sessions, users
+from app.services.accounts.members import Promise
 from app.web import request_state
 from app.web.deps import EngineDep, MaybeUserDep, SessionDep, SettingsDep, client_address
 from app.web.templating import redirect, render
@@ -56,6 +58,7 @@ class InvitationPage:
     username: str = ""
     display_name: str = ""
     problem: PrefloopError | None = None
+    projects: Sequence[Promise] = ()
 
 
 @router.get("/sign-in")
@@ -112,7 +115,9 @@ def open_link(token: str, request: Request, session: SessionDep, settings: Setti
             return redirect("/")
         raise
     if link.kind == LinkKind.INVITATION and link.role:
-        return render(request, "accounts/session/invitation.html", InvitationPage(token, link.role.value))
+        projects = members.promises(session, link_ids=[link.id]).get(link.id, ())
+        page = InvitationPage(token, link.role.value, projects=projects)
+        return render(request, "accounts/session/invitation.html", page)
     replaces = user is not None and user.id != link.user_id
     if _opened_by_a_person(request, settings) and not replaces:
         return _use_link(request, settings, token)
@@ -150,8 +155,10 @@ def accept_invitation(
             cookie = _start_session(request, session, user, settings, how="invitation")
     except (Invalid, Conflict) as problem:  # nothing was committed: the invitation can be taken again
         with write_session(request.app.state.engine) as session:
-            role = links.find(session, token=token, settings=settings).role
-        page = InvitationPage(token, role.value if role else "", form.username, form.display_name, problem)
+            link = links.find(session, token=token, settings=settings)
+            projects = members.promises(session, link_ids=[link.id]).get(link.id, ())
+        role = link.role.value if link.role else ""
+        page = InvitationPage(token, role, form.username, form.display_name, problem, projects)
         return render(request, "accounts/session/invitation.html", page, status=problem.status)
     return _admit(request, settings, cookie, "/")
 

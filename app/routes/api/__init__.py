@@ -2,14 +2,14 @@
 
 from fastapi import APIRouter
 
-from app.routes.api.accounts import people
+from app.routes.api.accounts import members, people
 from app.routes.api.collecting import imports, judgments, projects
 from app.routes.api.datasets import extracts, snapshots
 from app.routes.api.training import checkpoints, exports, jobs
 from app.web.problems import problems
 
 router = APIRouter(prefix="/api/v1", responses=problems(400, 401, 403, 413, 422, 503))
-for part in (people, projects, imports, judgments, snapshots, extracts):
+for part in (people, projects, members, imports, judgments, snapshots, extracts):
     router.include_router(part.router)
 router.include_router(jobs.router)
 router.include_router(checkpoints.router)

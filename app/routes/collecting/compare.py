@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Guideline, Judgment, Project, User
-from app.services.collecting import desk, guidelines, judgments, listing, projects
+from app.services.collecting import desk, guidelines, judgments, listing
 from app.services.collecting.desk import ShownPair
 from app.services.collecting.listing import Progress
 from app.web.deps import WorkDep
@@ -67,25 +67,25 @@ class DeskPage:
 
 
 @router.get("/projects/{slug}/compare")
-def show(request: Request, slug: str, work: WorkDep, edit: int | None = None) -> Response:
+def show(request: Request, work: WorkDep, edit: int | None = None) -> Response:
     """A page to look at that takes a lease, so it writes, unlike other GETs."""
-    with work.writing() as (session, user):
-        project = projects.get(session, slug)
+    with work.writing() as (session, here):
+        project, user = here.project, here.user
         page = _editing(session, project, user, edit) if edit is not None else _desk(session, project, user)
     return render(request, "collecting/compare/show.html", page).make()
 
 
 @router.post("/projects/{slug}/compare")
-def judge(request: Request, slug: str, work: WorkDep, form: Annotated[JudgmentForm, Form()]) -> Response:
-    with work.writing() as (session, user):
-        response = _judged(request, session, projects.get(session, slug), user, form)
+def judge(request: Request, work: WorkDep, form: Annotated[JudgmentForm, Form()]) -> Response:
+    with work.writing() as (session, here):
+        response = _judged(request, session, here.project, here.user, form)
     return response.make() if isinstance(response, PageResponse) else response
 
 
 @router.post("/projects/{slug}/compare/undo")
-def undo(request: Request, slug: str, work: WorkDep) -> Response:
-    with work.writing() as (session, user):
-        response = _undone(request, session, projects.get(session, slug), user)
+def undo(request: Request, work: WorkDep) -> Response:
+    with work.writing() as (session, here):
+        response = _undone(request, session, here.project, here.user)
     return response.make() if isinstance(response, PageResponse) else response
 
 
@@ -99,6 +99,7 @@ def _judged(request: Request, session: Session, project: Project, user: User, fo
             strength=_strength(form.strength),
             rationale=form.rationale,
             flags=form.flags,
+            project=project,
         )
     except (Invalid, Conflict, NotFound) as refusal:
         return _refused(request, session, project, user, form, refusal)

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from app.errors import Invalid, NotFound
-from app.models import Guideline, Project, Role
-from app.services.collecting import guidelines, projects
-from app.web.deps import EngineerDep, SessionDep, UserDep
+from app.models import Guideline, Project, ProjectRole
+from app.services.collecting import guidelines
+from app.web.deps import LeadDep, MemberDep, SessionDep
 from app.web.templating import PageResponse, redirect, render
 from app.web.text.rendered import markdown
 
@@ -39,8 +39,8 @@ class GuidelinesPage:
 
 
 @router.get("/projects/{slug}/guidelines")
-def show(request: Request, slug: str, session: SessionDep, user: UserDep, version: int | None = None) -> Response:
-    project = projects.get(session, slug)
+def show(request: Request, session: SessionDep, here: MemberDep, version: int | None = None) -> Response:
+    project = here.project
     shown = guidelines.get(session, project=project, version=version)
     if version is not None and shown is None:
         raise NotFound(
@@ -55,7 +55,7 @@ def show(request: Request, slug: str, session: SessionDep, user: UserDep, versio
             shown,
             guidelines.versions(session, project=project),
             _diff(before, shown),
-            can_edit=user.role is not Role.EVALUATOR,
+            can_edit=here.role.covers(ProjectRole.LEAD),
             text=shown.text if shown else "",
         ),
     )
@@ -63,14 +63,13 @@ def show(request: Request, slug: str, session: SessionDep, user: UserDep, versio
 
 @router.post("/projects/{slug}/guidelines")
 def write(
-    request: Request, slug: str, session: SessionDep, user: EngineerDep, text: Annotated[str, Form()] = ""
+    request: Request, slug: str, session: SessionDep, here: LeadDep, text: Annotated[str, Form()] = ""
 ) -> Response:
-    project = projects.get(session, slug)
+    project = here.project
     text = text.replace("\r\n", "\n")  # as browsers send it
     try:
-        saved = guidelines.write(session, project=project, text=text, by=user)
+        saved = guidelines.write(session, project=project, text=text, by=here.user)
     except Invalid as refusal:
-        project = projects.get(session, slug)
         return render(
             request,
             "collecting/guidelines/show.html",
@@ -93,9 +92,8 @@ def write(
 
 
 @router.post("/projects/{slug}/guidelines/preview")
-def preview(slug: str, session: SessionDep, user: EngineerDep, text: Annotated[str, Form()] = "") -> Response:
+def preview(here: LeadDep, text: Annotated[str, Form()] = "") -> Response:
     """The text as evaluators would see it; nothing is kept."""
-    projects.get(session, slug)
     return PageResponse(lambda: markdown(text) or '<p class="muted">Nothing written yet.</p>')
 
 

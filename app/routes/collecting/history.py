@@ -8,9 +8,9 @@ from fastapi.responses import Response
 from app.models import Project
 from app.paging import Page
 from app.routes.collecting.compare import SAID, STRENGTHS
-from app.services.collecting import judgments, listing, projects
+from app.services.collecting import judgments, listing
 from app.services.collecting.listing import Entry, Progress
-from app.web.deps import SessionDep, UserDep
+from app.web.deps import MemberDep, SessionDep
 from app.web.templating import render
 
 router = APIRouter()
@@ -27,8 +27,8 @@ class HistoryPage:
 
 
 @router.get("/projects/{slug}/history")
-def show(request: Request, slug: str, session: SessionDep, user: UserDep, page: int = 1) -> Response:
-    project = projects.get(session, slug)
+def show(request: Request, session: SessionDep, here: MemberDep, page: int = 1) -> Response:
+    project, user = here.project, here.user
     return render(
         request,
         "collecting/history/show.html",

@@ -6,11 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from app.models import Role
+from app.models import ProjectRole, Role
 from app.security import local_path
 from app.services.collecting import projects
 from app.services.collecting.projects import Overview
-from app.web.deps import SessionDep, UserDep
+from app.web.deps import CallerDep, SessionDep, UserDep
 from app.web.templating import THEME_COOKIE, THEMES, redirect, render
 
 router = APIRouter()
@@ -28,18 +28,18 @@ class MenuFragment:
 
 
 @router.get("/")
-def home(request: Request, session: SessionDep, user: UserDep) -> Response:
+def home(request: Request, session: SessionDep, user: UserDep, caller: CallerDep) -> Response:
     """Everybody's projects; an evaluator with one project goes straight to the desk."""
-    overviews = projects.listing(session, user=user)
-    if user.role is Role.EVALUATOR and len(overviews) == 1:
+    overviews = projects.listing(session, caller=caller)
+    if user.role is Role.EVALUATOR and [one.role for one in overviews] == [ProjectRole.EVALUATOR]:
         return redirect(f"/projects/{overviews[0].project.slug}/compare")
     return render(request, "collecting/home/show.html", ProjectsPage(overviews))
 
 
 @router.get("/menu/projects")
-def menu(request: Request, session: SessionDep, user: UserDep) -> Response:
+def menu(request: Request, session: SessionDep, caller: CallerDep) -> Response:
     return render(
-        request, "collecting/home/menu.html", MenuFragment(projects.listing(session, user=user)), block="menu"
+        request, "collecting/home/menu.html", MenuFragment(projects.listing(session, caller=caller)), block="menu"
     )
 
 

@@ -18,13 +18,12 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Conflict, Gone
 from app.models import Import, ImportState, Project, User
-from app.services.collecting import projects
 from app.services.collecting.imports import drafts, mapping, preview
 from app.services.collecting.imports import load as imports
 from app.services.collecting.imports.preview import Preview
 from app.services.collecting.imports.told import NOTES
 from app.web.bodies import ImportPlacesDep
-from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep, UploaderDep
+from app.web.deps import EngineDep, LeadDep, LeadUploaderDep, RowId, SessionDep, SettingsDep
 from app.web.templating import is_fragment, redirect, render
 
 router = APIRouter()
@@ -63,8 +62,8 @@ class ImportPage:
 
 
 @router.get("/projects/{slug}/import")
-def ask(slug: str, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
-    project = projects.get(session, slug)
+def ask(request: Request, session: SessionDep, here: LeadDep, settings: SettingsDep) -> Response:
+    project = here.project
     return render(
         request,
         "collecting/imports/new.html",
@@ -74,10 +73,10 @@ def ask(slug: str, request: Request, session: SessionDep, user: EngineerDep, set
 
 @router.post("/projects/{slug}/import")
 async def upload(
-    slug: str, request: Request, user: UploaderDep, engine: EngineDep, settings: SettingsDep, places: ImportPlacesDep
+    request: Request, here: LeadUploaderDep, engine: EngineDep, settings: SettingsDep, places: ImportPlacesDep
 ) -> Response:
     """Keeps the file as a draft, whose page shows how it would be read."""
-    project = await run_in_threadpool(_project, engine, slug)
+    project, user = here.project, here.user
     with ExitStack() as until_answered:
         until_answered.callback(places.take(user.id))
         async with request.form(max_files=1, max_fields=1) as form:
@@ -86,11 +85,6 @@ async def upload(
                 return await run_in_threadpool(_ask_again, request, engine, project, settings)
             row = await run_in_threadpool(_draft, engine, settings, project, user.id, sent.file, sent.filename)
     return redirect(f"/imports/{row.id}")
-
-
-def _project(engine: Engine, slug: str) -> Project:
-    with read_session(engine) as session:
-        return projects.get(session, slug)
 
 
 def _ask_again(request: Request, engine: Engine, project: Project, settings: Settings) -> Response:
@@ -111,7 +105,7 @@ def _draft(engine: Engine, settings: Settings, project: Project, user_id: int, f
 
 @router.post("/imports/{import_id}/columns")
 async def say(
-    import_id: RowId, request: Request, user: UploaderDep, engine: EngineDep, settings: SettingsDep
+    import_id: RowId, request: Request, _: LeadUploaderDep, engine: EngineDep, settings: SettingsDep
 ) -> Response:
     """Notes what columns become, and shows the rows anew."""
     row = await run_in_threadpool(_say, engine, import_id, await _given(request))
@@ -133,7 +127,7 @@ def _say(engine: Engine, import_id: int, given: dict[str, str]) -> Import:
 async def start(
     import_id: RowId,
     request: Request,
-    user: UploaderDep,
+    here: LeadUploaderDep,
     engine: EngineDep,
     settings: SettingsDep,
     places: ImportPlacesDep,
@@ -143,27 +137,26 @@ async def start(
     row = await run_in_threadpool(_row, engine, import_id)
     if row.state is ImportState.DRAFT:
         mapping.checked(given := given or row.mapping)
-        give_back = places.take(user.id)
+        give_back = places.take(here.user.id)
         try:
             stream = await run_in_threadpool(drafts.open_upload, settings, row)
         except BaseException:
             give_back()
             raise
-        await _start(engine, row, user.id, stream, settings, given, give_back)
+        await _start(engine, row, here.user.id, stream, settings, given, give_back)
     return redirect(f"/imports/{import_id}")
 
 
 @router.post("/imports/{import_id}/discard")
-def discard(import_id: RowId, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+def discard(import_id: RowId, session: SessionDep, here: LeadDep, settings: SettingsDep) -> Response:
     row = imports.get(session, import_id)
-    project = session.get_one(Project, row.project_id)
     drafts.discard(session, settings=settings, row=row)
-    return redirect(f"/projects/{project.slug}/import", "Discarded. Nothing of the file was stored.", "good")
+    return redirect(f"/projects/{here.project.slug}/import", "Discarded. Nothing of the file was stored.", "good")
 
 
 @router.post("/imports/{import_id}/stop")
-def stop(import_id: RowId, session: SessionDep, user: EngineerDep) -> Response:
-    imports.stop(session, row=imports.get(session, import_id), by=user)
+def stop(import_id: RowId, session: SessionDep, here: LeadDep) -> Response:
+    imports.stop(session, row=imports.get(session, import_id), by=here.user)
     return redirect(f"/imports/{import_id}")
 
 
@@ -220,16 +213,15 @@ async def _start(
 
 @router.get("/imports/{import_id}")
 def show(
-    import_id: RowId, request: Request, session: SessionDep, user: EngineerDep, engine: EngineDep, settings: SettingsDep
+    import_id: RowId, request: Request, session: SessionDep, here: LeadDep, engine: EngineDep, settings: SettingsDep
 ) -> Response:
     row = imports.get(session, import_id)
-    project = session.get_one(Project, row.project_id)
     if row.state is ImportState.DRAFT:
         return render(request, "collecting/imports/draft.html", _draft_page(engine, settings, row))
     stalled = imports.is_stalled(row)
     reasons = Counter(rejection["reason"] for rejection in row.rejections).most_common()
     page = ImportPage(
-        project,
+        here.project,
         row,
         row.state is ImportState.RUNNING and not stalled,
         stalled,

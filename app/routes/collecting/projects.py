@@ -8,10 +8,10 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from app.errors import Conflict, Invalid
-from app.models import Project, Role
+from app.models import Project, ProjectRole
 from app.routes.collecting import home
 from app.services.collecting import projects
-from app.web.deps import EngineerDep, SessionDep, UserDep
+from app.web.deps import CallerDep, LeadDep, MakerDep, MemberDep, SessionDep
 from app.web.templating import redirect, render
 
 router = APIRouter()
@@ -86,13 +86,13 @@ class SettingsPage:
 
 
 @router.get("/projects")
-def listing(request: Request, session: SessionDep, user: UserDep) -> Response:
-    overviews = projects.listing(session, user=user)
+def listing(request: Request, session: SessionDep, caller: CallerDep) -> Response:
+    overviews = projects.listing(session, caller=caller)
     return render(request, "collecting/home/show.html", home.ProjectsPage(overviews))
 
 
 @router.get("/projects/new")
-def new(request: Request, user: EngineerDep) -> Response:
+def new(request: Request, user: MakerDep) -> Response:
     return render(
         request,
         "collecting/projects/new.html",
@@ -101,7 +101,7 @@ def new(request: Request, user: EngineerDep) -> Response:
 
 
 @router.post("/projects/new")
-def create(request: Request, session: SessionDep, user: EngineerDep, form: Annotated[ProjectForm, Form()]) -> Response:
+def create(request: Request, session: SessionDep, user: MakerDep, form: Annotated[ProjectForm, Form()]) -> Response:
     try:
         project = projects.create(
             session,
@@ -120,29 +120,28 @@ def create(request: Request, session: SessionDep, user: EngineerDep, form: Annot
 
 
 @router.get("/projects/{slug}")
-def open_project(slug: str, session: SessionDep, user: UserDep) -> Response:
-    project = projects.get(session, slug)
-    return redirect(f"/projects/{project.slug}/{'compare' if user.role is Role.EVALUATOR else 'data'}")
+def open_project(here: MemberDep) -> Response:
+    return redirect(f"/projects/{here.project.slug}/{'compare' if here.role is ProjectRole.EVALUATOR else 'data'}")
 
 
 @router.get("/projects/{slug}/settings")
-def settings(request: Request, slug: str, session: SessionDep, user: EngineerDep) -> Response:
-    project = projects.get(session, slug)
-    return render(request, "collecting/projects/settings.html", SettingsPage(project, ProjectForm.of(project)))
+def settings(request: Request, here: LeadDep) -> Response:
+    page = SettingsPage(here.project, ProjectForm.of(here.project))
+    return render(request, "collecting/projects/settings.html", page)
 
 
 @router.post("/projects/{slug}/settings")
 def update(
-    request: Request, slug: str, session: SessionDep, user: EngineerDep, form: Annotated[ProjectForm, Form()]
+    request: Request, slug: str, session: SessionDep, here: LeadDep, form: Annotated[ProjectForm, Form()]
 ) -> Response:
-    project = projects.get(session, slug)
+    project, by = here.project, here.user
     try:
-        projects.update(session, project=project, by=user, name=form.name, description=form.description, **form.rules())
+        projects.update(session, project=project, by=by, name=form.name, description=form.description, **form.rules())
     except (Invalid, Conflict) as refusal:
         return render(
             request,
             "collecting/projects/settings.html",
-            SettingsPage(projects.get(session, slug), form, _errors(refusal)),
+            SettingsPage(project, form, _errors(refusal)),
             status=refusal.status,
         )
     return redirect(f"/projects/{slug}/settings", "Settings saved.", "good")

@@ -7,12 +7,12 @@ from fastapi.responses import Response
 
 from app.models import Choice, Comparison, Judgment, Project, Snapshot, Split
 from app.paging import Page, Stretch
-from app.services.collecting import listing, projects
+from app.services.collecting import listing
 from app.services.collecting.listing import Filters, Row
 from app.services.datasets import figures, snapshots
 from app.services.datasets.figures import Figures
 from app.services.datasets.rules import LEFT_OUT
-from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep
+from app.web.deps import EngineDep, LeadDep, RowId, SessionDep
 from app.web.templating import is_fragment, render
 
 router = APIRouter()
@@ -52,11 +52,10 @@ class ComparisonPage:
 
 @router.get("/projects/{slug}/data")
 def show(
-    slug: str,
     request: Request,
     session: SessionDep,
     engine: EngineDep,
-    user: EngineerDep,
+    here: LeadDep,
     state: str = "",
     split: str = "",
     source: str = "",
@@ -65,7 +64,7 @@ def show(
     page: int = 1,
     after: int = 0,
 ) -> Response:
-    project = projects.get(session, slug)
+    project = here.project
     filters = Filters(
         state=state if state in STATES else "",
         split=Split(split) if split in set(Split) else None,
@@ -94,11 +93,11 @@ def show(
 
 
 @router.get("/comparisons/{comparison_id}")
-def comparison(comparison_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
+def comparison(comparison_id: RowId, request: Request, session: SessionDep, here: LeadDep) -> Response:
     """One comparison with its sources and every judgment, for those who may see them."""
     row = listing.comparison(session, comparison_id)
     return render(
         request,
         "datasets/data/comparison.html",
-        ComparisonPage(session.get_one(Project, row.project_id), row, listing.judgments_of(session, row.id), CHOICES),
+        ComparisonPage(here.project, row, listing.judgments_of(session, row.id), CHOICES),
     )

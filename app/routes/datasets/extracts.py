@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
 from app.db import write_session
 from app.errors import Invalid
 from app.models import Container, Extract, ExtractForm, ExtractState, Project, Snapshot, Split, User
-from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.datasets.extracts import extracts
-from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, StorageDep, UploaderDep
+from app.web.deps import EngineDep, EngineerDep, EngineerUploaderDep, RowId, SessionDep, StorageDep
 from app.web.downloads import send_extract
 from app.web.templating import is_fragment, redirect, render
 
@@ -40,8 +40,8 @@ CONTAINERS = [
 
 
 @router.get("/projects/{slug}/extracts")
-def show(slug: str, request: Request, session: SessionDep, user: EngineerDep) -> Response:
-    project = projects.get(session, slug)
+def show(request: Request, session: SessionDep, here: EngineerDep) -> Response:
+    project = here.project
     rows = extracts.listing(session, project=project)
     stalled = {row.id for row in rows if extracts.is_stalled(row)}
     running = any(row.state is ExtractState.RUNNING and row.id not in stalled for row in rows)
@@ -65,8 +65,7 @@ def _contents(newest: list[Snapshot]) -> list[tuple[str, str]]:
 
 @router.post("/projects/{slug}/extracts")
 def make(
-    slug: str,
-    user: UploaderDep,
+    here: EngineerUploaderDep,
     engine: EngineDep,
     storage: StorageDep,
     content: str = Form("own", max_length=64),
@@ -76,34 +75,32 @@ def make(
     if container not in list(Container):
         raise Invalid(f"There is no kind of file “{container}”.", f"Choose one of {', '.join(Container)}.")
     with write_session(engine) as session:
-        project = projects.get(session, slug)
-        form, snapshot, split = _wanted(session, content)
+        project = here.project
+        form, snapshot, split = _wanted(session, project, content)
         extracts.rows(engine, storage, form=form, project_id=project.id, snapshot=snapshot, split=split)
         row = extracts.create(
             session,
             project=project,
-            by=session.get_one(User, user.id),
+            by=session.get_one(User, here.user.id),
             form=form,
             container=Container(container),
             snapshot=snapshot,
             split=split,
         )
     extracts.start(engine, storage, row.id).join(SECONDS_WAITED)
-    return redirect(f"/projects/{slug}/extracts")
+    return redirect(f"/projects/{here.project.slug}/extracts")
 
 
-def _wanted(session: SessionDep, content: str) -> tuple[ExtractForm, Snapshot | None, Split | None]:
+def _wanted(session: Session, project: Project, content: str) -> tuple[ExtractForm, Snapshot | None, Split | None]:
     if content == "own":
         return ExtractForm.OWN, None, None
     form, _, rest = content.partition(":")
     number, _, split = rest.partition(":")
     if form not in list(ExtractForm) or not number.isdecimal() or len(number) > 9 or split not in list(Split):
         raise Invalid(f"“{content}” can't be made.", "Choose what to make.")
-    return ExtractForm(form), snapshots.get(session, int(number)), Split(split)
+    return ExtractForm(form), snapshots.of_project(session, project=project, snapshot_id=int(number)), Split(split)
 
 
 @router.get("/extracts/{extract_id}/file")
-def download(
-    extract_id: RowId, request: Request, engine: EngineDep, user: EngineerDep, storage: StorageDep
-) -> Response:
+def download(extract_id: RowId, request: Request, engine: EngineDep, _: EngineerDep, storage: StorageDep) -> Response:
     return send_extract(request, engine, storage, extract_id=extract_id)

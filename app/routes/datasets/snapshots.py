@@ -7,12 +7,20 @@ from fastapi.responses import Response
 
 from app.db import read_session
 from app.models import Project, Snapshot, TrainingRun
-from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.datasets.rules import LEFT_OUT
 from app.services.training import runs
 from app.web.archive import stored
-from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, StorageDep, UploaderDep, client_address
+from app.web.deps import (
+    EngineDep,
+    EngineerDep,
+    LeadDep,
+    LeadUploaderDep,
+    RowId,
+    SessionDep,
+    StorageDep,
+    client_address,
+)
 from app.web.downloads import send
 from app.web.templating import redirect, render
 
@@ -29,7 +37,7 @@ class SnapshotPage:
 
 
 @router.get("/snapshots/{snapshot_id}")
-def show(snapshot_id: RowId, request: Request, session: SessionDep, user: EngineerDep) -> Response:
+def show(snapshot_id: RowId, request: Request, session: SessionDep, here: LeadDep) -> Response:
     snapshot = snapshots.get(session, snapshot_id)
     trained = runs.listing(session, snapshot=snapshot).items
     pairs = {file.name: snapshots.pairs_in(snapshot, file.name) for file in snapshot.files}
@@ -38,9 +46,9 @@ def show(snapshot_id: RowId, request: Request, session: SessionDep, user: Engine
 
 
 @router.post("/projects/{slug}/snapshots")
-def freeze(slug: str, request: Request, user: UploaderDep, engine: EngineDep, storage: StorageDep) -> Response:
+def freeze(request: Request, here: LeadUploaderDep, engine: EngineDep, storage: StorageDep) -> Response:
+    project, user = here.project, here.user
     with read_session(engine) as session:
-        project = projects.get(session, slug)
         newest = snapshots.listing(session, project=project)[:1]
     snapshot = snapshots.freeze(
         engine, project=project, by_id=user.id, storage=storage, address=client_address(request)
@@ -54,7 +62,7 @@ def freeze(slug: str, request: Request, user: UploaderDep, engine: EngineDep, st
 
 @router.get("/snapshots/{snapshot_id}/files/{name}")
 def download(
-    snapshot_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+    snapshot_id: RowId, name: str, request: Request, session: SessionDep, _: EngineerDep, storage: StorageDep
 ) -> Response:
     snapshot = snapshots.get(session, snapshot_id)
     file = snapshots.file(snapshot, name)

@@ -13,12 +13,10 @@ from app.paging import Page
 from app.routes.training import run_page
 from app.routes.training.export_panel import Panel, panel
 from app.routes.training.run_page import Setting
-from app.services.accounts import users
-from app.services.collecting import projects
 from app.services.training import checkpoints, exports, loading, outcome
 from app.services.training.outcome import Verdict
 from app.storage import Storage
-from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep, StorageDep, UploaderDep
+from app.web.deps import EngineDep, EngineerDep, EngineerUploaderDep, RowId, SessionDep, SettingsDep, StorageDep
 from app.web.downloads import send_checkpoint_archive, send_checkpoint_file, send_export_archive, send_export_file
 from app.web.templating import is_fragment, redirect, render
 
@@ -55,8 +53,8 @@ class CheckpointPage:
 
 
 @router.get("/projects/{slug}/checkpoints")
-def listing(slug: str, request: Request, session: SessionDep, user: EngineerDep, page: int = 1) -> Response:
-    project = projects.get(session, slug)
+def listing(request: Request, session: SessionDep, here: EngineerDep, page: int = 1) -> Response:
+    project = here.project
     checkpoints_page = checkpoints.listing(session, project=project, page=page, size=25)
     told = {row.id: outcome.verdict(row.metrics) for row in checkpoints_page.items}
     sizes = {row.id: checkpoints.size(row) for row in checkpoints_page.items}
@@ -68,7 +66,7 @@ def show(
     checkpoint_id: RowId,
     request: Request,
     session: SessionDep,
-    user: EngineerDep,
+    _: EngineerDep,
     settings: SettingsDep,
     storage: StorageDep,
 ) -> Response:
@@ -101,7 +99,7 @@ def show(
 def export(
     checkpoint_id: RowId,
     engine: EngineDep,
-    viewer: UploaderDep,
+    here: EngineerUploaderDep,
     settings: SettingsDep,
     storage: StorageDep,
     format: Annotated[ExportFormat, Form()],
@@ -112,7 +110,7 @@ def export(
     refused = exports.refusals(settings, storage, checkpoint=checkpoint)
     try:
         with write_session(engine) as session:
-            by = users.get(session, viewer.username)
+            by = here.within(session).user
             exports.create(session, checkpoint=checkpoint, format=format, by=by, refused=refused)
     except exports.CannotExport as reason:
         return redirect(f"/checkpoints/{checkpoint_id}", str(reason))
@@ -130,7 +128,7 @@ def _card(row: Checkpoint, storage: Storage) -> str:
 @router.head("/checkpoints/{checkpoint_id}/files/{name:path}")
 @router.get("/checkpoints/{checkpoint_id}/files/{name:path}")
 def download(
-    checkpoint_id: RowId, name: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+    checkpoint_id: RowId, name: str, request: Request, session: SessionDep, _: EngineerDep, storage: StorageDep
 ) -> Response:
     return send_checkpoint_file(request, session, storage, checkpoint_id=checkpoint_id, name=name)
 
@@ -138,7 +136,7 @@ def download(
 @router.head("/checkpoints/{checkpoint_id}/archive.tar")
 @router.get("/checkpoints/{checkpoint_id}/archive.tar")
 def archive(
-    checkpoint_id: RowId, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+    checkpoint_id: RowId, request: Request, session: SessionDep, _: EngineerDep, storage: StorageDep
 ) -> Response:
     return send_checkpoint_archive(request, session, storage, checkpoint_id=checkpoint_id)
 
@@ -151,7 +149,7 @@ def download_export(
     name: str,
     request: Request,
     session: SessionDep,
-    user: EngineerDep,
+    _: EngineerDep,
     storage: StorageDep,
 ) -> Response:
     return send_export_file(request, session, storage, checkpoint_id=checkpoint_id, format=format, name=name)
@@ -160,6 +158,6 @@ def download_export(
 @router.head("/checkpoints/{checkpoint_id}/exports/{format}/archive.tar")
 @router.get("/checkpoints/{checkpoint_id}/exports/{format}/archive.tar")
 def export_archive(
-    checkpoint_id: RowId, format: str, request: Request, session: SessionDep, user: EngineerDep, storage: StorageDep
+    checkpoint_id: RowId, format: str, request: Request, session: SessionDep, _: EngineerDep, storage: StorageDep
 ) -> Response:
     return send_export_archive(request, session, storage, checkpoint_id=checkpoint_id, format=format)

@@ -12,7 +12,6 @@ from app.events import wire
 from app.models import FINISHED, JobKind, JobState, Project, TrainingRun
 from app.paging import Page
 from app.routes.training import job_page, run_page, run_stream
-from app.services.collecting import projects
 from app.services.jobs import jobs
 from app.services.training import outcome, runs
 from app.services.training.outcome import Verdict
@@ -33,10 +32,8 @@ class RunsPage:
 
 
 @router.get("/projects/{slug}/runs")
-def listing(
-    slug: str, request: Request, session: SessionDep, user: EngineerDep, state: str = "", page: int = 1
-) -> Response:
-    project = projects.get(session, slug)
+def listing(request: Request, session: SessionDep, here: EngineerDep, state: str = "", page: int = 1) -> Response:
+    project = here.project
     wanted = JobState(state) if state in set(JobState) else None
     shown = runs.listing(session, project=project, state=wanted, page=page, size=25)
     told = {run.job_id: outcome.verdict(run.metrics) for run in shown.items if run.job.state is JobState.SUCCEEDED}
@@ -50,7 +47,7 @@ def listing(
 
 
 @router.get("/jobs/{job_id}")
-def show(job_id: RowId, request: Request, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+def show(job_id: RowId, request: Request, session: SessionDep, _: EngineerDep, settings: SettingsDep) -> Response:
     job = jobs.get(session, job_id)
     if job.kind is JobKind.TRAINING:
         run = runs.get(session, job_id)
@@ -67,7 +64,7 @@ def show(job_id: RowId, request: Request, session: SessionDep, user: EngineerDep
 def stream(
     job_id: RowId,
     request: Request,
-    user: WatcherDep,
+    _: WatcherDep,
     settings: SettingsDep,
     engine: EngineDep,
     after: int = 0,
@@ -86,18 +83,18 @@ def stream(
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel(job_id: RowId, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+def cancel(job_id: RowId, session: SessionDep, here: EngineerDep, settings: SettingsDep) -> Response:
     try:
-        jobs.cancel(session, job=jobs.get(session, job_id), by=user)
+        jobs.cancel(session, job=jobs.get(session, job_id), by=here.user)
     except Conflict as over:  # it ended while somebody read the page: the page says how
         return redirect(f"/jobs/{job_id}", str(over))
     return redirect(f"/jobs/{job_id}")
 
 
 @router.post("/jobs/{job_id}/retry")
-def retry(job_id: RowId, session: SessionDep, user: EngineerDep, settings: SettingsDep) -> Response:
+def retry(job_id: RowId, session: SessionDep, here: EngineerDep, settings: SettingsDep) -> Response:
     try:
-        jobs.retry(session, job=jobs.get(session, job_id), by=user)
+        jobs.retry(session, job=jobs.get(session, job_id), by=here.user)
     except Conflict as not_now:
         return redirect(f"/jobs/{job_id}", str(not_now))
     return redirect(f"/jobs/{job_id}")

@@ -17,7 +17,6 @@ from app.errors import Invalid, PrefloopError
 from app.models import Counts, JobKind, Project, Snapshot, Statistics, TrainingRun, User
 from app.routes.training import run_form
 from app.routes.training.run_form import RULE_HELP, Form
-from app.services.collecting import projects
 from app.services.datasets import figures, snapshots
 from app.services.jobs import workers
 from app.services.training import base_models, estimates, presets, run_settings, runs
@@ -28,13 +27,13 @@ from app.storage import Storage
 from app.web.deps import (
     EngineDep,
     EngineerDep,
+    EngineerUploaderDep,
+    Here,
     SessionDep,
     SettingsDep,
     StorageDep,
-    UploaderDep,
     client_address,
 )
-from app.web.request_state import Viewer
 from app.web.templating import redirect, render
 
 router = APIRouter()
@@ -85,52 +84,48 @@ FieldsDep = Annotated[dict[str, str], Depends(_fields)]
 
 @router.get("/projects/{slug}/train")
 def show(
-    slug: str,
     request: Request,
     fields: FieldsDep,
     session: SessionDep,
     engine: EngineDep,
-    user: EngineerDep,
+    here: EngineerDep,
     settings: SettingsDep,
 ) -> Response:
-    project = projects.get(session, slug)
+    project = here.project
     form = _start(session, project, fields, settings)
     return render(request, "training/jobs/new.html", _page(engine, session, project, form, settings))
 
 
 @router.get("/projects/{slug}/train/preview")
 def preview(
-    slug: str,
     request: Request,
     fields: FieldsDep,
     session: SessionDep,
     engine: EngineDep,
-    user: EngineerDep,
+    here: EngineerDep,
     settings: SettingsDep,
 ) -> Response:
     """The data and the cost under what the form says now."""
-    project = projects.get(session, slug)
+    project = here.project
     page = _page(engine, session, project, run_form.read(fields), settings)
     return render(request, "training/jobs/new.html", page, block="preview")
 
 
 @router.post("/projects/{slug}/train")
 def create(
-    slug: str,
     request: Request,
     fields: FieldsDep,
-    user: UploaderDep,
+    here: EngineerUploaderDep,
     engine: EngineDep,
     settings: SettingsDep,
     storage: StorageDep,
 ) -> Response:
     form = run_form.read(fields)
-    with read_session(engine) as session:
-        project = projects.get(session, slug)
+    project = here.project
     status, problems = Invalid.status, _problems(form, settings)
     if not problems:
         try:
-            run = _queue(engine, project, form, user, storage, client_address(request))
+            run = _queue(engine, here, form, storage, client_address(request))
             return redirect(f"/jobs/{run.job_id}")
         except PrefloopError as error:
             if error.status == 404:
@@ -157,7 +152,7 @@ def _problems(form: Form, settings: Settings) -> dict[str, str]:
     return problems
 
 
-def _queue(engine: Engine, project: Project, form: Form, user: Viewer, storage: Storage, address: str) -> TrainingRun:
+def _queue(engine: Engine, here: Here, form: Form, storage: Storage, address: str) -> TrainingRun:
     wanted: dict[str, Any] = {
         "base_model": form.base_model,
         "config": form.config(),
@@ -167,24 +162,17 @@ def _queue(engine: Engine, project: Project, form: Form, user: Viewer, storage: 
     if form.snapshot_id is not None:
         with write_session(engine) as session:
             session.info["address"] = address
-            snapshot = _snapshot(session, project, form.snapshot_id)
-            return runs.create(session, snapshot=snapshot, by=session.get_one(User, user.id), **wanted)
+            snapshot = snapshots.of_project(session, project=here.project, snapshot_id=form.snapshot_id)
+            return runs.create(session, snapshot=snapshot, by=session.get_one(User, here.user.id), **wanted)
     return runs.train_on_current(
         engine,
-        project=project,
-        by_id=user.id,
+        project=here.project,
+        by_id=here.user.id,
         storage=storage,
         rule=form.checked_rule(),
         address=address,
         **wanted,
     )
-
-
-def _snapshot(session: Session, project: Project, snapshot_id: int) -> Snapshot:
-    snapshot = snapshots.get(session, snapshot_id)
-    if snapshot.project_id != project.id:
-        raise Invalid("That snapshot belongs to another project.", "Choose one of this project's.", field="snapshot_id")
-    return snapshot
 
 
 def _start(session: Session, project: Project, fields: Mapping[str, str], settings: Settings) -> Form:
@@ -200,6 +188,8 @@ def _start(session: Session, project: Project, fields: Mapping[str, str], settin
     earlier = fields.get("from", "")
     if earlier.isdecimal() and len(earlier) < 10:
         run = runs.get(session, int(earlier))
+        if run.job.project_id != project.id:
+            raise runs.missing(run.job_id)
         chosen |= {
             "preset": "standard",
             "base_model": run.base_model if run.base_model in known else model,
@@ -234,7 +224,7 @@ def _page(
 
 def _dataset(engine: Engine, session: Session, project: Project, form: Form) -> Dataset:
     if form.snapshot_id is not None:
-        frozen = _snapshot(session, project, form.snapshot_id)
+        frozen = snapshots.of_project(session, project=project, snapshot_id=form.snapshot_id)
         text = f"Snapshot {frozen.number}: {frozen.counts.train:,} pairs to train on and {frozen.counts.eval:,} to evaluate with."
         return Dataset(text, frozen.counts, frozen.statistics, frozen)
     try:

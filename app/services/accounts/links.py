@@ -1,6 +1,6 @@
 """One-use links: they sign a known person in, or invite a new one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 from app import security
 from app.config import Settings, get_settings
 from app.errors import Conflict, Gone, NotFound
-from app.models import Link, LinkKind, Role, User
+from app.models import Link, LinkKind, ProjectRole, Role, User
 from app.models.base import now as clock
-from app.services.accounts import audit, users
+from app.services.accounts import audit, members, users
 
 ASK_AGAIN = "Ask an admin for a new one, or run `prefloop user link NAME` where Prefloop runs."
 
@@ -57,12 +57,15 @@ def invite(
     role: Role | str,
     by: User | None,
     note: str = "",
+    projects: Mapping[str, ProjectRole] | None = None,
     settings: Settings | None = None,
     now: datetime | None = None,
 ) -> str:
-    """The token of a link whose taker chooses a user name and gets `role`. `note`: for whom it is."""
+    """The token of a link whose taker chooses a user name and gets `role`. `note`: for whom it is; `projects`: what they
+    become in which, by slug. Raises NotFound."""
     settings, now = settings or get_settings(), now or clock()
     role = users.role_of(role)
+    promised = members.promised(session, projects or {})
     token = _add(
         session,
         settings,
@@ -73,7 +76,11 @@ def invite(
         role=role,
         note=" ".join(note.split())[:120],
     )
-    audit.record(session, by=by, action="invitation.create", target=f"invitation as {role.value}", note=note[:120])
+    members.promise(session, token_hash=security.hash_token(settings.secret, token), promised=promised)
+    told = {"projects": {slug: in_it.value for slug, in_it in projects.items()}} if projects else {}
+    audit.record(
+        session, by=by, action="invitation.create", target=f"invitation as {role.value}", note=note[:120], **told
+    )
     return token
 
 
@@ -126,7 +133,9 @@ def accept_invitation(
     if link.kind != LinkKind.INVITATION or link.role is None:
         raise NotFound("This is a sign-in link, not an invitation.", "Open it in a browser.")
     _use_up(session, link, now)
-    return users.create(session, username=username, display_name=display_name, role=link.role, password=password)
+    user = users.create(session, username=username, display_name=display_name, role=link.role, password=password)
+    members.keep_promises(session, link_id=link.id, user=user, invited_by_id=link.created_by_id)
+    return user
 
 
 def open_invitations(session: Session, *, now: datetime | None = None) -> Sequence[Link]:

@@ -1,17 +1,17 @@
-"""API tokens: shown once, stored as a keyed hash, acting with their owner's role."""
+"""API tokens: shown once, stored as a keyed hash, acting with their owner's roles, or in fewer projects, or only reading."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from app import security
 from app.config import Settings, get_settings
 from app.errors import Invalid, NotFound
-from app.models import ApiToken, User
+from app.models import ApiToken, TokenProject, User
 from app.models.base import now as clock
-from app.services.accounts import audit
+from app.services.accounts import access, audit
 
 TOUCH_AFTER = timedelta(minutes=1)
 SHOWN = len(security.API_TOKEN_PREFIX) + 6
@@ -23,17 +23,26 @@ def create(
     user: User,
     name: str,
     days: int | None = None,
+    projects: Sequence[str] | None = None,
+    only_reads: bool = False,
     by: User | None = None,
     settings: Settings | None = None,
     now: datetime | None = None,
 ) -> tuple[ApiToken, str]:
-    """The row and the full token, which nobody sees again. `days`: until it ends; None: until revoked."""
+    """The row and the full token, which nobody sees again. `days`: until it ends; None: until revoked.
+
+    projects: the slugs of those in which alone it acts; None: wherever its owner may. Raises Invalid, and NotFound for a
+    project that its owner can't see."""
     settings, now = settings or get_settings(), now or clock()
     name = " ".join(name.split())
     if not 1 <= len(name) <= 120:
         raise Invalid("A token needs a name of up to 120 characters.", "Name the script or machine that will use it.")
     if days is not None and not 1 <= days <= 3650:
         raise Invalid("A token lives between 1 and 3650 days.", "Choose a number in between, or none.")
+    if projects is not None and not projects:
+        raise Invalid("A token of no project can do nothing.", "Name at least one.", field="projects")
+    caller = access.Caller.of(user)
+    narrowed = {access.get(session, caller=caller, of="slug", value=slug)[0].id for slug in projects or ()}
     token = security.new_token(security.API_TOKEN_PREFIX)
     row = ApiToken(
         user_id=user.id,
@@ -42,10 +51,17 @@ def create(
         token_hash=security.hash_token(settings.secret, token),
         created_at=now,
         expires_at=now + timedelta(days=days) if days else None,
+        narrowed=projects is not None,
+        only_reads=only_reads,
     )
     session.add(row)
     session.flush()
-    audit.record(session, by=by or user, action="token.create", target=f"user {user.username}", token=row.prefix)
+    session.add_all(TokenProject(token_id=row.id, project_id=project_id) for project_id in narrowed)
+    limits = {"projects": sorted(projects or ()), "only_reads": only_reads}
+    told = {name: value for name, value in limits.items() if value}
+    audit.record(
+        session, by=by or user, action="token.create", target=f"user {user.username}", token=row.prefix, **told
+    )
     return row, token
 
 
@@ -84,11 +100,18 @@ def touch(session: Session, *, token_id: int, now: datetime | None = None) -> No
 
 
 def listing(session: Session, *, user: User | None = None) -> Sequence[ApiToken]:
-    """Newest first, owners loaded: one user's tokens that aren't revoked, or with no user everybody's with the revoked."""
-    query = select(ApiToken).options(joinedload(ApiToken.user)).order_by(ApiToken.id.desc())
+    """Newest first, owners and projects loaded: one user's tokens that aren't revoked, or with no user everybody's with the revoked."""
+    loaded = (joinedload(ApiToken.user), selectinload(ApiToken.projects))
+    query = select(ApiToken).options(*loaded).order_by(ApiToken.id.desc())
     if user:
         query = query.where(ApiToken.user_id == user.id, ApiToken.revoked_at.is_(None))
     return session.scalars(query).all()
+
+
+def reach(row: ApiToken) -> str:
+    """Where a listed token may act, in words."""
+    names = ", ".join(project.slug for project in row.projects) or "no project that is left"
+    return (names if row.narrowed else "all of its owner's") + (", only reads" if row.only_reads else "")
 
 
 def revoke(

@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import ColumnElement, bindparam, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import connection_of
@@ -59,11 +59,16 @@ def show_next(session: Session, *, project: Project, user: User, now: datetime |
     return _pair(session, showing, until)
 
 
-def showing_of(session: Session, *, token: str, user: User) -> Showing:
-    """The showing behind a token. Raises NotFound for a token that isn't this person's."""
+def showing_of(session: Session, *, token: str, user: User, among: ColumnElement[bool] | None = None) -> Showing:
+    """The showing behind a token. `among`: the condition on its Project, such as that the person is still in it.
+    Raises NotFound for a token that isn't this person's or doesn't meet it."""
     showing = None
     if "\0" not in token:
-        showing = session.scalar(select(Showing).where(Showing.token == token, Showing.user_id == user.id))
+        query = select(Showing).where(Showing.token == token, Showing.user_id == user.id)
+        if among is not None:
+            query = query.join(Comparison, Comparison.id == Showing.comparison_id)
+            query = query.join(Project, Project.id == Comparison.project_id).where(among)
+        showing = session.scalar(query)
     if showing is None:
         raise not_yours()
     return showing
@@ -73,10 +78,17 @@ def not_yours() -> NotFound:
     return NotFound("This pair isn't yours to judge, or its token is wrong.", "Ask for the next pair.")
 
 
-def release(session: Session, *, token: str, user: User, now: datetime | None = None) -> bool:
-    """Gives a leased pair back unjudged; False where it wasn't held any more. Raises NotFound."""
+def release(
+    session: Session,
+    *,
+    token: str,
+    user: User,
+    among: ColumnElement[bool] | None = None,
+    now: datetime | None = None,
+) -> bool:
+    """Gives a leased pair back unjudged; False where it wasn't held any more. Raises NotFound as `showing_of`."""
     slots.one_at_a_time(session, user)
-    showing = showing_of(session, token=token, user=user)
+    showing = showing_of(session, token=token, user=user, among=among)
     at = session.get_one(Comparison, showing.comparison_id)
     opened = slots.open_again(
         session, project_id=at.project_id, comparison_id=at.id, user=user, now=now or utc_now(), token=token

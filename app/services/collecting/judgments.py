@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import ColumnElement, bindparam, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.errors import Conflict, Invalid, NotFound
@@ -79,17 +79,21 @@ def record(
     rationale: str = "",
     flags: Sequence[str] = (),
     source: JudgmentSource = JudgmentSource.WEB,
+    project: Project | None = None,
+    among: ColumnElement[bool] | None = None,
     now: datetime | None = None,
 ) -> Judgment:
     """Stores what a person says of the pair that `token` shows them. The same submission again returns the same row.
 
+    project: the one that the pair must be of. among: a condition on its Project, as for `desk.showing_of`.
     strength: 1 slightly, 2 clearly, 3 far better; kept for `left` and `right` only.
     Raises NotFound for somebody else's token, Conflict where the token has another answer already, Invalid otherwise.
     """
     now = now or utc_now()
     slots.one_at_a_time(session, user)
-    asked = None if "\0" in token else session.execute(ASKED, {"token": token, "user": user.id}).one_or_none()
-    if asked is None:
+    query = ASKED if among is None else ASKED.join(Project, Project.id == Comparison.project_id).where(among)
+    asked = None if "\0" in token else session.execute(query, {"token": token, "user": user.id}).one_or_none()
+    if asked is None or (project is not None and asked.project_id != project.id):
         raise desk.not_yours()
     showing, project_id, recorded, previous = asked
     if choice not in SIDE_CHOICES:
@@ -108,7 +112,7 @@ def record(
                 "This pair has another judgment of yours already.", "Undo it to change it.", judgment_id=recorded.id
             )
         return recorded
-    project = session.get_one(Project, project_id)
+    project = project or session.get_one(Project, project_id)
     _check(project, choice, strength, said)
     if previous is not None and said.is_in(previous):
         return previous  # looked at again and left as it was

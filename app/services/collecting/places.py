@@ -104,12 +104,12 @@ _HELD, _FREE = (
 COMING_FREE = select(func.count()).select_from(_HELD.union(_FREE).subquery())
 
 
-def waiting(session: Session, kept: Mapping[int, Figures], *, user: User, now: datetime) -> dict[int, int]:
+def waiting(session: Session, kept: Mapping[int, Figures], *, user_id: int, now: datetime) -> dict[int, int]:
     """How many comparisons wait for a person in each project, given the kept counts by project."""
     return {
         project_id: figures.offered
         - figures.known_offered
-        + (connection_of(session).scalar(COMING_FREE, {"project": project_id, "user": user.id, "now": now}) or 0)
+        + (connection_of(session).scalar(COMING_FREE, {"project": project_id, "user": user_id, "now": now}) or 0)
         for project_id, figures in kept.items()
     }
 

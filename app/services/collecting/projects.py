@@ -3,14 +3,15 @@
 import re
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import and_, bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Invalid, NotFound
-from app.models import Project, ProjectCount, User
+from app.models import Membership, Project, ProjectCount, ProjectRole, User
 from app.models.base import now
-from app.services.accounts import audit
+from app.services.accounts import access, audit, members
+from app.services.accounts.access import Caller
 from app.services.collecting import counts, places, slots, typed_text
 from app.services.collecting import guidelines as guideline_texts
 
@@ -27,6 +28,7 @@ RULES = frozenset(
         "eval_percent",
         "default_base_model",
         "is_demo",
+        "open_to_everybody",
     }
 )
 LIMITS = {
@@ -42,9 +44,11 @@ BY_SLUG = select(Project).where(Project.slug == bindparam("slug"))
 
 @dataclass(frozen=True)
 class Overview:
-    """A project with its counts: comparisons, slots wanted and done, current judgments; and how many pairs wait for the viewer."""
+    """A project with its counts: comparisons, slots wanted and done, current judgments; and how many pairs wait for the
+    caller. `role`: what the caller is in it."""
 
     project: Project
+    role: ProjectRole
     comparisons: int
     wanted: int
     done: int
@@ -79,6 +83,7 @@ def create(
             session.add(ProjectCount(project_id=project.id))
     except IntegrityError as error:
         raise Conflict(f"A project “{slug}” exists already.", "Choose another address.", field="slug") from error
+    members.begin(session, project=project, maker=by)
     audit.record(session, by=by, action="project.create", target=f"project {project.id}", slug=slug)
     if guidelines.strip():
         guideline_texts.write(session, project=project, text=guidelines, by=by)
@@ -92,20 +97,25 @@ def get(session: Session, slug: str) -> Project:
     return project
 
 
-def listing(session: Session, *, user: User) -> list[Overview]:
-    """Every project with its counts, the newest first. Everybody who is signed in may judge in every project."""
-    kept = counts.by_project(session, user_id=user.id)
-    waiting = places.waiting(session, kept, user=user, now=now())
+def listing(session: Session, *, caller: Caller) -> list[Overview]:
+    """Every project that the caller may see with its counts, the newest first."""
+    mine = and_(Membership.project_id == Project.id, Membership.user_id == caller.user_id)
+    seen = select(Project, Membership.role).outerjoin(Membership, mine).where(access.may(caller))
+    rows = session.execute(seen.order_by(Project.id.desc())).tuples().all()
+    all_kept = counts.by_project(session, user_id=caller.user_id)
+    kept = {project.id: all_kept[project.id] for project, _ in rows}
+    waiting = places.waiting(session, kept, user_id=caller.user_id, now=now())
     return [
         Overview(
             project,
+            access.role_in(project, membership, caller) or ProjectRole.EVALUATOR,
             kept[project.id].comparisons,
             kept[project.id].wanted,
             kept[project.id].done,
             kept[project.id].judgments,
             waiting[project.id],
         )
-        for project in session.scalars(select(Project).order_by(Project.id.desc()))
+        for project, membership in rows
     ]
 
 
@@ -124,6 +134,7 @@ def update(
     if name is not None:
         _check_name(name)
     _check_rules(rules)
+    session.refresh(project, with_for_update={"key_share": True})  # it was looked up before this transaction began
     changes = {"name": name.strip() if name is not None else None, "description": description, **rules}
     changes = {key: value for key, value in changes.items() if value is not None and value != getattr(project, key)}
     if not changes:

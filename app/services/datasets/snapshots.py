@@ -169,8 +169,21 @@ def get(session: Session, snapshot_id: int) -> Snapshot:
     """One snapshot with its project loaded. Raises NotFound."""
     snapshot = session.scalar(select(Snapshot).where(Snapshot.id == snapshot_id).options(joinedload(Snapshot.project)))
     if snapshot is None:
-        raise NotFound(f"There is no snapshot {snapshot_id}.", "Look at the project's data page.")
+        raise NotFound(*missing(snapshot_id))
     return snapshot
+
+
+def of_project(session: Session, *, project: Project, snapshot_id: int) -> Snapshot:
+    """One of a project's snapshots; another's is as one that isn't there. Raises NotFound."""
+    snapshot = get(session, snapshot_id)
+    if snapshot.project_id != project.id:
+        raise NotFound(*missing(snapshot_id))
+    return snapshot
+
+
+def missing(snapshot_id: int) -> tuple[str, str]:
+    """What is said of a snapshot that isn't there, or isn't for whoever asks."""
+    return f"There is no snapshot {snapshot_id}.", "Look at the project's data page."
 
 
 def listing(session: Session, *, project: Project) -> list[Snapshot]:

@@ -12,9 +12,10 @@ from app.db import after_commit
 from app.errors import Conflict, NotFound
 from app.events import log as events
 from app.events.types import Logged, StateChanged
-from app.models import TRANSITIONS, Job, JobKind, JobState, Project, User
+from app.models import TRANSITIONS, Job, JobKind, JobState, Project, ProjectRole, User
 from app.models.base import now as utc_now
-from app.services.accounts import audit
+from app.services.accounts import access, audit
+from app.services.accounts.access import Caller
 from app.services.jobs.wishes import RingWorkers
 
 # What people call a job of each kind.
@@ -90,15 +91,19 @@ def listing(
     session: Session,
     *,
     project: Project | None = None,
+    caller: Caller | None = None,
     kind: JobKind | None = None,
     state: JobState | None = None,
     page: int = 1,
     size: int = 50,
 ) -> paging.Page[Job]:
-    """Jobs of one kind or of every kind, newest first, each with its project and starter."""
+    """Jobs of one kind or of every kind, newest first, each with its project and starter; with a caller, those of the
+    projects that they are an engineer of."""
     query = loaded().order_by(Job.id.desc())
     if project is not None:
         query = query.where(Job.project_id == project.id)
+    if caller is not None:
+        query = query.where(access.within(Job.project_id, caller=caller, least=ProjectRole.ENGINEER))
     if kind is not None:
         query = query.where(Job.kind == kind)
     if state is not None:

@@ -8,8 +8,10 @@ from typing import Any
 from sqlalchemy import String, delete, select, type_coerce, update
 from sqlalchemy.orm import Session
 
-from app.models import Job, JobKind, JobState, Worker
+from app.models import Job, JobKind, JobState, ProjectRole, Worker
 from app.models.base import now as utc_now
+from app.services.accounts import access
+from app.services.accounts.access import Caller
 
 FORGOTTEN_AFTER = timedelta(days=7)
 
@@ -67,10 +69,15 @@ def leave(session: Session, *, name: str) -> None:
     session.execute(delete(Worker).where(Worker.name == name))
 
 
-def listing(session: Session, *, silent_after: float, now: datetime | None = None) -> list[Status]:
-    """Every known worker by name. One that was silent for `silent_after` seconds counts as dead."""
+def listing(
+    session: Session, *, silent_after: float, caller: Caller | None = None, now: datetime | None = None
+) -> list[Status]:
+    """Every known worker by name. One that was silent for `silent_after` seconds counts as dead. With a caller, only jobs
+    of their projects are named."""
     oldest = (now or utc_now()) - timedelta(seconds=silent_after)
     running = select(Job.worker, Job.id, type_coerce(Job.kind, String)).where(Job.state == JobState.RUNNING)
+    if caller is not None:
+        running = running.where(access.within(Job.project_id, caller=caller, least=ProjectRole.ENGINEER))
     # A worker that was started again under its name may be listed with two jobs for a while: the newer one is its own.
     jobs = {worker: RunningJob(job_id, kind) for worker, job_id, kind in session.execute(running.order_by(Job.id))}
     rows = session.scalars(select(Worker).order_by(Worker.name))

@@ -15,8 +15,10 @@ from app import paging
 from app.errors import Invalid, NotFound
 from app.events import log as events
 from app.events.types import CheckpointSaved
-from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project, TrainingRun
+from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project, ProjectRole, TrainingRun
 from app.models.base import now as utc_now
+from app.services.accounts import access
+from app.services.accounts.access import Caller
 from app.storage import Storage, StoredFile
 
 FACTS = "prefloop.json"
@@ -143,12 +145,15 @@ def of_run(session: Session, *, run: TrainingRun) -> list[Checkpoint]:
 
 
 def listing(
-    session: Session, *, project: Project | None = None, page: int = 1, size: int = 50
+    session: Session, *, project: Project | None = None, caller: Caller | None = None, page: int = 1, size: int = 50
 ) -> paging.Page[Checkpoint]:
-    """Checkpoints, newest first, each with its files, run, job and starter."""
+    """Checkpoints, newest first, each with its files, run, job and starter; with a caller, those of the projects that
+    they are an engineer of."""
     query = _loaded().join(Job, Job.id == Checkpoint.job_id).order_by(Checkpoint.id.desc())
     if project is not None:
         query = query.where(Job.project_id == project.id)
+    if caller is not None:
+        query = query.where(access.within(Job.project_id, caller=caller, least=ProjectRole.ENGINEER))
     return paging.fetch(session, query, page=page, size=size)
 
 

@@ -92,7 +92,7 @@ def train_on_current(
     from app.services.training import run_settings
 
     with read_session(engine) as session:
-        if known := _by_key(session, by_id, idempotency_key):
+        if known := _by_key(session, project, by_id, idempotency_key):
             return known
     run_settings.validate(config)  # before a snapshot is made that nobody wanted
     _checked_model(base_model)
@@ -102,7 +102,7 @@ def train_on_current(
     with write_session(engine) as session:
         session.info["address"] = address
         # The other click of a double click may have frozen, and queued, a moment before or after a judgment came in.
-        return _by_key(session, by_id, idempotency_key) or create(
+        return _by_key(session, project, by_id, idempotency_key) or create(
             session,
             snapshot=snapshot,
             base_model=base_model,
@@ -114,8 +114,10 @@ def train_on_current(
         )
 
 
-def _by_key(session: Session, by_id: int, key: str | None) -> TrainingRun | None:
+def _by_key(session: Session, project: Project, by_id: int, key: str | None) -> TrainingRun | None:
     job = jobs.by_key(session, kind=JobKind.TRAINING, by=session.get_one(User, by_id), key=key)
+    if job is not None and job.project_id != project.id:
+        raise jobs.key_used(job)
     return get(session, job.id) if job else None
 
 
@@ -123,17 +125,18 @@ def get(session: Session, job_id: int) -> TrainingRun:
     """The run with its job, snapshot, project and starter. Raises NotFound, also for a job of another kind."""
     run = session.scalars(loaded().where(TrainingRun.job_id == job_id)).first() if 0 < job_id < 2**31 else None
     if run is None:
-        raise _missing(job_id)
+        raise missing(job_id)
     return run
 
 
 def check(session: Session, job_id: int) -> None:
     """Raises NotFound where there is no such run."""
     if session.scalar(select(TrainingRun.job_id).where(TrainingRun.job_id == job_id)) is None:
-        raise _missing(job_id)
+        raise missing(job_id)
 
 
-def _missing(job_id: int) -> NotFound:
+def missing(job_id: int) -> NotFound:
+    """What is said of a run that isn't there, or isn't for whoever asks."""
     return NotFound(f"There is no run {job_id}.", "Look at the list of runs.")
 
 

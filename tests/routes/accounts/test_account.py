@@ -159,3 +159,18 @@ def test_a_browser_is_named_as_people_do(browser: TestClient, sent: str, shown: 
         "/sign-in", data={"username": "ada", "password": PASSWORD}, headers=OWN
     )
     assert f">{shown}</span>" in browser.get("/account").text
+
+
+def test_a_token_is_narrowed_on_the_page(browser: TestClient, factory: Factory) -> None:
+    factory.project(slug="tone")
+    factory.project(slug="hidden", open_to_everybody=False)
+    form = {"name": "nightly", "days": "", "project": ["tone"], "only_reads": "true"}
+    page = browser.post("/account/tokens", data=form, headers=OWN)
+    token = re.search(r'data-copy="(plf_[^"]+)"', page.text)
+    assert token and "only reads" in page.text and 'value="hidden"' not in page.text
+    header = {"Authorization": f"Bearer {token[1]}"}
+    assert browser.get("/api/v1/projects/tone", headers=header).status_code == 200
+    assert browser.post("/api/v1/projects/tone/next", headers=header).status_code == 403
+    assert browser.get("/api/v1/tokens", headers=header).status_code == 403
+    refused = browser.post("/account/tokens", data=form | {"project": ["hidden"]}, headers=OWN)
+    assert refused.status_code == 404 and "There is no project “hidden”." in refused.text

@@ -110,3 +110,19 @@ def test_the_trail_is_filtered_and_paged(boss: TestClient, engine: Engine, facto
     assert "Nothing matches" in boss.get("/audit", params={"target": "%"}).text
     assert boss.get("/audit", params={"page": "-1"}).status_code == 200
     assert boss.get("/audit", params={"page": "9" * 30}).status_code == 200
+
+
+def test_an_invitation_names_projects(boss: TestClient, factory: Factory) -> None:
+    factory.project(slug="tone", open_to_everybody=False)
+    form = {"role": "evaluator", "project": ["tone"], "project_role": "lead"}
+    page = boss.post("/people/invitations", data=form, headers=OWN).text
+    link = shown_link(page)
+    grace = TestClient(boss.app, follow_redirects=False)
+    shown = grace.get(link, headers=TYPED).text
+    assert "You will be lead in “Tone”." in shown
+    action = re.search(r'action="(/invitation/[^"]+)"', shown)
+    assert action
+    grace.post(action[1], data={"username": "grace", "password": "correct horse battery"}, headers=OWN)
+    assert grace.get("/projects/tone/data").status_code == 200
+    unknown = boss.post("/people/invitations", data=form | {"project": ["nowhere"]}, headers=OWN)
+    assert unknown.status_code == 404

@@ -299,7 +299,7 @@ def test_guidelines_that_changed_come_with_the_next_pair(
 
 
 @pytest.mark.parametrize(
-    ("role", "words"), [(Role.EVALUATOR, "as soon as an engineer adds them"), (Role.ENGINEER, "Import pairs")]
+    ("role", "words"), [(Role.EVALUATOR, "as soon as somebody imports them"), (Role.ENGINEER, "Import pairs")]
 )
 def test_an_empty_project_says_what_to_do(
     factory: Factory, project: Project, sign_in: SignIn, role: Role, words: str

@@ -212,7 +212,7 @@ def test_the_first_page_shows_what_waits_in_each_project(factory: Factory, sign_
 
 
 @pytest.mark.parametrize(
-    ("role", "words"), [(Role.ENGINEER, "Make the first project"), (Role.EVALUATOR, "An engineer makes projects")]
+    ("role", "words"), [(Role.ENGINEER, "Make the first project"), (Role.EVALUATOR, "You are in no project yet")]
 )
 def test_without_projects_the_first_page_says_what_to_do(
     factory: Factory, sign_in: SignIn, role: Role, words: str

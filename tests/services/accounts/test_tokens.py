@@ -1,11 +1,14 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from app.db import read_session, write_session
 from app.errors import Invalid, NotFound
 from app.models import Role, User
 from app.services.accounts import tokens, users
+from tests.factory import Factory
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -58,3 +61,21 @@ def test_a_revoked_token_is_dead_and_leaves_the_list(session: Session, ada: User
     assert tokens.find(session, token=token) is None
     assert list(tokens.listing(session, user=ada)) == []
     assert [one.revoked_at is not None for one in tokens.listing(session)] == [True]
+
+
+def test_a_token_is_narrowed_to_projects_that_its_owner_sees(engine: Engine, factory: Factory) -> None:
+    ada = factory.user(username="ada")
+    factory.project(slug="open")
+    factory.project(slug="closed", open_to_everybody=False)
+    with write_session(engine) as session:
+        owner = session.merge(ada)
+        tokens.create(session, user=owner, name="one", projects=["open"], only_reads=True)
+        tokens.create(session, user=owner, name="all")
+        for projects in (["closed"], ["open", "closed"], ["nowhere"]):
+            with pytest.raises(NotFound):
+                tokens.create(session, user=owner, name="x", projects=projects)
+        with pytest.raises(Invalid):
+            tokens.create(session, user=owner, name="x", projects=[])
+    with read_session(engine) as session:
+        wide, narrow = tokens.listing(session, user=ada)
+        assert tokens.reach(narrow) == "open, only reads" and tokens.reach(wide) == "all of its owner's"

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from app.db import read_session, write_session
 from app.errors import Conflict, Invalid, NotFound
 from app.models import AuditEntry, Project, User
+from app.services.accounts.access import Caller
 from app.services.collecting import projects
 from app.services.collecting.projects import SLUG, slug_of
 from tests.factory import Factory
@@ -85,7 +86,7 @@ def test_the_listing_counts_what_is_there(factory: Factory) -> None:
     with read_session(factory.engine) as session:
         counts = {
             one.project.slug: (one.comparisons, one.wanted, one.done, one.judgments)
-            for one in projects.listing(session, user=user)
+            for one in projects.listing(session, caller=Caller.of(user))
         }
     assert counts == {second.slug: (0, 0, 0, 0), first.slug: (3, 6, 1, 2)}
 

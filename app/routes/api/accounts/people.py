@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.models import Role
+from app.models import ApiToken, ProjectRole, Role
 from app.services.accounts import audit, links, tokens, users
-from app.web.deps import ApiAdminDep, ApiUserDep, RowId, SessionDep, SettingsDep
+from app.web.deps import ApiAdminDep, ApiNarrowUserDep, ApiUserDep, RowId, SessionDep, SettingsDep
 from app.web.problems import problems
 
 router = APIRouter(tags=["people"])
@@ -47,17 +47,26 @@ class OneUseLink(BaseModel):
 class NewInvitation(BaseModel):
     role: Role = Role.EVALUATOR
     note: str = Field("", max_length=120, description="For whom it is.")
+    projects: dict[str, ProjectRole] = Field(
+        {}, max_length=100, description="What they become in projects, by slug.", examples=[{"tone": "evaluator"}]
+    )
 
 
 class Token(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
     id: int
     name: str
     prefix: str = Field(description="How the token begins.")
     created_at: datetime
     last_used_at: datetime | None
     expires_at: datetime | None
+    projects: list[str] | None = Field(description="The only ones in which it acts; null: wherever you may.")
+    only_reads: bool = Field(description="It changes nothing.")
+
+    @classmethod
+    def of(cls, row: ApiToken) -> "Token":
+        names = ("id", "name", "prefix", "created_at", "last_used_at", "expires_at", "only_reads")
+        projects = [project.slug for project in row.projects] if row.narrowed else None
+        return cls(**{name: getattr(row, name) for name in names}, projects=projects)
 
 
 class Entry(BaseModel):
@@ -77,7 +86,7 @@ class Entries(BaseModel):
 
 
 @router.get("/me")
-def me(user: ApiUserDep) -> Person:
+def me(user: ApiNarrowUserDep) -> Person:
     """The account that the token belongs to."""
     return Person.model_validate(user)
 
@@ -85,7 +94,7 @@ def me(user: ApiUserDep) -> Person:
 @router.get("/tokens")
 def my_tokens(session: SessionDep, user: ApiUserDep) -> list[Token]:
     """One's own tokens, without their secrets. New ones are made on the account page or by `prefloop token create`."""
-    return [Token.model_validate(row) for row in tokens.listing(session, user=user)]
+    return [Token.of(row) for row in tokens.listing(session, user=user)]
 
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=problems(404))
@@ -126,10 +135,10 @@ def make_sign_in_link(username: str, session: SessionDep, user: ApiAdminDep, set
     return OneUseLink(url=links.url(token, settings), valid_seconds=settings.link_minutes * 60)
 
 
-@router.post("/invitations", status_code=201)
+@router.post("/invitations", status_code=201, responses=problems(404))
 def invite(body: NewInvitation, session: SessionDep, user: ApiAdminDep, settings: SettingsDep) -> OneUseLink:
     """A link whose taker chooses a user name and gets the role."""
-    token = links.invite(session, role=body.role, note=body.note, by=user, settings=settings)
+    token = links.invite(session, role=body.role, note=body.note, projects=body.projects, by=user, settings=settings)
     return OneUseLink(url=links.url(token, settings), valid_seconds=settings.invitation_days * 86400)
 
 

@@ -12,14 +12,12 @@ from sqlalchemy import Engine
 from starlette.requests import ClientDisconnect
 
 from app.config import Settings
-from app.db import read_session
 from app.errors import Invalid
 from app.models import Import, ImportState
 from app.routes.api.collecting.projects import Slug
-from app.services.collecting import projects
 from app.services.collecting.imports import load, mapping
 from app.web.bodies import ImportPlacesDep
-from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, RowId, SessionDep, SettingsDep
+from app.web.deps import ApiLeadDep, ApiLeadUploaderDep, EngineDep, Here, RowId, SessionDep, SettingsDep
 from app.web.problems import problems
 
 router = APIRouter(tags=["imports"])
@@ -127,7 +125,7 @@ class Body(io.RawIOBase):
 async def import_pairs(
     slug: Slug,
     request: Request,
-    user: ApiUploaderDep,
+    here: ApiLeadUploaderDep,
     engine: EngineDep,
     settings: SettingsDep,
     places: ImportPlacesDep,
@@ -151,11 +149,11 @@ async def import_pairs(
         raise Invalid("The body is a form.", "Send the file itself as the body: curl --data-binary @FILE.")
     given = mapping.parsed(columns)
     mapping.checked(given)
-    give_back = places.take(user.id)
+    give_back = places.take(here.user.id)
     try:
         # A thread of its own: it waits for the sender, and other requests don't need it.
         row = await anyio.to_thread.run_sync(
-            _load, engine, slug, user.id, Body(request), filename, settings, given, limiter=CapacityLimiter(1)
+            _load, engine, here, Body(request), filename, settings, given, limiter=CapacityLimiter(1)
         )
     finally:
         give_back()
@@ -165,15 +163,11 @@ async def import_pairs(
     return told
 
 
-def _load(
-    engine: Engine, slug: str, user_id: int, body: Body, filename: str, settings: Settings, given: dict[str, str]
-) -> Import:
-    with read_session(engine) as session:
-        project_id = projects.get(session, slug).id
+def _load(engine: Engine, here: Here, body: Body, filename: str, settings: Settings, given: dict[str, str]) -> Import:
     return load.load(
         engine,
-        project_id=project_id,
-        user_id=user_id,
+        project_id=here.project.id,
+        user_id=here.user.id,
         stream=cast(BinaryIO, body),
         filename=filename,
         settings=settings,
@@ -182,20 +176,20 @@ def _load(
 
 
 @router.get("/projects/{slug}/imports", responses=problems(404))
-def list_imports(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> list[ImportOut]:
+def list_imports(slug: Slug, session: SessionDep, here: ApiLeadDep) -> list[ImportOut]:
     """A project's latest fifty imports, the newest first."""
-    return [ImportOut.model_validate(row) for row in load.listing(session, project=projects.get(session, slug))]
+    return [ImportOut.model_validate(row) for row in load.listing(session, project=here.project)]
 
 
 @router.get("/imports/{import_id}", responses=problems(404))
-def show_import(import_id: RowId, session: SessionDep, user: ApiEngineerDep) -> ImportOut:
+def show_import(import_id: RowId, session: SessionDep, _: ApiLeadDep) -> ImportOut:
     """One import, also while it runs."""
     return ImportOut.model_validate(load.get(session, import_id))
 
 
 @router.post("/imports/{import_id}/stop", responses=problems(404))
-def stop_import(import_id: RowId, session: SessionDep, user: ApiEngineerDep) -> ImportOut:
+def stop_import(import_id: RowId, session: SessionDep, here: ApiLeadDep) -> ImportOut:
     """Ask a running import to end after the lines that it is at; what was stored stays."""
     row = load.get(session, import_id)
-    load.stop(session, row=row, by=user)
+    load.stop(session, row=row, by=here.user)
     return ImportOut.model_validate(row)

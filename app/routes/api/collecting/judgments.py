@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from app.models import Judgment as JudgmentRow
 from app.models import JudgmentSource
 from app.routes.api.collecting.projects import Message, Slug
-from app.services.collecting import desk, judgments, listing, projects
+from app.services.accounts import access
+from app.services.collecting import desk, judgments, listing
 from app.services.collecting.desk import ShownPair
 from app.services.collecting.judgments import LONGEST_RATIONALE
-from app.web.deps import ApiUserDep, SessionDep
+from app.web.deps import ApiCallerDep, ApiMemberDep, ApiNarrowUserDep, SessionDep
 from app.web.problems import problems
 
 router = APIRouter(tags=["judgments"])
@@ -113,9 +114,9 @@ NOTHING_WAITS: dict[int | str, dict[str, Any]] = {204: {"description": "No pair 
 
 
 @router.post("/projects/{slug}/next", response_model=PairOut, responses={**NOTHING_WAITS, **problems(404)})
-def next_pair(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Response:
+def next_pair(slug: Slug, session: SessionDep, here: ApiMemberDep) -> PairOut | Response:
     """The pair to judge next. Asking again before judging gives the same pair on the same sides."""
-    pair = desk.show_next(session, project=projects.get(session, slug), user=user)
+    pair = desk.show_next(session, project=here.project, user=here.user)
     return PairOut.of(pair) if pair else Response(status_code=204)
 
 
@@ -124,14 +125,14 @@ def next_pair(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Re
     response_model=PairOut,
     responses={204: {"description": "You have judged nothing in this project."}, **problems(404)},
 )
-def undo(slug: Slug, session: SessionDep, user: ApiUserDep) -> PairOut | Response:
+def undo(slug: Slug, session: SessionDep, here: ApiMemberDep) -> PairOut | Response:
     """Your latest judgment's pair again. A judgment with its token replaces the old one; without one the old one stays."""
-    pair = desk.undo(session, project=projects.get(session, slug), user=user)
+    pair = desk.undo(session, project=here.project, user=here.user)
     return PairOut.of(pair) if pair else Response(status_code=204)
 
 
 @router.post("/judgments", responses=problems(404, 409))
-def judge(body: JudgmentIn, session: SessionDep, user: ApiUserDep) -> JudgmentOut:
+def judge(body: JudgmentIn, session: SessionDep, user: ApiNarrowUserDep, caller: ApiCallerDep) -> JudgmentOut:
     """Judge a pair. The same request again answers the same judgment; another choice for the same token is a 409."""
     return JudgmentOut.of(
         judgments.record(
@@ -143,33 +144,34 @@ def judge(body: JudgmentIn, session: SessionDep, user: ApiUserDep) -> JudgmentOu
             rationale=body.rationale,
             flags=body.flags,
             source=JudgmentSource.API,
+            among=access.may(caller),
         )
     )
 
 
 @router.post("/release", status_code=204, responses=problems(404))
-def release(body: Release, session: SessionDep, user: ApiUserDep) -> Response:
+def release(body: Release, session: SessionDep, user: ApiNarrowUserDep, caller: ApiCallerDep) -> Response:
     """Give a pair back unjudged, so that somebody else gets it at once."""
-    desk.release(session, token=body.token, user=user)
+    desk.release(session, token=body.token, user=user, among=access.may(caller))
     return Response(status_code=204)
 
 
 @router.get("/projects/{slug}/progress", responses=problems(404))
-def progress(slug: Slug, session: SessionDep, user: ApiUserDep) -> ProgressOut:
+def progress(slug: Slug, session: SessionDep, here: ApiMemberDep) -> ProgressOut:
     """How far you and the project are."""
-    return ProgressOut.model_validate(listing.progress(session, project=projects.get(session, slug), user=user))
+    return ProgressOut.model_validate(listing.progress(session, project=here.project, user=here.user))
 
 
 @router.get("/projects/{slug}/judgments", responses=problems(404))
 def my_judgments(
     slug: Slug,
     session: SessionDep,
-    user: ApiUserDep,
+    here: ApiMemberDep,
     page: int = Query(1, ge=1, le=1_000_000),
     size: int = Query(50, ge=1, le=200),
 ) -> History:
     """Your own judgments, the latest first, with the answers on the sides on which you saw them."""
-    own = listing.history(session, project=projects.get(session, slug), user=user, page=page, size=size)
+    own = listing.history(session, project=here.project, user=here.user, page=page, size=size)
     items = [
         HistoryEntry(
             judgment=JudgmentOut.of(entry.judgment),

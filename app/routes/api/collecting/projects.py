@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
-from app.models import Choice, SourceKind, Split
+from app.models import Choice, ProjectRole, SourceKind, Split
 from app.paging import Stretch
 from app.services.collecting import guidelines, listing, projects
 from app.services.collecting.listing import Filters, Row
 from app.services.collecting.projects import Overview
-from app.web.deps import ApiEngineerDep, ApiUserDep, SessionDep
+from app.web.deps import ApiCallerDep, ApiLeadDep, ApiMakerDep, ApiMemberDep, SessionDep, require
 from app.web.problems import problems
 
 router = APIRouter(tags=["projects"])
@@ -37,6 +37,9 @@ class Rules(BaseModel):
         None, ge=0, le=50, description="Share of prompts never trained on; 10 by default."
     )
     default_base_model: str | None = Field(None, max_length=255)
+    open_to_everybody: StrictBool | None = Field(
+        None, description="Every account acts in the project by its own role; by default only its members see it."
+    )
 
     def given(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in Rules.model_fields if getattr(self, name) is not None}
@@ -72,11 +75,13 @@ class ProjectOut(BaseModel):
     daily_goal: int
     eval_percent: int
     default_base_model: str
+    open_to_everybody: bool
     is_demo: bool
     created_at: datetime
 
 
 class ProjectOverview(ProjectOut):
+    role: ProjectRole = Field(description="What you are in it.")
     comparisons: int
     wanted: int = Field(description="Judgments wanted of all comparisons together.")
     done: int = Field(description="How many of the wanted ones are there.")
@@ -86,6 +91,7 @@ class ProjectOverview(ProjectOut):
     def of(cls, overview: Overview) -> "ProjectOverview":
         return cls(
             **ProjectOut.model_validate(overview.project).model_dump(),
+            role=overview.role,
             comparisons=overview.comparisons,
             wanted=overview.wanted,
             done=overview.done,
@@ -163,14 +169,14 @@ class Comparisons(BaseModel):
 
 
 @router.get("/projects")
-def list_projects(session: SessionDep, user: ApiUserDep) -> list[ProjectOverview]:
-    """Every project with its counts, the newest first."""
-    return [ProjectOverview.of(overview) for overview in projects.listing(session, user=user)]
+def list_projects(session: SessionDep, caller: ApiCallerDep) -> list[ProjectOverview]:
+    """The projects that you may see, with their counts and your role, the newest first."""
+    return [ProjectOverview.of(overview) for overview in projects.listing(session, caller=caller)]
 
 
 @router.post("/projects", status_code=201, responses=problems(409))
-def create_project(body: NewProject, session: SessionDep, user: ApiEngineerDep) -> ProjectOut:
-    """A new project; 409 where its slug is taken."""
+def create_project(body: NewProject, session: SessionDep, user: ApiMakerDep) -> ProjectOut:
+    """A new project with you as its engineer; 409 where its slug is taken."""
     row = projects.create(
         session,
         slug=body.slug,
@@ -184,18 +190,20 @@ def create_project(body: NewProject, session: SessionDep, user: ApiEngineerDep) 
 
 
 @router.get("/projects/{slug}", responses=problems(404))
-def show_project(slug: Slug, session: SessionDep, user: ApiUserDep) -> ProjectOut:
+def show_project(slug: Slug, here: ApiMemberDep) -> ProjectOut:
     """One project and its rules."""
-    return ProjectOut.model_validate(projects.get(session, slug))
+    return ProjectOut.model_validate(here.project)
 
 
 @router.patch("/projects/{slug}", responses=problems(404))
-def change_project(slug: Slug, body: ProjectChange, session: SessionDep, user: ApiEngineerDep) -> ProjectOut:
-    """Change name, description or rules. Judgments that are there stay as they are."""
+def change_project(slug: Slug, body: ProjectChange, session: SessionDep, here: ApiLeadDep) -> ProjectOut:
+    """Change name, description or rules; engineers also whether it is open to everybody. Judgments stay as they are."""
+    if body.open_to_everybody is not None:
+        require(here.role, ProjectRole.ENGINEER)
     row = projects.update(
         session,
-        project=projects.get(session, slug),
-        by=user,
+        project=here.project,
+        by=here.user,
         name=body.name,
         description=body.description,
         **body.given(),
@@ -205,19 +213,19 @@ def change_project(slug: Slug, body: ProjectChange, session: SessionDep, user: A
 
 @router.get("/projects/{slug}/guidelines", responses=problems(404))
 def read_guidelines(
-    slug: Slug, session: SessionDep, user: ApiUserDep, version: int | None = Query(None, ge=0, le=2**31 - 1)
+    slug: Slug, session: SessionDep, here: ApiMemberDep, version: int | None = Query(None, ge=0, le=2**31 - 1)
 ) -> GuidelinesOut:
     """The current guidelines, or an earlier version."""
-    row = guidelines.get(session, project=projects.get(session, slug), version=version)
+    row = guidelines.get(session, project=here.project, version=version)
     if row is None:
         return GuidelinesOut(version=0, text="", created_at=None)
     return GuidelinesOut(version=row.version, text=row.text, created_at=row.created_at)
 
 
 @router.put("/projects/{slug}/guidelines", responses=problems(404))
-def write_guidelines(slug: Slug, body: GuidelinesIn, session: SessionDep, user: ApiEngineerDep) -> GuidelinesOut:
+def write_guidelines(slug: Slug, body: GuidelinesIn, session: SessionDep, here: ApiLeadDep) -> GuidelinesOut:
     """A new version of the guidelines; the same text again keeps the version."""
-    row = guidelines.write(session, project=projects.get(session, slug), text=body.text, by=user)
+    row = guidelines.write(session, project=here.project, text=body.text, by=here.user)
     return GuidelinesOut(version=row.version, text=row.text, created_at=row.created_at)
 
 
@@ -225,7 +233,7 @@ def write_guidelines(slug: Slug, body: GuidelinesIn, session: SessionDep, user: 
 def list_comparisons(
     slug: Slug,
     session: SessionDep,
-    user: ApiEngineerDep,
+    here: ApiLeadDep,
     state: Literal["", "waiting", "judged"] = "",
     split: Split | None = None,
     source: str = Query("", max_length=255),
@@ -238,7 +246,7 @@ def list_comparisons(
     search for some tenths of a second and answer what they found, which may be nothing yet, with `next_after`."""
     rows = listing.comparisons(
         session,
-        project=projects.get(session, slug),
+        project=here.project,
         page=page,
         size=size,
         after=after,

@@ -6,18 +6,16 @@ from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import Engine
 from starlette.responses import StreamingResponse
 
 from app.db import read_session, write_session
-from app.models import Container, Extract, ExtractForm, ExtractState, Project, Snapshot, Split, User
+from app.models import Container, Extract, ExtractForm, ExtractState, Split, User
 from app.routes.api.collecting.projects import Slug
-from app.services.collecting import projects
 from app.services.datasets import snapshots
 from app.services.datasets.extracts import extracts
 from app.services.datasets.extracts.containers import MEDIA_TYPES, chunks
 from app.storage import StoredFile
-from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, RowId, SessionDep, StorageDep
+from app.web.deps import ApiEngineerDep, ApiEngineerUploaderDep, EngineDep, RowId, SessionDep, StorageDep
 from app.web.downloads import send_extract
 from app.web.problems import problems
 
@@ -88,7 +86,7 @@ class ExtractOut(BaseModel):
 def stream(
     slug: Slug,
     engine: EngineDep,
-    user: ApiEngineerDep,
+    here: ApiEngineerDep,
     storage: StorageDep,
     form: ExtractForm = FORM,
     container: Container = CONTAINER,
@@ -96,7 +94,10 @@ def stream(
     split: Split | None = SPLIT,
 ) -> Response:
     """A project's data as one stream. For a large one make an extract: its download can be resumed."""
-    project, frozen = _found(engine, slug, snapshot)
+    project, frozen = here.project, None
+    if snapshot is not None:
+        with read_session(engine) as session:
+            frozen = snapshots.of_project(session, project=project, snapshot_id=snapshot)
     rows = extracts.rows(engine, storage, form=form, project_id=project.id, snapshot=frozen, split=split)
     bytes_of = chunks(rows, container)
     first = next(bytes_of, b"")  # here, so that what can't be read is an error and not a broken download
@@ -113,24 +114,20 @@ def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _found(engine: Engine, slug: str, snapshot_id: int | None) -> tuple[Project, Snapshot | None]:
-    with read_session(engine) as session:
-        return projects.get(session, slug), snapshots.get(session, snapshot_id) if snapshot_id else None
-
-
 @router.post("/projects/{slug}/extracts", status_code=202, responses=problems(404))
 def make_extract(
-    slug: Slug, body: ExtractIn, engine: EngineDep, user: ApiUploaderDep, storage: StorageDep
+    slug: Slug, body: ExtractIn, engine: EngineDep, here: ApiEngineerUploaderDep, storage: StorageDep
 ) -> ExtractOut:
     """Make a file in the background; look at it until its `state` is `done`."""
     with write_session(engine) as session:
-        project = projects.get(session, slug)
-        frozen = snapshots.get(session, body.snapshot) if body.snapshot else None
+        project, frozen = here.project, None
+        if body.snapshot is not None:
+            frozen = snapshots.of_project(session, project=project, snapshot_id=body.snapshot)
         extracts.rows(engine, storage, form=body.form, project_id=project.id, snapshot=frozen, split=body.split)
         row = extracts.create(
             session,
             project=project,
-            by=session.get_one(User, user.id),
+            by=session.get_one(User, here.user.id),
             form=body.form,
             container=body.container,
             snapshot=frozen,
@@ -141,20 +138,20 @@ def make_extract(
 
 
 @router.get("/projects/{slug}/extracts", responses=problems(404))
-def list_extracts(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> list[ExtractOut]:
+def list_extracts(slug: Slug, session: SessionDep, here: ApiEngineerDep) -> list[ExtractOut]:
     """A project's latest twenty extracts, the newest first."""
-    return [ExtractOut.of(row) for row in extracts.listing(session, project=projects.get(session, slug))]
+    return [ExtractOut.of(row) for row in extracts.listing(session, project=here.project)]
 
 
 @router.get("/extracts/{extract_id}", responses=problems(404))
-def show_extract(extract_id: RowId, session: SessionDep, user: ApiEngineerDep) -> ExtractOut:
+def show_extract(extract_id: RowId, session: SessionDep, _: ApiEngineerDep) -> ExtractOut:
     """One extract, also while it is made."""
     return ExtractOut.of(extracts.get(session, extract_id))
 
 
 @router.get("/extracts/{extract_id}/file", response_class=Response, responses=FILES)
 def download_extract(
-    extract_id: RowId, request: Request, engine: EngineDep, user: ApiEngineerDep, storage: StorageDep
+    extract_id: RowId, request: Request, engine: EngineDep, _: ApiEngineerDep, storage: StorageDep
 ) -> Response:
     """The file, whole or a range of it."""
     return send_extract(request, engine, storage, extract_id=extract_id)

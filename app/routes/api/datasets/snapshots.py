@@ -9,14 +9,21 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from app.db import read_session
 from app.errors import StillCounting
-from app.models import Snapshot
+from app.models import Project, Snapshot
 from app.routes.api.collecting.projects import Slug
-from app.services.collecting import projects
 from app.services.datasets import figures, snapshots
 from app.services.datasets.snapshots import Preview
-from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, RowId, SessionDep, StorageDep, client_address
+from app.web.deps import (
+    ApiEngineerDep,
+    ApiLeadDep,
+    ApiLeadUploaderDep,
+    EngineDep,
+    RowId,
+    SessionDep,
+    StorageDep,
+    client_address,
+)
 from app.web.downloads import send_snapshot_file
 from app.web.problems import problems
 
@@ -132,22 +139,19 @@ class SnapshotOut(BaseModel):
 
 
 @router.get("/projects/{slug}/preview", responses=problems(404))
-def preview(slug: Slug, session: SessionDep, engine: EngineDep, user: ApiEngineerDep) -> PreviewOut:
+def preview(slug: Slug, session: SessionDep, engine: EngineDep, here: ApiLeadDep) -> PreviewOut:
     """What a snapshot by the default rule would hold now. Of a large project what it would have held at `as_of`; 503
     (`still_counting`) until that is computed for the first time."""
-    return _preview(session, engine, slug, {})
+    return _preview(session, engine, here.project, {})
 
 
 @router.post("/projects/{slug}/preview", responses=problems(404))
-def preview_rule(
-    slug: Slug, body: FreezeIn, session: SessionDep, engine: EngineDep, user: ApiEngineerDep
-) -> PreviewOut:
+def preview_rule(slug: Slug, body: FreezeIn, session: SessionDep, engine: EngineDep, here: ApiLeadDep) -> PreviewOut:
     """What a snapshot by this rule would hold. Nothing is stored."""
-    return _preview(session, engine, slug, body.rule.model_dump())
+    return _preview(session, engine, here.project, body.rule.model_dump())
 
 
-def _preview(session: Session, engine: Engine, slug: str, rule: dict[str, Any]) -> PreviewOut:
-    project = projects.get(session, slug)
+def _preview(session: Session, engine: Engine, project: Project, rule: dict[str, Any]) -> PreviewOut:
     known = figures.look(session, project=project, rule=rule)
     if known.is_due:
         figures.refresh(engine, project_id=project.id, rule=rule)
@@ -159,28 +163,26 @@ def _preview(session: Session, engine: Engine, slug: str, rule: dict[str, Any]) 
 
 
 @router.get("/projects/{slug}/snapshots", responses=problems(404))
-def list_snapshots(slug: Slug, session: SessionDep, user: ApiEngineerDep) -> list[SnapshotOut]:
+def list_snapshots(slug: Slug, session: SessionDep, here: ApiLeadDep) -> list[SnapshotOut]:
     """A project's snapshots, the newest first."""
-    return [SnapshotOut.of(row, slug) for row in snapshots.listing(session, project=projects.get(session, slug))]
+    return [SnapshotOut.of(row, slug) for row in snapshots.listing(session, project=here.project)]
 
 
 @router.post("/projects/{slug}/snapshots", status_code=201, responses=problems(404, 409))
 def freeze(
     slug: Slug,
     request: Request,
-    user: ApiUploaderDep,
+    here: ApiLeadUploaderDep,
     engine: EngineDep,
     storage: StorageDep,
     body: FreezeIn = FreezeIn(),
 ) -> SnapshotOut:
     """Freeze the judgments of now. Content that a snapshot of the project has already answers that snapshot; 409
     (`snapshot_empty`) where nothing is left to train on."""
-    with read_session(engine) as session:
-        project = projects.get(session, slug)
     row = snapshots.freeze(
         engine,
-        project=project,
-        by_id=user.id,
+        project=here.project,
+        by_id=here.user.id,
         storage=storage,
         rule=body.rule.model_dump(),
         address=client_address(request),
@@ -189,7 +191,7 @@ def freeze(
 
 
 @router.get("/snapshots/{snapshot_id}", responses=problems(404))
-def show_snapshot(snapshot_id: RowId, session: SessionDep, user: ApiEngineerDep) -> SnapshotOut:
+def show_snapshot(snapshot_id: RowId, session: SessionDep, _: ApiLeadDep) -> SnapshotOut:
     """One snapshot."""
     row = snapshots.get(session, snapshot_id)
     return SnapshotOut.of(row, row.project.slug)
@@ -201,7 +203,7 @@ def download(
     name: Literal["train.jsonl", "eval.jsonl"],
     request: Request,
     session: SessionDep,
-    user: ApiEngineerDep,
+    _: ApiEngineerDep,
     storage: StorageDep,
 ) -> Response:
     """`train.jsonl` or `eval.jsonl`: `prompt`, `chosen` and `rejected` as lists of messages, `weight`, `p_chosen`, ids."""

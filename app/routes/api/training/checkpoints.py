@@ -7,9 +7,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from app.models import Checkpoint, Stage
-from app.services.collecting import projects
 from app.services.training import checkpoints
-from app.web.deps import ApiEngineerDep, SessionDep, StorageDep
+from app.web.deps import ApiCallerDep, ApiEngineerDep, SessionDep, StorageDep, project_to_train
 from app.web.downloads import send_checkpoint_archive, send_checkpoint_file
 from app.web.problems import problems
 
@@ -66,14 +65,14 @@ class CheckpointsOut(BaseModel):
 @router.get("/checkpoints", responses=problems(404))
 def listing(
     session: SessionDep,
-    _: ApiEngineerDep,
+    caller: ApiCallerDep,
     project: Annotated[str | None, Query(max_length=64)] = None,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> CheckpointsOut:
-    """Checkpoints, newest first."""
-    of = projects.get(session, project) if project is not None else None
-    checkpoints_page = checkpoints.listing(session, project=of, page=page, size=size)
+    """Checkpoints of the projects that you are an engineer of, newest first."""
+    of = project_to_train(session, caller=caller, of="slug", value=project) if project is not None else None
+    checkpoints_page = checkpoints.listing(session, project=of, caller=caller, page=page, size=size)
     items = [CheckpointOut.of(row) for row in checkpoints_page.items]
     return CheckpointsOut(
         items=items, page=checkpoints_page.number, pages=checkpoints_page.pages, total=checkpoints_page.total

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.db import read_session, write_session
 from app.models import Export, ExportFormat, JobState
 from app.routes.api.training.checkpoints import DOWNLOAD, CheckpointId, FileOut
-from app.services.accounts import users
 from app.services.training import checkpoints, exports
-from app.web.deps import ApiEngineerDep, ApiUploaderDep, EngineDep, SessionDep, SettingsDep, StorageDep
+from app.web.deps import ApiEngineerDep, ApiEngineerUploaderDep, EngineDep, SessionDep, SettingsDep, StorageDep
 from app.web.downloads import send_export_archive, send_export_file
 from app.web.problems import problems
 
@@ -64,7 +63,7 @@ def create(
     checkpoint_id: CheckpointId,
     body: NewExport,
     engine: EngineDep,
-    viewer: ApiUploaderDep,
+    here: ApiEngineerUploaderDep,
     settings: SettingsDep,
     storage: StorageDep,
 ) -> ExportOut:
@@ -73,7 +72,7 @@ def create(
         checkpoint = checkpoints.get(session, checkpoint_id)
     refused = exports.refusals(settings, storage, checkpoint=checkpoint)
     with write_session(engine) as session:
-        by = users.get(session, viewer.username)
+        by = here.within(session).user
         export = exports.create(session, checkpoint=checkpoint, format=body.format, by=by, refused=refused)
         return ExportOut.of(export)
 

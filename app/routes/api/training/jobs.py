@@ -14,18 +14,21 @@ from app.db import read_session, write_session
 from app.events import feed, wire
 from app.events import log as events
 from app.models import EventType, Job, JobKind, JobState, TrainingRun, User
-from app.services.collecting import projects
+from app.services.accounts.access import Caller
 from app.services.datasets import snapshots
 from app.services.jobs import jobs, waiting, workers
 from app.services.training import runs
 from app.web.deps import (
+    ApiCallerApartDep,
+    ApiCallerDep,
     ApiEngineerDep,
-    ApiUploaderDep,
+    ApiMakerDep,
     EngineDep,
     SessionDep,
     SettingsDep,
     StorageDep,
     client_address,
+    project_to_train,
 )
 from app.web.problems import problems
 from app.web.sse import feed_of
@@ -182,26 +185,27 @@ class WorkerOut(BaseModel):
 def create(
     body: NewJob,
     request: Request,
-    user: ApiUploaderDep,
+    caller: ApiCallerApartDep,
     engine: EngineDep,
     settings: SettingsDep,
     storage: StorageDep,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> AnyJobOut:
     """Queue a training run. With an `Idempotency-Key`, a repeated request answers with the same job."""
+    of, value = ("snapshot_id", body.snapshot_id) if body.snapshot_id is not None else ("slug", body.project or "")
+    with read_session(engine) as session:
+        project = project_to_train(session, caller=caller, of=of, value=value)
     if body.snapshot_id is not None:
         with write_session(engine) as session:
             session.info["address"] = client_address(request)
             snapshot = snapshots.get(session, body.snapshot_id)
             run = runs.create(
                 session, snapshot=snapshot, base_model=body.base_model or snapshot.project.default_base_model,
-                config=body.config, by=session.get_one(User, user.id), idempotency_key=idempotency_key, note=body.note,
+                config=body.config, by=session.get_one(User, caller.user_id), idempotency_key=idempotency_key, note=body.note,
             )  # fmt: skip
     else:
-        with read_session(engine) as session:
-            project = projects.get(session, body.project or "")
         run = runs.train_on_current(
-            engine, project=project, by_id=user.id, base_model=body.base_model or project.default_base_model,
+            engine, project=project, by_id=caller.user_id, base_model=body.base_model or project.default_base_model,
             config=body.config, storage=storage, idempotency_key=idempotency_key, note=body.note,
             address=client_address(request),
         )  # fmt: skip
@@ -212,7 +216,7 @@ def create(
 @router.get("/jobs", responses=problems(404))
 def listing(
     session: SessionDep,
-    _: ApiEngineerDep,
+    caller: ApiCallerDep,
     settings: SettingsDep,
     project: Annotated[str | None, Query(max_length=64)] = None,
     kind: Annotated[JobKind | Literal["all"], Query(description="`all`: every kind.")] = JobKind.TRAINING,
@@ -220,10 +224,10 @@ def listing(
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobsOut:
-    """Jobs of one kind, newest first: training runs unless another kind is asked for."""
-    of = projects.get(session, project) if project is not None else None
+    """Jobs of the projects that you are an engineer of, newest first: training runs unless another kind is asked for."""
+    of = project_to_train(session, caller=caller, of="slug", value=project) if project is not None else None
     wanted = None if kind == "all" else JobKind(kind)
-    shown = jobs.listing(session, project=of, kind=wanted, state=state, page=page, size=size)
+    shown = jobs.listing(session, project=of, caller=caller, kind=wanted, state=state, page=page, size=size)
     items = jobs_out(session, shown.items, settings)
     return JobsOut(items=items, page=shown.number, pages=shown.pages, total=shown.total)
 
@@ -235,16 +239,16 @@ def show(job_id: JobId, session: SessionDep, _: ApiEngineerDep, settings: Settin
 
 
 @router.post("/jobs/{job_id}/cancel", responses=problems(404, 409))
-def cancel(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: SettingsDep) -> AnyJobOut:
+def cancel(job_id: JobId, session: SessionDep, here: ApiEngineerDep, settings: SettingsDep) -> AnyJobOut:
     """Cancel a queued job at once, or ask the worker of a running one to stop; it saves what it needs to go on first."""
-    job = jobs.cancel(session, job=jobs.get(session, job_id), by=user)
+    job = jobs.cancel(session, job=jobs.get(session, job_id), by=here.user)
     return job_out(session, job.id, settings)
 
 
 @router.post("/jobs/{job_id}/retry", responses=problems(404, 409))
-def retry(job_id: JobId, session: SessionDep, user: ApiEngineerDep, settings: SettingsDep) -> AnyJobOut:
+def retry(job_id: JobId, session: SessionDep, here: ApiEngineerDep, settings: SettingsDep) -> AnyJobOut:
     """Queue a failed or cancelled job again; it goes on from what its last attempt kept."""
-    job = jobs.retry(session, job=jobs.get(session, job_id), by=user)
+    job = jobs.retry(session, job=jobs.get(session, job_id), by=here.user)
     return job_out(session, job.id, settings)
 
 
@@ -290,6 +294,7 @@ def stream_of(chunks: Any) -> StreamingResponse:
 
 
 @router.get("/workers")
-def list_workers(_: ApiEngineerDep, session: SessionDep, settings: SettingsDep) -> list[WorkerOut]:
-    """Every worker that was heard lately, alive or not, and the job that it does."""
-    return [WorkerOut.of(one) for one in workers.listing(session, silent_after=settings.worker_lease_seconds)]
+def list_workers(user: ApiMakerDep, session: SessionDep, settings: SettingsDep) -> list[WorkerOut]:
+    """Every worker that was heard lately, alive or not, and the job that it does if that is in a project of yours."""
+    silent_after = settings.worker_lease_seconds
+    return [WorkerOut.of(one) for one in workers.listing(session, silent_after=silent_after, caller=Caller.of(user))]
