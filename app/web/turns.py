@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from app import courtesy
 from app.errors import Unavailable
 
 WAITING = 2_000
@@ -56,6 +57,7 @@ class Turns:
         """Waits for a turn; whether it had to wait. Raises ServerFull."""
         if self.free:
             self.free -= 1
+            courtesy.begin()
             return False
         if self.waiting >= self.most_waiting:
             self._make_room(client)
@@ -87,6 +89,7 @@ class Turns:
                 turn.set_result(None)
                 return
         self.free += 1
+        courtesy.end()
 
     def _leave(self, client: bytes, turn: asyncio.Future[None]) -> None:
         queue = self._queues.get(client, ())

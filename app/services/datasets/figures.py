@@ -14,6 +14,7 @@ from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app import courtesy
 from app.db import read_session, write_session
 from app.models import KeptFigures, Project
 from app.models.base import now as utc_now
@@ -31,7 +32,6 @@ FRESH_SECONDS = 60.0
 RESTS = 20  # times as long as figures took to compute, they are shown before they are computed again
 LOST = timedelta(minutes=15)  # whoever computes for so long is gone
 RULES_KEPT = 20
-PAUSE_SECONDS = 0.005
 UNMATCHED = {"synchronize_session": False}
 
 
@@ -72,7 +72,7 @@ def refresh(engine: Engine, *, project_id: int, rule: Mapping[str, Any] | None =
 
 
 def compute(engine: Engine, *, project_id: int, rule: Mapping[str, Any] | None = None) -> bool:
-    """Computes and keeps figures; whether it did, for one at a time is enough. Leaves other threads half of the time."""
+    """Computes and keeps figures; whether it did, for one at a time is enough. People who are being answered go first."""
     applied = Rule.of(rule)
     where = (KeptFigures.project_id == project_id, KeptFigures.rule_key == _key(applied))
     if not _claim(engine, project_id, applied):
@@ -81,7 +81,7 @@ def compute(engine: Engine, *, project_id: int, rule: Mapping[str, Any] | None =
     try:
         with read_session(engine) as session:
             project = session.get_one(Project, project_id)
-            preview = snapshots.preview(session, project=project, rule=rule, pause=lambda: time.sleep(PAUSE_SECONDS))
+            preview = snapshots.preview(session, project=project, rule=rule, pause=courtesy.give_way)
     except BaseException:
         with write_session(engine) as session:
             session.execute(update(KeptFigures).where(*where).values(began_at=None), execution_options=UNMATCHED)

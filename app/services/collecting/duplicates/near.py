@@ -21,6 +21,7 @@ from rensa import RMinHash
 from app.services.collecting.messages import Message
 
 WORDS = 5
+LONGEST = 10_000  # words of a prompt that shingles are made of, so that a prompt of megabytes costs no more
 FIFTHS = 4  # of five: the Jaccard index from which on prompts are near duplicates, in whole numbers
 FEWEST = 4  # shingles; a set of fewer has such an index with its like alone
 FILED = 3  # shingles that a prompt is filed under
@@ -90,7 +91,7 @@ def wordings(prompts: Iterable[Sequence[Message]]) -> Iterator[Wording]:
     for messages in prompts:
         said = words(messages)
         whole = " ".join(said)
-        runs = [" ".join(run) for run in zip(*(said[at:] for at in range(WORDS)), strict=False)]
+        runs = [" ".join(run) for run in zip(*(said[at:LONGEST] for at in range(WORDS)), strict=False)]
         texts.append([f"\n{whole}", *(runs or [whole])])
     for whole, *runs in RMinHash.hash_token_sets(texts):
         shingles = frozenset(runs)

@@ -59,6 +59,12 @@ def test_a_changed_word_among_many_is_a_near_duplicate_and_two_more_are_not() ->
     )
 
 
+def test_of_an_endless_prompt_its_beginning_counts() -> None:
+    words = " ".join(f"word{number}" for number in range(near.LONGEST))
+    assert are_near(words + " and so on" * 9_000, words + " in other words" * 9_000)
+    assert max(len(one.shingles) for one in wordings([prompt("x " + "a b c d e f g " * 300_000)])) < near.LONGEST
+
+
 def test_a_system_message_does_not_make_questions_alike_nor_different() -> None:
     system = [{"role": "system", "content": SAID}]
     alike = dict(
