@@ -1,7 +1,11 @@
-"""A lock that is given in the order in which it was asked for."""
+"""Who goes first: a lock that is given in the order in which it was asked for, and people before long work."""
 
 import threading
+import time
 from collections import deque
+
+LONGEST_SECONDS = 0.1
+LOOK_SECONDS = 0.002
 
 
 class FairLock:
@@ -34,3 +38,25 @@ class FairLock:
                 self._waiting.popleft().set()
             else:
                 self._is_held = False
+
+
+class Answering:
+    """How many requests of people are being answered in this process. Counted in one thread, read in others."""
+
+    count = 0
+
+
+def answering_begins() -> None:
+    Answering.count += 1
+
+
+def answering_ends() -> None:
+    Answering.count -= 1
+
+
+def give_way(longest: float = LONGEST_SECONDS) -> None:
+    """For long work, such as an import: waits while somebody is being answered, but not for ever, so that it also gets on where
+    people never pause."""
+    until = time.monotonic() + longest
+    while Answering.count > 0 and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)

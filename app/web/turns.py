@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app import courtesy
+from app import writer
 from app.errors import Unavailable
 
 WAITING = 2_000
@@ -57,7 +57,7 @@ class Turns:
         """Waits for a turn; whether it had to wait. Raises ServerFull."""
         if self.free:
             self.free -= 1
-            courtesy.begin()
+            writer.answering_begins()
             return False
         if self.waiting >= self.most_waiting:
             self._make_room(client)
@@ -89,7 +89,7 @@ class Turns:
                 turn.set_result(None)
                 return
         self.free += 1
-        courtesy.end()
+        writer.answering_ends()
 
     def _leave(self, client: bytes, turn: asyncio.Future[None]) -> None:
         queue = self._queues.get(client, ())

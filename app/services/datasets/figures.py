@@ -14,7 +14,7 @@ from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import courtesy
+from app import writer
 from app.db import read_session, write_session
 from app.models import KeptFigures, Project
 from app.models.base import now as utc_now
@@ -81,7 +81,7 @@ def compute(engine: Engine, *, project_id: int, rule: Mapping[str, Any] | None =
     try:
         with read_session(engine) as session:
             project = session.get_one(Project, project_id)
-            preview = snapshots.preview(session, project=project, rule=rule, pause=courtesy.give_way)
+            preview = snapshots.preview(session, project=project, rule=rule, pause=writer.give_way)
     except BaseException:
         with write_session(engine) as session:
             session.execute(update(KeptFigures).where(*where).values(began_at=None), execution_options=UNMATCHED)

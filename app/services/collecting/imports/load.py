@@ -8,7 +8,7 @@ from typing import BinaryIO
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from app import courtesy
+from app import writer
 from app.config import Settings
 from app.db import write_session
 from app.errors import Conflict, NotFound, PrefloopError
@@ -136,9 +136,9 @@ def _load_batch(engine: Engine, import_id: int, project_id: int, rows: list[Row]
         with write_session(engine) as session:
             storing.store(session, session.get_one(Import, import_id), looked, outcome)
         parsed = parsed[PAIRS_AT_ONCE:]
-    courtesy.give_way()
+    writer.give_way()
     looked = storing.look(engine, project_id=project_id, parsed=parsed)
-    courtesy.give_way()
+    writer.give_way()
     with write_session(engine) as session:
         row = session.get_one(Import, import_id)
         if parsed:
@@ -161,7 +161,7 @@ def _load_batch(engine: Engine, import_id: int, project_id: int, rows: list[Row]
 def _parse(rows: list[Row], outcome: Outcome, reader: Reader) -> Iterator[Numbered]:
     for at, (number, row, _) in enumerate(rows):
         if at % LINES_BEFORE_OTHERS == 0:
-            courtesy.give_way()
+            writer.give_way()
         try:
             if isinstance(row, BadLine):
                 raise unfit(row)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app import courtesy
+from app import writer
 from app.web.turns import Turns
 
 
@@ -14,16 +14,16 @@ def test_who_works_long_waits_until_nobody_is_being_answered() -> None:
     went_on = threading.Event()
 
     def work() -> None:
-        courtesy.give_way(longest=60)
+        writer.give_way(longest=60)
         went_on.set()
 
-    courtesy.begin()
+    writer.answering_begins()
     thread = threading.Thread(target=work)
     thread.start()
     assert not went_on.wait(0.05)
-    courtesy.end()
+    writer.answering_ends()
     thread.join(30)
-    assert went_on.is_set() and courtesy.Answering.count == 0
+    assert went_on.is_set() and writer.Answering.count == 0
 
 
 def test_who_works_long_gets_on_where_people_never_pause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,27 +36,27 @@ def test_who_works_long_gets_on_where_people_never_pause(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    courtesy.begin()
-    courtesy.give_way()
-    courtesy.end()
-    assert sum(slept) == pytest.approx(courtesy.LONGEST_SECONDS, abs=courtesy.LOOK_SECONDS)
-    courtesy.give_way()
-    assert sum(slept) == pytest.approx(courtesy.LONGEST_SECONDS, abs=courtesy.LOOK_SECONDS)
+    writer.answering_begins()
+    writer.give_way()
+    writer.answering_ends()
+    assert sum(slept) == pytest.approx(writer.LONGEST_SECONDS, abs=writer.LOOK_SECONDS)
+    writer.give_way()
+    assert sum(slept) == pytest.approx(writer.LONGEST_SECONDS, abs=writer.LOOK_SECONDS)
 
 
 def test_a_request_is_being_answered_while_it_has_a_turn() -> None:
     async def ask() -> list[int]:
         turns, counts = Turns(1), []
         await turns.take(b"ann")
-        counts.append(courtesy.Answering.count)
+        counts.append(writer.Answering.count)
         other = asyncio.create_task(turns.take(b"bo"))
         await asyncio.sleep(0)
-        counts.append(courtesy.Answering.count)
+        counts.append(writer.Answering.count)
         turns.give_back()
         await other
-        counts.append(courtesy.Answering.count)
+        counts.append(writer.Answering.count)
         turns.give_back()
-        counts.append(courtesy.Answering.count)
+        counts.append(writer.Answering.count)
         return counts
 
     assert asyncio.run(ask()) == [1, 1, 1, 0]
