@@ -75,9 +75,9 @@ def test_store_refuses_within_a_request_that_holds_the_writer(
     client: TestClient, sign_in: Callable[[User], TestClient], factory: Factory, storage: Storage
 ) -> None:
     """A request's session is opened in one thread and used in another: the mark must reach both."""
-    from app.services.collecting import projects
+    from app.services.collecting import guidelines
 
-    kept = projects.get
+    kept = guidelines.get
     seen: list[bool] = []
 
     def get(*arguments: object, **more: object) -> object:
@@ -86,11 +86,12 @@ def test_store_refuses_within_a_request_that_holds_the_writer(
 
     project, browser = factory.judged(4), sign_in(factory.admin())
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(projects, "get", get)
-        assert browser.get(f"/projects/{project.slug}/data").status_code == 200
-        assert seen == [False]
-        browser.post(f"/projects/{project.slug}/settings", data={"name": "Renamed"}, headers=OWN)
-        assert seen[1:] and all(seen[1:])
+        patched.setattr(guidelines, "get", get)
+        assert browser.get(f"/projects/{project.slug}/guidelines").status_code == 200
+        assert seen and not any(seen)
+        seen.clear()
+        browser.post(f"/projects/{project.slug}/guidelines", data={"text": "Be kind."}, headers=OWN)
+        assert seen and all(seen)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
