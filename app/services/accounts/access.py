@@ -81,10 +81,10 @@ MISSING = {
 
 
 @cache
-def _one(of: str, narrowed: bool) -> Select[Any]:
+def _one(of: str, narrowed: bool) -> Select[Project, ProjectRole]:
     """The query of `find`, built once, for every request asks it."""
     mine = and_(Membership.project_id == Project.id, Membership.user_id == bindparam("user"))
-    query: Select[Any] = select(Project, Membership.role).outerjoin(Membership, mine)
+    query = select(Project, Membership.role).outerjoin(Membership, mine)
     query = query.where(Project.id == OF[of](bindparam("value")))
     if not narrowed:
         return query
