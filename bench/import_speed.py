@@ -221,7 +221,9 @@ def _fill() -> tuple[list[str], str, str]:
     with write_session(engine) as session:
         engineer = users.create(session, username="importer", display_name="Importer", role=Role.ENGINEER)
         for slug in ("judged", "imported"):
-            projects.create(session, slug=slug, name=slug, by=engineer, judgments_per_comparison=3)
+            projects.create(
+                session, slug=slug, name=slug, by=engineer, open_to_everybody=True, judgments_per_comparison=3
+            )
         draw = random.Random(1)
         waiting = [
             NewPair([{"role": "user", "content": words(draw, 40)}], (words(draw, 60), words(draw, 80)))

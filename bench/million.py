@@ -51,7 +51,9 @@ def fill(count: int) -> dict[str, str]:
             for number in range(EVALUATORS)
         ]
         projects.create(session, slug="small", name="Small", by=engineer)
-        project = projects.create(session, slug="big", name="Big", by=engineer, judgments_per_comparison=3)
+        project = projects.create(
+            session, slug="big", name="Big", by=engineer, open_to_everybody=True, judgments_per_comparison=3
+        )
         for name, person in (("engineer", engineer), ("evaluator", people[0])):
             given[name] = f"{cookie_name(settings)}={sessions.start(session, user=person)}"
         _, given["token"] = tokens.create(session, user=engineer, name="bench")
