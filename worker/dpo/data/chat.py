@@ -13,50 +13,28 @@ A completion ends with one end-of-turn token: the template's, or the tokenizer's
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from worker.dpo.data import controls, moment
 from worker.dpo.data.pairs import PLAIN_TEXT, Pair, TokenPair
-from worker.dpo.ground.errors import BAD_SETTING, RunError
+from worker.dpo.data.refusals import (
+    CannotEncode,
+    ControlToken,
+    EmptyCompletion,
+    EmptyPrompt,
+    NoEndToken,
+    NonPrefixTemplate,
+    TemplateRefused,
+)
 
 FROM_TOKENIZER = "tokenizer"
 FALLBACK = "chatml (fallback)"
 PLAIN = "none (plain text)"
 # A Jinja comment, so that a checkpoint's template still says where it comes from.
 FALLBACK_MARK = "{# ChatML fallback: the base model has no chat template #}"
-
-
-class CannotEncode(ValueError):
-    """A pair that can't become token ids. `reason` is a stable code."""
-
-    reason = "cannot_encode"
-
-
-class NonPrefixTemplate(CannotEncode):
-    """The template renders the prompt differently once an answer follows, so there is no shared prefix to train on."""
-
-    reason = "non_prefix_template"
-
-
-class TemplateRefused(CannotEncode):
-    """The template raised an error for these messages, such as roles that don't alternate."""
-
-    reason = "template_refused"
-
-
-class EmptyPrompt(CannotEncode):
-    """No token comes before the answer, so nothing predicts its first token."""
-
-    reason = "empty_prompt"
-
-
-class NoEndToken(RunError):
-    """The tokenizer has neither an EOS token nor `<|im_end|>`: an answer could never end."""
-
-    exit_code, reason = BAD_SETTING, "no_end_token"
 
 
 def ensure_template(tokenizer: Tokenizer) -> str:
@@ -68,6 +46,12 @@ def ensure_template(tokenizer: Tokenizer) -> str:
     the tokenizer, and so comes with every checkpoint. Raises NoEndToken.
     """
     template = tokenizer.chat_template
+    if isinstance(template, dict):
+        # Named templates, of which transformers takes `default`, and `tool_use` where there are tools.
+        if "default" in template:
+            return FALLBACK if FALLBACK_MARK in template["default"] else FROM_TOKENIZER
+        tokenizer.chat_template = template | {"default": _fallback_template(tokenizer)}
+        return FALLBACK
     if not template:
         tokenizer.chat_template = _fallback_template(tokenizer)
         return FALLBACK
@@ -95,15 +79,23 @@ def is_plain(messages: Sequence[dict]) -> bool:
 def encode_with_notes(tokenizer: Tokenizer, pair: Pair) -> tuple[TokenPair, tuple[str, ...]]:
     """Token ids of a pair, and stable codes for what is unusual about it.
 
-    Codes: `boundary_split`, `generation_prompt_differs`, `eos_added`. Raises CannotEncode's kinds.
+    Codes: `boundary_split`, `generation_prompt_differs`, `eos_added`, `control_tokens_kept`. Raises CannotEncode's kinds.
     """
     sides = (pair.chosen, pair.rejected)
     if is_plain(pair.prompt):
-        prompt, answers, notes = _encode_text(tokenizer, pair.prompt[0]["content"], [m[0]["content"] for m in sides])
+        texts = [m[0]["content"] for m in sides]
+        prompt, answers, notes = _encode_text(tokenizer, pair.prompt[0]["content"], texts)
+        if controls.mark_in(tokenizer, pair.prompt) or any(controls.mark_in(tokenizer, m, may_end=True) for m in sides):
+            # Whoever gives texts without a template may have put its marks there.
+            notes.add("control_tokens_kept")
     else:
+        _require_text(tokenizer, pair.prompt, sides, pair.tools)
         prompt, answers, notes = _encode_messages(tokenizer, pair.prompt, sides, pair.tools)
     if not prompt:
         raise EmptyPrompt("The prompt has no tokens.")
+    for name, answer in zip(("chosen", "rejected"), answers, strict=True):
+        if not _has_text(tokenizer, answer):
+            raise EmptyCompletion(f"The chat template writes nothing of the {name} answer.")
     ended = [_ended_once(tokenizer, ids) for ids in answers]
     if any(added for _, added in ended):
         notes.add("eos_added")
@@ -116,7 +108,39 @@ def encode_prompt(tokenizer: Tokenizer, messages: list[dict], tools: list | None
     """The ids that the model answers: the prompt with the template's generation prompt, or the plain text."""
     if is_plain(messages):
         return _prompt_ids(tokenizer, messages[0]["content"])
+    _require_text(tokenizer, messages, (), tools)
     return _render(tokenizer, messages, tools, prompt=True)
+
+
+def _require_text(tokenizer: Tokenizer, prompt: list[dict], sides: Sequence[list[dict]], tools: list | None) -> None:
+    """Raise ControlToken for a mark in a text, and EmptyCompletion where the template leaves tool calls out."""
+    marks = [controls.mark_in(tokenizer, [*prompt, {"tools": tools}])]
+    marks += [controls.mark_in(tokenizer, side, may_end=True) for side in sides]
+    if mark := next(filter(None, marks), None):
+        raise ControlToken(
+            f"A text holds {mark}, which this model reads as a mark of its chat template. Write it in another way."
+        )
+    for side in sides:
+        if any(message.get("tool_calls") for message in side):
+            without = [{key: value for key, value in message.items() if key != "tool_calls"} for message in side]
+            named = [message | {"content": message.get("content") or ""} for message in without]
+            if _render_text(tokenizer, prompt + side, tools) == _render_or_none(tokenizer, prompt + named, tools):
+                raise EmptyCompletion(
+                    "The chat template doesn't write an answer's tool calls, so they can't be learnt."
+                )
+
+
+def _render_or_none(tokenizer: Tokenizer, messages: list[dict], tools: list | None) -> str | None:
+    try:
+        return _render_text(tokenizer, messages, tools)
+    except TemplateRefused:
+        return None
+
+
+def _has_text(tokenizer: Tokenizer, ids: Sequence[int]) -> bool:
+    """Whether an answer's ids are more than marks and white space."""
+    specials = controls.special_ids(tokenizer)
+    return bool(_decode(tokenizer, [index for index in ids if index not in specials]).strip())
 
 
 def end_token_ids(tokenizer: Tokenizer) -> frozenset[int]:
@@ -136,7 +160,7 @@ def _turn_ends(tokenizer: Tokenizer) -> set[int]:
     except CannotEncode:
         return set()
     ended, added = _ended_once(tokenizer, ids)
-    last = next((index for index in reversed(ended) if index in _special_ids(tokenizer)), None)
+    last = next((index for index in reversed(ended) if index in controls.special_ids(tokenizer)), None)
     return set() if added or last is None else {last}
 
 
@@ -234,7 +258,12 @@ def _render_text(tokenizer: Tokenizer, messages: list[dict], tools: list | None,
 def _apply(tokenizer: Tokenizer, messages: list[dict], tools: list | None, prompt: bool, tokenize: bool) -> Any:
     try:
         return tokenizer.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=prompt, tokenize=tokenize, return_dict=tokenize
+            messages,
+            tools=tools,
+            chat_template=moment.at_its_time(tokenizer, tokenizer.get_chat_template(None, tools)),
+            add_generation_prompt=prompt,
+            tokenize=tokenize,
+            return_dict=tokenize,
         )
     except (TemplateError, TypeError, KeyError) as error:
         # Templates fail as their authors wrote them: raise_exception, or a field that these messages don't have.
@@ -246,7 +275,7 @@ def _ended_once(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[int], bool]:
 
     White space after the end-of-turn token, such as ChatML's line break, is the template's and stays.
     """
-    specials, end = _special_ids(tokenizer), len(ids)
+    specials, end = controls.special_ids(tokenizer), len(ids)
     while end and ids[end - 1] not in specials and not _decode(tokenizer, [ids[end - 1]]).strip():
         end -= 1
     if not end or ids[end - 1] not in specials:
@@ -257,12 +286,6 @@ def _ended_once(tokenizer: Tokenizer, ids: list[int]) -> tuple[list[int], bool]:
     while start and ids[start - 1] == ids[end - 1]:
         start -= 1
     return ids[: start + 1] + ids[end:], False
-
-
-@lru_cache(maxsize=8)
-def _special_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    marked = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(marked | set(tokenizer.all_special_ids))
 
 
 def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -1,7 +1,8 @@
-"""Lengths: how many tokens a run should allow a pair, and pairs cut to that many."""
+"""Lengths and vocabulary: how many tokens a run should allow a pair, pairs cut to that many, and those that the model can't read."""
 
 import math
 from dataclasses import replace
+from itertools import chain
 
 from worker.dpo.data import tokens
 from worker.dpo.data.pairs import Dataset, Problem, TokenPair, pair_length
@@ -44,6 +45,27 @@ def fit(dataset: Dataset, max_length: int, *, bos_id: int | None = None) -> Data
             pairs.append(replace(pair, prompt_ids=_last(pair.prompt_ids, room, bos_id)))
             message = f"The prompt was cut from {len(pair.prompt_ids)} to its last {room} tokens."
             problems.append(Problem(pair.line, "prompt_truncated", message, dropped=False))
+    merged = sorted([*dataset.problems, *problems], key=lambda problem: problem.line)
+    return Dataset(pairs, merged, dataset.template, tokens.digest(pairs))
+
+
+def within_vocabulary(dataset: Dataset, rows: int) -> Dataset:
+    """The dataset without the pairs that hold a token for which a model with so many rows has no weights (`unknown_token`).
+
+    Some tokenizers know tokens of a larger sibling, such as one for images.
+    """
+    pairs, problems = [], []
+    for pair in dataset.pairs:
+        largest = max(chain(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))
+        if largest < rows:
+            pairs.append(pair)
+            continue
+        message = (
+            f"A text holds token {largest} of the tokenizer, for which the model, of {rows:,} tokens, has no weights."
+        )
+        problems.append(Problem(pair.line, "unknown_token", message, dropped=True))
+    if not problems:
+        return dataset
     merged = sorted([*dataset.problems, *problems], key=lambda problem: problem.line)
     return Dataset(pairs, merged, dataset.template, tokens.digest(pairs))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from worker.dpo.data import chat, tokens
+from worker.dpo.data import chat, refusals, tokens
 from worker.dpo.data.fitting import fit
 from worker.dpo.data.forms import left_out, parse_pairs, parse_prompt, renamed
 from worker.dpo.data.pairs import Dataset, Pair, Problem, Prompt
@@ -61,7 +61,7 @@ def read_prompts(
             prompt = parse_prompt(reader, row, line=number)
             if tokenizer is not None:
                 chat.encode_prompt(tokenizer, prompt.messages, prompt.tools)
-        except (BadLine, chat.CannotEncode) as bad:
+        except (BadLine, refusals.CannotEncode) as bad:
             on_problem(Problem(number, bad.reason, str(bad), dropped=True))
         else:
             given += 1

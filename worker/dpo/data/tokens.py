@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from worker.dpo.data import chat
+from worker.dpo.data import chat, moment, refusals
 from worker.dpo.data.pairs import Dataset, Pair, Problem, TokenPair
 from worker.dpo.ground.cache import code_hash
 
@@ -31,11 +31,12 @@ NOTES = {
     "boundary_split": "Prompt and answer were tokenized apart, because tokens would merge across their boundary.",
     "generation_prompt_differs": "The template's generation prompt differs from what it writes before an answer: the "
     "answer begins where they part.",
+    "control_tokens_kept": "A text without a chat template holds control tokens, such as <|im_end|>: they are read as such.",
     "eos_added": "The chat template ends an answer without an end-of-turn token, so the tokenizer's EOS was added (to "
     "every answer like this one).",
 }
 # The template does these on every line alike, so they are said once.
-ONCE = {"eos_added", "generation_prompt_differs"}
+ONCE = {"eos_added", "generation_prompt_differs", "control_tokens_kept"}
 
 Encoded = tuple[list[TokenPair], list[Problem], bool]
 Reader = Callable[[Callable[[Problem], None]], Iterator[Pair]]
@@ -92,6 +93,8 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
     special = sorted((str(key), str(value)) for key, value in tokenizer.special_tokens_map.items())
     adds = [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token")]
     parts = [kind, vocabulary, special, adds, tokenizer.chat_template, version("transformers"), version("tokenizers")]
+    if (at := moment.fixed(tokenizer)) is not None:
+        parts.append(at.isoformat())
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -155,7 +158,7 @@ def _encode_one(tokenizer: Tokenizer, pair: Pair) -> Encoded:
     plain = chat.is_plain(pair.prompt)
     try:
         ids, notes = chat.encode_with_notes(tokenizer, pair)
-    except chat.CannotEncode as error:
+    except refusals.CannotEncode as error:
         return [], [Problem(pair.line, error.reason, str(error), dropped=True)], plain
     if ids.chosen_ids == ids.rejected_ids:
         message = "Chosen and rejected have the same tokens, so there is nothing to learn."

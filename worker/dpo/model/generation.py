@@ -34,7 +34,7 @@ def generate(
     temperature: 0 is greedy, above 0 samples from the whole distribution. An answer depends on its prompt, its place in
     the list and the seed, and on the others only by the rounding of a padded batch. A prompt that leaves no room in the
     model's context loses its beginning. The random state and the model's mode are as before afterwards. together: all
-    processes call this with the same prompts, as sharded weights need it. Raises chat.CannotEncode.
+    processes call this with the same prompts, as sharded weights need it. Raises refusals.CannotEncode.
     """
     return list(
         answers(

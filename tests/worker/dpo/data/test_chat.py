@@ -15,7 +15,7 @@ from tests.worker.dpo.tokenizers_for_tests import (
     trained_tokenizer,
     trl_ids,
 )
-from worker.dpo.data import chat
+from worker.dpo.data import chat, refusals
 from worker.dpo.data.forms import parse_pair
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.data.reading import read_pairs
@@ -140,7 +140,7 @@ def test_a_generation_prompt_that_differs_from_a_finished_turn_takes_trl_s_bound
 
 def test_a_template_that_refuses_the_roles_says_so():
     tokenizer = trained_tokenizer(template="{{ raise_exception('System role not supported') }}")
-    with pytest.raises(chat.TemplateRefused, match="System role not supported"):
+    with pytest.raises(refusals.TemplateRefused, match="System role not supported"):
         encoded(tokenizer, toy_pairs(1)[0])
 
 
@@ -168,17 +168,17 @@ def test_the_fallback_uses_eos_and_bos_where_im_end_is_not_a_token():
 def test_a_tokenizer_that_can_end_nothing_is_refused():
     without_template = trained_tokenizer(template=None, eos=None)
     without_template.get_vocab = lambda: {}
-    with pytest.raises(chat.NoEndToken, match="no chat template"):
+    with pytest.raises(refusals.NoEndToken, match="no chat template"):
         chat.ensure_template(without_template)
-    with pytest.raises(chat.NoEndToken, match="ends no turn"):
+    with pytest.raises(refusals.NoEndToken, match="ends no turn"):
         encoded(trained_tokenizer(template=NO_END, eos=None), toy_pairs(1)[0])
-    with pytest.raises(chat.NoEndToken, match="plain-text"):
+    with pytest.raises(refusals.NoEndToken, match="plain-text"):
         encoded(trained_tokenizer(eos=None), {"prompt": "a", "chosen": "b", "rejected": "c"})
 
 
 def test_a_plain_prompt_without_a_token_is_refused():
     row = {"prompt": "", "chosen": "a", "rejected": "b"}
-    with pytest.raises(chat.EmptyPrompt):
+    with pytest.raises(refusals.EmptyPrompt):
         encoded(trained_tokenizer(), row)
     with_bos = trained_tokenizer(adds_bos=True)
     assert encoded(with_bos, row).prompt_ids == (with_bos.bos_token_id,)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.worker.dpo.losses_for_tests import configure
 from tests.worker.dpo.tiny import CHATML, toy_pairs, write_pairs
 from tests.worker.dpo.tokenizers_for_tests import LLAMA, NO_END, REWRITES_HISTORY, trained_tokenizer, trl_ids
-from worker.dpo.data import chat
+from worker.dpo.data import chat, refusals
 from worker.dpo.data.fitting import fit
 from worker.dpo.data.forms import parse_pair
 from worker.dpo.data.pairs import Dataset, TokenPair, pair_length
@@ -109,7 +109,7 @@ def test_bug_4_padding_with_eos_hides_no_eos(tmp_path):
 
 def test_bug_5_a_template_that_rewrites_history_is_reported_by_line(tmp_path):
     tokenizer = trained_tokenizer(template=REWRITES_HISTORY)
-    with pytest.raises(chat.NonPrefixTemplate):
+    with pytest.raises(refusals.NonPrefixTemplate):
         encoded(tokenizer, toy_pairs(1)[0])
     rows = [{"prompt": "Hello", "chosen": " there", "rejected": " hope"}, *toy_pairs(2)]
     dataset = load_dataset(write_pairs(tmp_path / "pairs.jsonl", rows), tokenizer, max_length=None)
