@@ -17,16 +17,14 @@ def read_tokenizer(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any]
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise Refused(f"The tokenizer can't be loaded: {first_line(error)}.", "Fetch its files again.") from error
     rows = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    notes = []
     if rows and len(tokenizer) > rows:
-        raise Refused(
-            f"The tokenizer has {len(tokenizer):,} tokens, the model only {rows:,}.", "They don't belong together."
-        )
+        notes.append(_more_tokens(tokenizer, rows))
     if tokenizer.eos_token_id is None:
         raise Refused(
             "The tokenizer has no end-of-text token, so no answer could ever end.",
             "Set eos_token in tokenizer_config.json.",
         )
-    notes = []
     if not tokenizer.chat_template:
         notes.append("no chat template of its own: ChatML is used")
     return {
@@ -34,6 +32,26 @@ def read_tokenizer(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any]
         "chat_template": bool(tokenizer.chat_template),
         "tokens": {kind: getattr(tokenizer, f"{kind}_token") for kind in ("bos", "eos", "pad")},
     }, notes
+
+
+def _more_tokens(tokenizer: Any, rows: int) -> str:
+    """A note on a tokenizer with more tokens than the model has rows; refuses one that isn't the model's.
+
+    Families share a tokenizer: that of a text model may know the larger sibling's token for images, added after all others.
+    """
+    beyond = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if index >= rows}
+    if len(beyond) < len(tokenizer) - rows:
+        raise Refused(
+            f"The tokenizer has {len(tokenizer):,} tokens, the model only {rows:,}.", "They don't belong together."
+        )
+    needed = {getattr(tokenizer, f"{kind}_token") for kind in ("bos", "eos", "pad")} & set(beyond.values())
+    if needed:
+        raise Refused(
+            f"The model, of {rows:,} tokens, has no weights for the tokenizer's {', '.join(sorted(needed))}.",
+            "They don't belong together.",
+        )
+    names = ", ".join(sorted(beyond.values())[:5]) + (" …" if len(beyond) > 5 else "")
+    return f"the model has no weights for {names}: a line that holds such a token is left out of training"
 
 
 def generate(folder: Path, size: int) -> str | None:

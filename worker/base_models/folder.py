@@ -35,6 +35,7 @@ WANTED = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "README.md",
     "LICENSE*",
     "NOTICE*",

@@ -112,7 +112,10 @@ def _manifest(staging: Path, name: str, origin: Origin, report: Report) -> dict[
 
 
 def _publish(staging: Path, target: Path) -> None:
-    for path in staging.iterdir():
+    for path in staging.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o755)
+            continue
         path.chmod(0o644)  # a worker may run as another user
         with path.open("rb") as file:
             os.fsync(file.fileno())

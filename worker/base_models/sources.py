@@ -118,6 +118,9 @@ def _dequantise(file: Path, staging: Path) -> dict[str, Any]:
     return metadata
 
 
+NAMED_TEMPLATES = "additional_chat_templates"
+
+
 def from_folder(staging: Path, name: str, request: dict[str, str], report: Report) -> Origin:
     """Copies the files that a model needs, and no others, from a folder on this machine."""
     folder = Path(request["path"])
@@ -126,11 +129,13 @@ def from_folder(staging: Path, name: str, request: dict[str, str], report: Repor
             f"There is no folder {folder}.", "Check the path; it is a path on the machine that Prefloop runs on."
         )
     files = {path.name: path for path in folder.iterdir() if path.is_file()}
+    files |= {f"{NAMED_TEMPLATES}/{path.name}": path for path in (folder / NAMED_TEMPLATES).glob("*.jinja")}
     model_folder.refuse_by_names(set(files), str(folder))
     wanted = {file_name: path for file_name, path in files.items() if model_folder.is_wanted(file_name)}
     _need_room(staging, sum(path.stat().st_size for path in wanted.values()))
     for file_name, path in sorted(wanted.items()):
         report(f"Copying {file_name} ({path.stat().st_size / 1e6:,.1f} MB)")
+        (staging / file_name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, staging / file_name)
     return Origin({"kind": "folder", "path": str(folder)}, folder.name, model_folder.stated_licence(staging))
 

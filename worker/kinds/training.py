@@ -108,6 +108,9 @@ class Training:
         base = base_models.get(self._settings, self._run.base_model)
         public_name = str(base.source["id"]) if base.source.get("kind") == "hub" else base.name
         facts["base_model"] = public_name
+        # A folder's name loads nowhere. This names no repository of a hub either, where anybody may take a name.
+        loads = public_name if base.source.get("kind") == "hub" else f"/path/to/{base.name}"
+        facts["base_loads_from"] = loads
         facts["config"] = {key: value for key, value in facts["config"].items() if key not in run_settings.WORKER_KEYS}
         provenance = checkpoints.provenance(
             run=self._run,
@@ -116,7 +119,7 @@ class Training:
             base={"weights_sha256": base.weights_sha256, "origin": base.origin, "note": base.note},
         )
         write_card(out, facts | _card_facts(self._run, facts, provenance))
-        _rename_base(out / "adapter_config.json", public_name)
+        _rename_base(out / "adapter_config.json", loads)
         return facts, provenance
 
 

@@ -87,7 +87,11 @@ def _summary(facts: Mapping[str, Any]) -> str:
 
 
 def _snippet(facts: Mapping[str, Any]) -> str:
-    base = ascii(str(facts.get("base_model") or "BASE_MODEL"))
+    name = str(facts.get("base_model") or "BASE_MODEL")
+    loads = str(facts.get("base_loads_from") or name)
+    base = ascii(loads)
+    # Names of a hub stand as they are; of a folder only its owner knows where it lies.
+    where = "" if loads == name else f"# the folder of the base model {_one_word(name)}\n"
     if file := _gguf(facts):
         return f"```sh\nllama-server -m THIS_FOLDER/{file}\n```"
     if _is_adapter(facts):
@@ -95,7 +99,7 @@ def _snippet(facts: Mapping[str, Any]) -> str:
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
-base = AutoModelForCausalLM.from_pretrained({base})
+{where}base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")"""
     else:
         body = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -103,6 +107,10 @@ model = PeftModel.from_pretrained(base, "THIS_FOLDER")"""
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")"""
     return f"```python\n{body}\n```"
+
+
+def _one_word(name: str) -> str:
+    return ascii(" ".join(name.split()))[1:-1]
 
 
 def _metrics(metrics: Mapping[str, Any] | None) -> str:

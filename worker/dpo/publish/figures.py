@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from worker.dpo.data import chat
+from worker.dpo.data import chat, refusals
 
 ANSWER_TOKENS = 24
 CODE = "Mend this function:\n\n```python\ndef mean(xs):\n\treturn sum(xs) / len(xs)  # fails for []\n```\n"
@@ -110,14 +110,14 @@ class Check:
 def render(tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
     """The fixed conversations through a tokenizer's chat template, without those that it refuses (such as a system turn).
 
-    Raises chat.CannotEncode where it refuses the plainest of them.
+    Raises refusals.CannotEncode where it refuses the plainest of them.
     """
     rendered = []
     for name, messages in CONVERSATIONS:
         try:
             ids = chat.encode_prompt(tokenizer, messages)
             text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except chat.CannotEncode:
+        except refusals.CannotEncode:
             if name == CONVERSATIONS[0][0]:
                 raise
             continue

@@ -40,7 +40,10 @@ def write_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, voca
         writer.add_token_merges([" ".join(part.replace(" ", "Ġ") for part in pair) for pair in merges])
     writer.add_token_types(types)
     _special_tokens(writer, tokenizer)
-    writer.add_chat_template(tokenizer.chat_template)
+    named = tokenizer.chat_template
+    if isinstance(named, dict):
+        named = [{"name": name, "template": template} for name, template in named.items()]
+    writer.add_chat_template(named)
 
 
 def _tokens(description: Mapping[str, Any], size: int, *, bytes_as_tokens: bool) -> tuple[list[str], list[int]]:

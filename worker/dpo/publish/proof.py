@@ -167,7 +167,7 @@ def check_metadata(known: Reference, tokenizer: PreTrainedTokenizerBase, path: P
         return None if part is None else part.contents()
 
     wrong = []
-    if value("chat_template") != tokenizer.chat_template:
+    if value("chat_template") != tokenizer.get_chat_template():
         wrong.append("the chat template")
     ends = {value("ggml.eos_token_id"), value("ggml.eot_token_id")}
     if value("ggml.eos_token_id") != known.ends[0] or not set(known.ends) <= ends:
