@@ -3,6 +3,8 @@
     python -m bench.quality_vs_trl --model MODEL_FOLDER [--pairs 500] [--eval-pairs 500] [--seeds 1 2 3]
     python -m bench.quality_vs_trl --model MODEL_FOLDER --turns 1                      # each prompt's last message only
     python -m bench.quality_vs_trl --model MODEL_FOLDER --data demo.jsonl --pairs 30 --eval-pairs 6 --batch-size 4
+    python -m bench.quality_vs_trl --model MODEL_FOLDER --turns 1 --dtype bfloat16 --seeds 1 2 3 4 5 \
+        --trainers prefloop-paired prefloop-float32 --baseline prefloop-float32          # what bfloat16 costs
 
 Each trainer runs in a process of its own. The adapters are then measured by the same program (`python -m worker.dpo
 score`) on the same held-out pairs, so that only training can make a difference. Accuracy, margin and loss come with
@@ -10,7 +12,8 @@ score`) on the same held-out pairs, so that only training can make a difference.
 differences.
 
 Even with one seed each draws an adapter to start from and an order of the pairs of its own; `prefloop-paired` is Prefloop
-from TRL's start and in TRL's order, which leaves nothing to chance.
+from TRL's start and in TRL's order, which leaves nothing to chance. `prefloop-float32` is the same in float32, whatever
+--dtype says.
 
 Each run is kept in OUT.runs.jsonl: an interrupted comparison goes on where it stopped, and several at once may fill one
 file with `--seeds` and `--trainers` of their own; the last one, that finds Prefloop and TRL done, writes OUT.json and OUT.md.
@@ -33,7 +36,7 @@ from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_r
 from worker.dpo.rows.plan import make_plan
 
 METRICS = ("accuracy", "margin", "loss")
-TRAINERS = ("prefloop", "prefloop-paired", "trl")
+TRAINERS = ("prefloop", "prefloop-paired", "prefloop-float32", "trl")
 
 
 def main() -> None:
@@ -59,14 +62,20 @@ def main() -> None:
                 ):
                     continue
                 out = folder / f"{trainer}-{seed}"
-                {"prefloop": prefloop, "prefloop-paired": prefloop_paired, "trl": trl}[trainer](args, train, out, seed)
+                WAYS[trainer](args, train, out, seed)
                 runs.append({"trainer": trainer, "seed": seed} | score(args, held_out, out))
                 with kept.open("a") as file:
                     file.write(json.dumps(runs[-1] | {"settings": settings(args)}) + "\n")
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    if any(sum(run["trainer"] == trainer for run in runs) < len(args.seeds) for trainer in ("prefloop", "trl")):
+    if any(sum(run["trainer"] == trainer for run in runs) < len(args.seeds) for trainer in args.trainers):
         return
-    result = {"runs": runs, "summary": summarise(runs), "settings": settings(args), "machine": machine_facts()}
+    result = {
+        "runs": runs,
+        "baseline": args.baseline,
+        "summary": summarise(runs, args.baseline),
+        "settings": settings(args),
+        "machine": machine_facts(),
+    }
     publish(args.out, result, report(result))
 
 
@@ -78,6 +87,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--eval-pairs", type=int, default=500, help="pairs held out, none of them trained on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--trainers", nargs="+", choices=TRAINERS, default=list(TRAINERS))
+    parser.add_argument(
+        "--baseline", choices=TRAINERS, default="trl", help="the trainer that the others are compared with"
+    )
     parser.add_argument("--turns", type=int, help="messages that a prompt keeps, from its end (default: all)")
     parser.add_argument(
         "--steps", type=int, default=-1, help="optimizer steps (default: one epoch; the paired runs need that)"
@@ -119,8 +131,16 @@ def earlier_runs(kept: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
     return [run for run in same if run["seed"] in wanted["seeds"]]
 
 
-def prefloop(args: argparse.Namespace, train: Path, out: Path, seed: int, *, adapter: Path | None = None) -> None:
-    """Train with Prefloop, a new adapter or a given one."""
+def prefloop(
+    args: argparse.Namespace,
+    train: Path,
+    out: Path,
+    seed: int,
+    *,
+    adapter: Path | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Train with Prefloop, a new adapter or a given one. dtype: the arguments' where it is None."""
     given = {
         "seed": seed,
         "max_steps": args.steps,
@@ -130,7 +150,7 @@ def prefloop(args: argparse.Namespace, train: Path, out: Path, seed: int, *, ada
         "lora_r": args.lora_r,
         "lora_alpha": 2 * args.lora_r,
         "max_length": args.max_length,
-        "dtype": args.dtype,
+        "dtype": dtype or args.dtype,
         "sample_prompts": 0,
         "reference_cache": str(out.parent / "reference"),
     }
@@ -141,12 +161,13 @@ def prefloop(args: argparse.Namespace, train: Path, out: Path, seed: int, *, ada
     output_of(command)
 
 
-def prefloop_paired(args: argparse.Namespace, train: Path, out: Path, seed: int) -> None:
+def prefloop_paired(args: argparse.Namespace, train: Path, out: Path, seed: int, *, dtype: str | None = None) -> None:
     """Train with Prefloop from the adapter that TRL starts from with this seed, and in TRL's order."""
     if args.steps > 0:
         raise SystemExit("prefloop-paired takes one epoch: leave --steps out, or name the other --trainers.")
     start = out.with_name(f"start-{seed}")
-    trl(args, train, start, seed, start_only=True)
+    if not (start / "order.json").exists():
+        trl(args, train, start, seed, start_only=True)
     rows, theirs = train.read_text().splitlines(), json.loads((start / "order.json").read_text())
     plan = make_plan(len(rows), batch_size=args.batch_size, seed=seed, epochs=1)
     ours = [index for step in range(plan.total_steps) for index in plan.batch(step)]
@@ -154,7 +175,12 @@ def prefloop_paired(args: argparse.Namespace, train: Path, out: Path, seed: int)
     rows_by_place = dict(zip(ours, theirs, strict=True))
     ordered = train.with_name(f"train-{seed}.jsonl")
     ordered.write_text("".join(rows[rows_by_place[place]] + "\n" for place in range(len(rows))))
-    prefloop(args, ordered, out, seed, adapter=start)
+    prefloop(args, ordered, out, seed, adapter=start, dtype=dtype)
+
+
+def prefloop_float32(args: argparse.Namespace, train: Path, out: Path, seed: int) -> None:
+    """`prefloop_paired` in float32: what another type is compared with."""
+    prefloop_paired(args, train, out, seed, dtype="float32")
 
 
 def trl(args: argparse.Namespace, train: Path, out: Path, seed: int, *, start_only: bool = False) -> None:
@@ -168,6 +194,9 @@ def trl(args: argparse.Namespace, train: Path, out: Path, seed: int, *, start_on
     }
     environment = os.environ | {"HF_HOME": str(out.parent / "huggingface")}
     output_of([sys.executable, "-m", "bench.quality_vs_trl", "--child", json.dumps(given)], environment)
+
+
+WAYS = {"prefloop": prefloop, "prefloop-paired": prefloop_paired, "prefloop-float32": prefloop_float32, "trl": trl}
 
 
 def train_with_trl(given: dict[str, Any]) -> None:
@@ -272,15 +301,15 @@ def output_of(command: list[str], environment: dict[str, str] | None = None) -> 
     return run.stdout
 
 
-def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """By metric and trainer: mean and 95 % interval, and those of the difference to TRL, seed by seed."""
+def summarise(runs: list[dict[str, Any]], baseline: str) -> dict[str, Any]:
+    """By metric and trainer: mean and 95 % interval, and those of the difference to the baseline, seed by seed."""
     summary: dict[str, Any] = {}
     for metric in METRICS:
         by = {trainer: {run["seed"]: run[metric] for run in runs if run["trainer"] == trainer} for trainer in TRAINERS}
         summary[metric] = {
             trainer: {
                 "value": interval(list(values.values())),
-                "difference": interval([values[seed] - by["trl"][seed] for seed in values]),
+                "difference": interval([values[seed] - by[baseline][seed] for seed in values]),
             }
             for trainer, values in by.items()
             if values
@@ -297,13 +326,21 @@ def interval(values: list[float]) -> dict[str, float | None]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
+NAMES = {
+    "prefloop": "Prefloop",
+    "prefloop-paired": "Prefloop, TRL's start and order",
+    "prefloop-float32": "Prefloop in float32, TRL's start and order",
+    "trl": "TRL",
+}
+
+
 def report(result: dict[str, Any]) -> str:
     given, machine = result["settings"], result["machine"]
     turns = f" (the last {given['turns']} message of each prompt)" if given["turns"] else ""
-    names = {"prefloop": "Prefloop", "prefloop-paired": "Prefloop, TRL's start and order"}
-    ours = [name for name in names if name in result["summary"]["loss"]]
+    baseline = result["baseline"]
+    ours = [name for name in NAMES if name in result["summary"]["loss"] and name != baseline]
     rows = [
-        f"| {metric} | {shown(interval['trl']['value'])} | "
+        f"| {metric} | {shown(interval[baseline]['value'])} | "
         + " | ".join(
             f"{shown(interval[name]['value'])} | {shown(interval[name]['difference'])} {verdict(interval[name]['difference'])}"
             for name in ours
@@ -311,7 +348,7 @@ def report(result: dict[str, Any]) -> str:
         + " |"
         for metric, interval in result["summary"].items()
     ]
-    head = "| held-out | TRL | " + " | ".join(f"{names[name]} | difference" for name in ours) + " |"
+    head = f"| held-out | {NAMES[baseline]} | " + " | ".join(f"{NAMES[name]} | difference" for name in ours) + " |"
     table = "\n".join([head, "|---" * (2 + 2 * len(ours)) + "|", *rows])
     return f"""## Quality against TRL {machine["trl"]}
 
