@@ -1,9 +1,12 @@
-"""A training step on cores that other programs want too, with threads that spin, that sleep, and with fewer threads.
+"""A training step on cores that other programs want too: the engine's own choice of threads against fixed numbers.
 
-    python -m bench.busy_machine --model MODEL_FOLDER [--tokens 1024] [--repeats 3]
+    python -m bench.busy_machine --model MODEL_FOLDER [--tokens 384] [--steps 10] [--only auto 1 2 …]
 
-Each setting is timed in a process of its own, alone and beside one program that keeps a core busy: seconds of one
-micro-batch forward and backward, and forward again as the reference pass does. Writes OUT.json and OUT.md.
+Alone, beside one and beside two programs that never wait, at the same niceness. A step is one micro-batch forward and
+backward, and forward again as the reference pass does. `auto` does as many as --steps beside each, and its steps that try another
+number count; fixed numbers do three, and three more with threads that wait as PyTorch has them, spinning long. Each setting is a process
+of its own, and goes through the three in order. It takes about four minutes on two cores; `--only` measures some settings and keeps
+the others of OUT.json. Writes OUT.json and OUT.md.
 """
 
 import argparse
@@ -17,91 +20,124 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from worker.dpo.machine.threads import Threads, spin_briefly, usable_cores
 
-from bench.machine import HH_FILE, machine_facts, publish
-from bench.step_profile import load
-from worker.dpo.ground.memory import keep_freed_memory
-
-SETTINGS: dict[str, dict[str, str]] = {
-    "as it is: a thread for each core": {},
-    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
-    "one thread fewer": {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))},
-}
+BESIDE = {"alone": 0, "beside one": 1, "beside two": 2}
+LONG_SPINS = "as PyTorch waits"
+FIXED_STEPS = 3
 
 
 def main() -> None:
     args = arguments()
     if args.child:
-        print(json.dumps(seconds(args)))
+        print(json.dumps(measure(args)))
         return
-    rates: dict[str, dict[str, float]] = {}
-    for name, environment in SETTINGS.items():
-        alone = child(environment)
-        with busy_core():
-            rates[name] = {"alone": alone, "beside": child(environment)}
+    from bench.machine import machine_facts, publish
+
+    cores = os.cpu_count() or 1
+    waits_long = f"{cores}, {LONG_SPINS}"
+    settings = ["auto", *(str(count) for count in sorted({1, max(1, cores - 1), cores})), waits_long]
+    kept = args.out.with_suffix(".json")
+    earlier = json.loads(kept.read_text()) if args.only and kept.exists() else {}
+    seconds = earlier["seconds"] if earlier.get("tokens") == args.tokens else {}
+    for setting in settings:
+        if not args.only or setting in args.only:
+            # An empty value is no number, and PyTorch's OpenMP falls back to its own.
+            long = setting == waits_long
+            seconds[setting] = child(setting.partition(",")[0], {"GOMP_SPINCOUNT": ""} if long else {})
     machine = machine_facts()
-    publish(args.out, {"seconds": rates, "tokens": args.tokens, "machine": machine}, report(rates, machine))
+    publish(args.out, {"seconds": seconds, "tokens": args.tokens, "machine": machine}, report(seconds, machine))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of the base model")
-    parser.add_argument("--data", type=Path, default=HH_FILE)
-    parser.add_argument("--tokens", type=int, default=1024, help="tokens of the micro-batch, at most")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--tokens", type=int, default=384, help="tokens of the micro-batch, at most")
     parser.add_argument("--lora-r", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3, help="timed rounds, the median counts")
+    parser.add_argument("--steps", type=int, default=10, help="steps of auto beside each number of programs")
+    parser.add_argument("--only", nargs="+", default=[], help="settings to measure, as the table names them")
     parser.add_argument("--out", type=Path, default=Path("bench/results/busy_machine"))
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def child(environment: dict[str, str]) -> float:
+def child(setting: str, environment: dict[str, str]) -> dict[str, Any]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "bench.busy_machine", "--child", *sys.argv[1:]],
-        env={name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))} | environment,
+        [sys.executable, "-m", "bench.busy_machine", "--child", setting, *sys.argv[1:]],
+        env=clean | environment,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return float(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(setting, environment, result, file=sys.stderr, flush=True)
+    return result
 
 
 @contextmanager
-def busy_core() -> Iterator[None]:
-    """A program beside this one that never waits."""
-    program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def busy_programs(count: int) -> Iterator[None]:
+    """So many programs beside this one that never wait."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:
-        program.kill()
-        program.wait()
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
-def seconds(args: argparse.Namespace) -> float:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Mean seconds of a step beside each number of programs, and the threads that were used."""
+    spin_briefly()
+    import torch
+
+    from bench.machine import HH_FILE
+    from bench.step_profile import load
+    from worker.dpo.ground.memory import keep_freed_memory
+
     keep_freed_memory()
+    args.data = args.data or HH_FILE
     scorer, pairs = load(args, "float32")
     rows = scorer.rows(pairs)
 
-    def round_() -> None:
+    def step() -> None:
         logps = scorer(rows)
         (logps[0] - logps[1]).sum().backward()
         with torch.no_grad():
             scorer(rows)
 
-    round_()
-    times = []
-    for _ in range(args.repeats):
-        started = time.perf_counter()
-        round_()
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2]
+    cores = usable_cores()
+    threads = Threads(args.child, most=cores, set_count=torch.set_num_threads, original=cores)
+    step()
+    seconds: dict[str, Any] = {}
+    number = 0
+    for name, count in BESIDE.items():
+        with busy_programs(count):
+            steps = args.steps if args.child == "auto" else FIXED_STEPS
+            started = time.perf_counter()
+            for _ in range(steps):
+                number += 1
+                threads.before("training", number)
+                step()
+                threads.after(1.0)
+            seconds[name] = round((time.perf_counter() - started) / steps, 3)
+    return seconds | {"threads": threads.record}
 
 
-def report(rates: dict[str, dict[str, float]], machine: dict[str, Any]) -> str:
-    lines = ["| | alone, seconds | beside a busy program, seconds |", "|---|---|---|"]
-    lines += [f"| {name} | {times['alone']:.2f} | {times['beside']:.2f} |" for name, times in rates.items()]
-    return "\n".join([*lines, "", f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}.", ""])
+def report(seconds: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
+    lines = ["| threads | " + " | ".join(BESIDE) + " |", "|---" * (1 + len(BESIDE)) + "|"]
+    lines += [
+        f"| {setting} | " + " | ".join(f"{times[name]:.2f}" for name in BESIDE) + " |"
+        for setting, times in seconds.items()
+    ]
+    fixed = [times for setting, times in seconds.items() if setting != "auto"]
+    if fixed and "auto" in seconds:
+        ratios = [seconds["auto"][name] / min(times[name] for times in fixed) for name in BESIDE]
+        lines.append("| auto, of the best fixed number | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+        lines += ["", f"Seconds a step. What auto used: {seconds['auto']['threads']}."]
+    return "\n".join([*lines, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}.", ""])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from app.services.jobs import jobs, workers
 from app.services.training import runs
 from tests.conftest import ROOT
 from tests.factory import Factory
-from tests.pretend_worker import prepare_model
+from tests.pretend_worker import PretendWorker, prepare_model
 from tests.services.training.exported import FILES, exported
 from tests.services.training.trained import trained
 
@@ -287,6 +287,19 @@ def test_workers_and_doctor_tell_who_can_do_what(admin: str, engine: Engine) -> 
     assert " UTC" in table and "+00:00" not in table
     (row,) = prefloop("jobs", "list", "--kind", "all", "--json").output.splitlines()
     assert (json.loads(row)["kind"], json.loads(row)["base_model"]) == ("export", "")
+
+
+def test_train_warns_of_a_number_type_that_is_slow_on_the_worker(
+    admin: str, pairs: Path, engine: Engine, settings: Settings
+) -> None:
+    prefloop("project", "create", "tone")
+    prefloop("import", "tone", str(pairs))
+    PretendWorker(engine, settings)
+    with write_session(engine) as session:
+        workers.measured(session, name="cpu-1", product_gflops={"float32": 100.0, "bfloat16": 4.0})
+    slow = " ".join(prefloop("train", "tone", "--model", "tiny", "--set", "dtype=bfloat16").output.split())
+    assert "Slow: Products in bfloat16 take 25.0 times as long" in slow and "Queued run 1" in slow
+    assert "Slow" not in prefloop("train", "tone", "--model", "tiny").output
 
 
 def test_a_checkpoint_is_exported_once_and_copied_when_it_is_whole(

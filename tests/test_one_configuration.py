@@ -43,7 +43,7 @@ BAD = [
     ({"label_smoothing": "0.5"}, "'label_smoothing' must be a number from 0 up to but not including 0.5, not “0.5”."),
     ({"batch_size": "2.5"}, "'batch_size' must be a whole number from 1 to 65,536, not “2.5”."),
     ({"use_dora": "maybe"}, "'use_dora' must be true or false, not “maybe”."),
-    ({"dtype": "int4"}, "'dtype' must be one of float32, bfloat16, float16, float64, not “int4”."),
+    ({"dtype": "int4"}, "'dtype' must be one of auto, float32, bfloat16, float16, float64, not “int4”."),
     ({"report_to": "email"}, "'report_to' must be a list of tensorboard, mlflow, wandb or none, not “email”."),
     ({"report_to": "5"}, "'report_to' must be a list of tensorboard, mlflow, wandb or none, not “5”."),
     ({"lora_target_modules": ","}, "'lora_target_modules' must be all-linear or names of modules, not “,”."),
@@ -90,7 +90,7 @@ BAD = [
     ),
     (
         {"mixed_precision": "bf16", "dtype": "bfloat16"},
-        "Autocast works on float32 weights. Leave 'dtype' at float32, or 'mixed_precision' at no.",
+        "Autocast works on float32 weights. Leave 'dtype' at auto or float32, or 'mixed_precision' at no.",
     ),
     (
         {"metric_for_best_model": "eval_loss/ipo"},

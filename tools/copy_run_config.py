@@ -11,6 +11,7 @@ from app.paths import APP, ROOT
 SOURCE = ROOT / "worker" / "dpo" / "ground"
 TARGET = APP / "services" / "training" / "run_config"
 MODULES = ("config", "losses", "values")
+TYPE_RULE = ROOT / "worker" / "dpo" / "machine" / "number_type.py"
 GGUF_RULE = ROOT / "worker" / "dpo" / "publish" / "gguf_support.py"
 RECORDS = ROOT / "worker" / "dpo" / "data" / "records"
 RECORDS_COPY = APP / "services" / "collecting" / "imports" / "records"
@@ -19,6 +20,7 @@ RECORDS_COPY = APP / "services" / "collecting" / "imports" / "records"
 def copies() -> dict[Path, str]:
     """The copies' texts by where they lie."""
     configuration = {TARGET / f"{name}.py": copy_of(SOURCE / f"{name}.py") for name in MODULES}
+    configuration[TARGET / TYPE_RULE.name] = copy_of(TYPE_RULE)
     records = {RECORDS_COPY / path.name: copy_of(path) for path in sorted(RECORDS.glob("*.py"))}
     return configuration | records | {TARGET.parent / GGUF_RULE.name: copy_of(GGUF_RULE)}
 

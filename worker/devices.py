@@ -1,15 +1,20 @@
 """What this machine can train on, looked up without loading torch, and who uses it: one job a GPU."""
 
 import fcntl
+import json
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
 import psutil
+
+from app.paths import ROOT
+from worker.dpo.machine import rates
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
@@ -45,6 +50,25 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             numbers[package] = "not installed"
     return numbers
+
+
+def product_rates(own: list[Device]) -> dict[str, float]:
+    """GFLOP/s by number type of the first device, as an earlier look found it; empty where there was none yet."""
+    gpu = next((device.name for device in own if device.gpu is not None), None)
+    return rates.kept(gpu or "cpu") or {}
+
+
+def measure_products(own: list[Device]) -> dict[str, float]:
+    """`product_rates`, measured by the engine where they aren't known; empty where it can't. It takes some seconds."""
+    known = product_rates(own)
+    if known:
+        return known
+    command = [sys.executable, "-m", "worker.dpo", "rates"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+        return {str(name): float(rate) for name, rate in json.loads(done.stdout).items()}
+    except (OSError, subprocess.SubprocessError, ValueError, AttributeError, TypeError):
+        return {}
 
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # what keeps a job's process off the GPUs

@@ -34,6 +34,7 @@ class Pulse:
 
     def start(self) -> None:
         self._thread.start()
+        threading.Thread(target=self._measure, name="measure", daemon=True).start()
 
     def end(self) -> None:
         """Stop and take this worker off the list."""
@@ -67,6 +68,12 @@ class Pulse:
             except Exception as error:  # a database or broker that is away comes back
                 log.warning("pulse.missed", error=str(error))
 
+    def _measure(self) -> None:
+        """Say how fast this device multiplies, once it is known: the form of a run warns of what is slow here."""
+        if (rates := devices.measure_products(self._devices)) and not self._ended.is_set():
+            with suppress(SQLAlchemyError), write_session(self._engine) as session:
+                workers.measured(session, name=self.name, product_gflops=rates)
+
     def _register(self) -> None:
         try:
             with write_session(self._engine) as session:
@@ -78,6 +85,7 @@ class Pulse:
                     version=__version__,
                     kinds=registry.KINDS,
                     versions=devices.versions(),
+                    product_gflops=devices.product_rates(self._devices),
                 )
         except SQLAlchemyError as error:
             log.warning("worker.not_registered", error=str(error))

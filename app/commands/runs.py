@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from app.commands.context import acting_user, console
 from app.commands.jobs import watch_job
@@ -10,8 +11,10 @@ from app.commands.options import ActAs
 from app.config import get_settings
 from app.db import get_engine, read_session, write_session
 from app.errors import Invalid
+from app.models import JobKind
 from app.services.collecting import projects
 from app.services.datasets import snapshots
+from app.services.jobs import workers
 from app.services.training import run_settings
 from app.services.training import runs as run_service
 from app.storage import get_storage
@@ -31,11 +34,15 @@ def train(
     config = run_settings.parse(settings or [])
     with read_session() as session:
         by, project = acting_user(session, as_user), projects.get(session, slug)
+        living = workers.alive(session, silent_after=get_settings().worker_lease_seconds)
+        slow = run_settings.slow_on(run_settings.validate(config), workers.able(living, JobKind.TRAINING))
     base = model or project.default_base_model
     if not base:
         raise Invalid(
             f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
         )
+    if slow:
+        console.print(f"[yellow]Slow:[/yellow] {escape(slow)}", highlight=False)
     if snapshot is None:
         storage = get_storage(get_settings())
         run = run_service.train_on_current(

@@ -112,13 +112,18 @@ class Sampled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged(Event):
-    """A line of the log. `level`: info where there is none. `fused_layers`: said once, when the engine begins."""
+    """A line of the log. `level`: info where there is none.
+
+    `fused_layers`: said once, when the engine begins. `dtype` and `why`: what it computes in, and what decided that.
+    """
 
     type = EventType.LOG
 
     message: str | None = None
     level: str | None = None
     fused_layers: bool | None = None
+    dtype: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

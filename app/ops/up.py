@@ -23,6 +23,7 @@ from app.errors import PrefloopError
 RESTARTS_ALLOWED = 5
 RESTART_WINDOW_SECONDS = 120
 READY_SECONDS = 60
+TRAINING_NICENESS = 10
 STOP_SECONDS = 40  # a job's process saves its state first
 
 
@@ -33,11 +34,12 @@ class CannotStart(PrefloopError):
 
 @dataclass
 class Child:
-    """One process of the product, its log file and when it was started."""
+    """One process of the product, its log file, how far it stands behind others for the processor, and when it was started."""
 
     name: str
     command: list[str]
     log: Path
+    niceness: int = 0
     process: subprocess.Popen[bytes] | None = None
     starts: list[float] = field(default_factory=list)
 
@@ -50,8 +52,12 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=self._begin,
             )
+
+    def _begin(self) -> None:
+        _die_with_parent()
+        os.nice(self.niceness)
 
     def ended(self) -> int | None:
         return self.process.poll() if self.process else None
@@ -167,7 +173,8 @@ def run(settings: Settings, console: Console, *, prepare: Callable[[], None], we
     prefloop = [sys.executable, "-m", "app.cli"]
     children = [
         Child("web server", [*prefloop, "serve"], logs / "web.log"),
-        Child("worker", [*prefloop, "worker"], logs / "worker.log"),
+        # Training takes what pages leave of the processor: whoever judges must not wait for it.
+        Child("worker", [*prefloop, "worker"], logs / "worker.log", niceness=TRAINING_NICENESS),
     ]
     code = 0
     try:

@@ -111,6 +111,12 @@ def test_children_end_when_their_parent_is_killed(up: Up) -> None:
     assert gone(children)
 
 
+def test_training_stands_behind_the_web_server(up: Up) -> None:
+    up.until("Ctrl-C ends everything")
+    niceness = {" ".join(child.cmdline()[-1:]): child.nice() for child in up.children()}
+    assert niceness["worker"] > niceness["serve"] == psutil.Process(up.process.pid).nice()
+
+
 def test_a_second_start_on_the_same_data_says_who_has_it(up: Up) -> None:
     up.until("Ctrl-C ends everything")
     second = Up(up.folder, free_port())

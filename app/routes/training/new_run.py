@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Invalid, PrefloopError
-from app.models import Counts, JobKind, Project, Snapshot, Statistics, TrainingRun, User
+from app.models import Counts, JobKind, Project, Snapshot, Statistics, TrainingRun, User, Worker
 from app.routes.training import run_form
 from app.routes.training.run_form import RULE_HELP, Form
 from app.services.datasets import figures, snapshots
@@ -53,11 +53,15 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Steps and what earlier runs of the kind needed; `problem` where the settings don't fit together."""
+    """Steps and what earlier runs of the kind needed; `problem` where the settings don't fit together.
+
+    slow: why a setting makes the run slow on the workers that are there; empty where none does.
+    """
 
     steps: int = 0
     estimate: Estimate | None = None
     problem: str = ""
+    slow: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +215,14 @@ def _page(
     living = workers.alive(session, silent_after=settings.worker_lease_seconds)
     if not form.preset:
         form = replace(form, preset=presets.preset_for(dataset.counts.train if dataset.counts else presets.FEW_PAIRS))
+    able = workers.able(living, JobKind.TRAINING)
     return NewRunPage(
         project=project,
         dataset=dataset,
         form=form,
-        cost=_cost(session, form, dataset),
+        cost=_cost(session, form, dataset, able),
         models=base_models.list_models(settings),
-        workers_able=len(workers.able(living, JobKind.TRAINING)),
+        workers_able=len(able),
         errors=errors or {},
     )
 
@@ -243,13 +248,14 @@ def _dataset(engine: Engine, session: Session, project: Project, form: Form) -> 
     return Dataset(known.preview.sentence, known.preview.counts, known.preview.statistics, as_of=known.as_of)
 
 
-def _cost(session: Session, form: Form, dataset: Dataset) -> Cost:
+def _cost(session: Session, form: Form, dataset: Dataset, able: list[Worker]) -> Cost:
     try:
         config = run_settings.validate(form.config())
     except Invalid as error:
         return Cost(problem=str(error))
+    slow = run_settings.slow_on(config, able)
     pairs = dataset.counts.train if dataset.counts else 0
     if not pairs:
-        return Cost()
+        return Cost(slow=slow)
     estimate = estimates.estimate(session, base_model=form.base_model, config=config, pairs=pairs)
-    return Cost(-(-estimate.pairs // int(config["batch_size"])), estimate)
+    return Cost(-(-estimate.pairs // int(config["batch_size"])), estimate, slow=slow)

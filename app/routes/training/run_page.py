@@ -99,6 +99,7 @@ class RunPage(Live):
     points: list[dict[str, Any]] = field(default_factory=list)
     charts: tuple[Chart, ...] = CHARTS
     configuration: list[tuple[str, list[Setting]]] = field(default_factory=list)
+    computed_in: str = ""
 
 
 def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
@@ -110,6 +111,7 @@ def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
         after=after,
         points=history.chart_points(session, job=run.job),
         configuration=configuration(run.config),
+        computed_in=history.computed_in(session, job=run.job),
     )
 
 

@@ -42,6 +42,7 @@ def register(
     version: str,
     kinds: Iterable[JobKind],
     versions: dict[str, Any],
+    product_gflops: dict[str, float] | None = None,
     now: datetime | None = None,
 ) -> Worker:
     """A worker process started: it describes itself anew. Workers that were silent for a week are forgotten."""
@@ -53,9 +54,15 @@ def register(
         session.add(worker)
     worker.device, worker.memory_bytes = device[:120], memory_bytes
     worker.version, worker.kinds, worker.versions = version, sorted(kind.value for kind in kinds), versions
+    worker.product_gflops = product_gflops or {}
     worker.started_at, worker.heartbeat_at = now, now
     session.flush()
     return worker
+
+
+def measured(session: Session, *, name: str, product_gflops: dict[str, float]) -> None:
+    """How fast the worker's device multiplies matrices, in GFLOP/s by number type."""
+    session.execute(update(Worker).where(Worker.name == name).values(product_gflops=product_gflops))
 
 
 def heartbeat(session: Session, *, name: str, now: datetime | None = None) -> bool:

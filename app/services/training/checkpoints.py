@@ -23,7 +23,9 @@ from app.storage import Storage, StoredFile
 
 FACTS = "prefloop.json"
 # What may be offered for download: weights as safetensors, text, and the tokenizers' own files. Nothing pickled.
-OFFERED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|json|md|txt|jinja|model|vocab|tiktoken)")
+OFFERED = re.compile(
+    r"(?:additional_chat_templates/)?[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|json|md|txt|jinja|model|vocab|tiktoken)"
+)
 CURVES = re.compile(r"runs/(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?events\.out\.tfevents\.[A-Za-z0-9._-]+")
 MEDIA_TYPES = {
     "json": "application/json",
@@ -95,6 +97,8 @@ def provenance(
         "loss": facts.get("loss"),
         "versions": facts.get("versions", {}),
         "device": facts.get("device"),
+        "number_type": facts.get("number_type"),
+        "threads": facts.get("threads"),
         "started_by": job.created_by.username if job.created_by else None,
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from app.events.reading import of_row, of_rows
@@ -117,8 +117,30 @@ def slow_because(session: Session, *, job: Job) -> str:
         .limit(2)
     )
     said = of_rows(session.scalars(newest))
+    # A warning of the number type comes after what was chosen: none is the newest of these where it is well chosen.
+    said += of_rows(session.scalars(_about_numbers(job)))[:1]
     warnings = [event.message for event in said if isinstance(event, Logged) and event.level == "warning"]
-    return (warnings[0] or "") if warnings else ""
+    return " ".join(dict.fromkeys(filter(None, warnings)))
+
+
+def computed_in(session: Session, *, job: Job) -> str:
+    """The number type that the run computes in, and why, as the engine said when it last began; empty where it didn't."""
+    said = of_rows(session.scalars(_about_numbers(job)))
+    return next((event.why for event in said if isinstance(event, Logged) and event.why), "")
+
+
+def _about_numbers(job: Job) -> Select[JobEvent]:
+    """What the engine said of its number type when it last began, and a warning of it, newest first."""
+    return (
+        select(JobEvent)
+        .where(
+            JobEvent.job_id == job.id,
+            JobEvent.type == EventType.LOG,
+            JobEvent.data["dtype"].as_string().is_not(None),
+        )
+        .order_by(JobEvent.id.desc())
+        .limit(2)
+    )
 
 
 def last_error(session: Session, *, job: Job) -> Failed | None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import Invalid, PrefloopError
+from app.models import Worker
 from app.services.training.run_config.config import SETTINGS, from_mapping
+from app.services.training.run_config.number_type import choose
 from app.services.training.run_config.values import ConfigError, Problem, Setting, parse_settings
 
 LOSS_LABELS = {
@@ -87,7 +89,7 @@ _GROUPS: dict[str, tuple[tuple[str, str] | tuple[str, str, str], ...]] = {
         ("use_dora", "DoRA"),
         ("load_in_4bit", "4-bit base (QLoRA)"),
     ),
-    "Numbers": (("dtype", "Weights in"), ("mixed_precision", "Autocast"), ("seed", "Seed")),
+    "Numbers": (("dtype", "Weights in"), ("mixed_precision", "Autocast"), ("threads", "Threads"), ("seed", "Seed")),
     "Memory": (
         ("token_budget", "Token budget", "tokens"),
         ("head_chunk_mb", "Logits block", "MB"),
@@ -136,6 +138,19 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     if theirs:
         raise _invalid(*theirs)
     return {key: value for key, value in checked.items() if value is not None and key not in WORKER_KEYS}
+
+
+def slow_on(config: Mapping[str, Any], living: Iterable[Worker]) -> str:
+    """Why a checked configuration would be slow on workers that measured their products; empty where it wouldn't be on any."""
+    asked = from_mapping(config)
+    warnings = {worker.name: choose(asked, worker.product_gflops).warning for worker in living}
+    slow = {name: warning for name, warning in warnings.items() if warning}
+    if not slow:
+        return ""
+    everywhere = len(slow) == len(warnings) and len(set(slow.values())) == 1
+    if everywhere:
+        return next(iter(slow.values()))
+    return " ".join(f"Worker {name}: {warning}" for name, warning in slow.items())
 
 
 def parse(words: Iterable[str]) -> dict[str, Any]:

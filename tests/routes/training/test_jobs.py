@@ -15,7 +15,7 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.models import Checkpoint, Job, JobKind, JobState, Project, Role, Snapshot, TrainingRun, User
 from app.routes.training import run_stream
-from app.services.jobs import jobs
+from app.services.jobs import jobs, workers
 from app.services.training import run_settings, runs
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker, prepare_model
@@ -296,6 +296,41 @@ def test_a_run_without_its_fused_layers_says_above_everything_that_it_is_slow(
     # Begun again by a version in which they work.
     worker.say(("log", None, begins | {"fused_layers": True}))
     assert "This run is slower" not in words(browser.get(address).text)
+
+
+def test_a_run_says_what_it_computes_in_and_that_a_choice_is_slow(
+    browser: TestClient, project: Project, worker: PretendWorker
+) -> None:
+    address = f"/jobs/{start(browser, project)}"
+    worker.claim()
+    why = "bfloat16, as it was asked for."
+    slow = "Products in bfloat16 take 25.0 times as long on this machine as in float32. Set dtype=float32."
+    chosen = {"message": f"Numbers: {why}", "asked": "bfloat16", "dtype": "bfloat16", "why": why}
+    worker.say(("log", None, chosen), ("log", None, {"message": slow, "level": "warning", "dtype": "bfloat16"}))
+    worker.start(40)
+    page = words(browser.get(address).text)
+    assert f"This run is slower than it could be {slow}" in page
+    assert f"Computed in {why}" in page
+    # Begun again on a machine with such products.
+    worker.say(("log", None, chosen))
+    page = words(browser.get(address).text)
+    assert "This run is slower" not in page and f"Computed in {why}" in page
+
+
+def test_the_form_warns_of_a_number_type_that_is_slow_on_the_workers_that_are_there(
+    browser: TestClient, project: Project, engine: Engine, worker: PretendWorker
+) -> None:
+    address = f"/projects/{project.slug}/train/preview?base_model=tiny&config.dtype="
+    assert "times as long" not in browser.get(address + "bfloat16").text
+    with write_session(engine) as session:
+        workers.measured(session, name="cpu-1", product_gflops={"float32": 100.0, "bfloat16": 4.0})
+    assert "Products in bfloat16 take 25.0 times as long" in words(browser.get(address + "bfloat16").text)
+    for other in ("float32", "auto"):
+        assert "times as long" not in browser.get(address + other).text
+    PretendWorker(engine, worker.settings, "gpu-1")
+    with write_session(engine) as session:
+        workers.measured(session, name="gpu-1", product_gflops={"float32": 100.0, "bfloat16": 300.0})
+    assert "Worker cpu-1: Products in bfloat16" in words(browser.get(address + "bfloat16").text)
 
 
 def test_a_finished_run_puts_its_checkpoint_and_verdict_first(

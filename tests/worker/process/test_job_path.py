@@ -1,5 +1,6 @@
 """The job path with real processes: a worker, its training process, a broker, a database."""
 
+import json
 import os
 import re
 import signal
@@ -102,6 +103,11 @@ def test_job_runs_to_a_checkpoint_that_peft_loads(
         str(settings.data_dir)
         not in "".join(path.read_text() for path in folder.glob("*.json")) + (folder / "README.md").read_text()
     )
+
+    assert chain["number_type"]["dtype"] in chain["number_type"]["why"] and chain["threads"] == "1"
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "/path/to/tiny"
+    card = (folder / "README.md").read_text()
+    assert "# the folder of the base model tiny\nbase = AutoModelForCausalLM.from_pretrained('/path/to/tiny')" in card
 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

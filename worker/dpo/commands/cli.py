@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from worker.dpo.commands import estimate, export, generate, merge, score, train
+    from worker.dpo.commands import estimate, export, generate, merge, rates, score, train
 
     codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
     parser = argparse.ArgumentParser(
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         ("merge", merge, "an adapter merged into its base model"),
         ("export", export, "a checkpoint as merged safetensors or GGUF, proven"),
         ("estimate", estimate, "memory that a run would need"),
+        ("rates", rates, "how fast this machine multiplies, by number type"),
     ):
         command = commands.add_parser(name, help=help_text)
         module.add_arguments(command)

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the estimate. Returns the exit code. Raises what loading a run raises."""
+    import tempfile
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -35,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from worker.dpo.run.setup import RunRequest, prepare
 
     config = load_config(args.config, args.settings)
-    request = RunRequest(args.model, args.data, Path(), config, eval_data=args.eval_data)
-    with EventWriter(sys.stderr, rich=False) as events:
+    with tempfile.TemporaryDirectory() as out, EventWriter(sys.stderr, rich=False) as events:
+        request = RunRequest(args.model, args.data, Path(out), config, eval_data=args.eval_data)
         setup = prepare(request, events, Stop(), Accelerator(cpu=config.device == "cpu"))
     plan = setup.memory
     print(json.dumps({**asdict(plan), "peak": plan.peak, "loading_peak": peak_memory(setup.scorer.device)}))

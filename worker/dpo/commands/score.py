@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from worker.dpo.data import reading
+from worker.dpo.data import fitting, reading
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.ground.cache import cache_folder
 from worker.dpo.ground.config import from_mapping
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = loading.load_tokenizer(args.model)
     base = loading.load_base(args.model, dtype=args.dtype, device=device)
     dataset = reading.load_dataset(args.data, tokenizer, max_length=args.max_length)
+    dataset = fitting.within_vocabulary(dataset, base.get_input_embeddings().weight.shape[0])
     for problem in dataset.problems:
         print(f"line {problem.line}: {problem.message}", file=sys.stderr)
     budget = args.token_budget or (BUDGET_GPU if device.startswith("cuda") else BUDGET_CPU)

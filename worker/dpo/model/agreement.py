@@ -52,13 +52,14 @@ def choose_scorer(
     model allows, and which layers failed, `compiled` or `fused`; `log` where it is None.
     """
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
-    tolerance = TOLERANCE[autocast or getattr(torch, config.dtype)]
 
     def scorer(*, shared: bool, own_head: bool) -> PairScorer:
         chunk = int(config.head_chunk_mb * 2**20)
         return PairScorer(policy, shared=shared, own_head=own_head, chunk_bytes=chunk, autocast=autocast)
 
     oracle = scorer(shared=False, own_head=False)
+    # The model's own type: a configuration may say `auto`.
+    tolerance = TOLERANCE[autocast or oracle.causal_lm.dtype]
     candidates = [(True, "compiled"), (True, "partly compiled")] if compile_layers else []
     candidates += [(True, "fused"), (True, ""), (False, "")]
     try:

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.errors import BadSetting
 
+MOST_CHARACTERS = 4000
+
 
 class ModelError(BadSetting):
     """A model or adapter that can't be loaded or trained as asked. The text says what to do."""
@@ -108,7 +110,7 @@ def load_adapter(base: PreTrainedModel, adapter: str, *, trainable: bool = False
     try:
         return PeftModel.from_pretrained(base, adapter, is_trainable=trainable, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        raise ModelError(f"Cannot load the adapter {adapter}: {_first_line(problem)}") from problem
+        raise ModelError(f"Cannot load the adapter {adapter}: {_all_lines(problem)}") from problem
 
 
 def choose_device(wanted: str) -> str:
@@ -156,7 +158,23 @@ def save_weights(policy: PreTrainedModel | PeftModel, trained: dict[str, torch.T
         if not isinstance(policy, PeftModel)
         else names
     )
+    if isinstance(policy, PeftModel):
+        _name_base_wholly(policy)
     policy.save_pretrained(folder, state_dict=whole)
+
+
+def _name_base_wholly(policy: PeftModel) -> None:
+    """Have the adapter name a base in a folder by its whole path: from elsewhere, a relative one would name another, or a hub's."""
+    config = policy.peft_config["default"]
+    base = config.base_model_name_or_path
+    if base and Path(base).is_dir():
+        config.base_model_name_or_path = str(Path(base).resolve())
+
+
+def _all_lines(problem: BaseException) -> str:
+    """An error of several lines on one. PyTorch says on the first that there is one, and what it is on those after it."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return " ".join(lines)[:MOST_CHARACTERS] or type(problem).__name__
 
 
 def _first_line(problem: BaseException) -> str:

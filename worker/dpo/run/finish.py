@@ -9,6 +9,7 @@ from typing import Any
 import peft
 from safetensors import SafetensorError
 
+from worker.dpo.data import moment
 from worker.dpo.ground.disk import file_sha256, write_error
 from worker.dpo.ground.events import Event
 from worker.dpo.ground.memory import peak_memory
@@ -57,6 +58,8 @@ def finish(run: Run, *, published_step: int, answers: Mapping[str, Any]) -> dict
         "shared_prefix": setup.scorer.shared,
         "fused_layers": setup.scorer.fused_layers,
         "compiled_layers": setup.scorer.compiled_layers,
+        "dtype": setup.config.dtype,
+        "threads": setup.threads.record,
         **last,
         **run.metrics_after,
     }
@@ -75,6 +78,7 @@ def _facts(run: Run, *, published_step: int, answers: Mapping[str, Any]) -> dict
         "config": setup.config.as_dict(),
         "seed": setup.config.seed,
         "chat_template": setup.train.template,
+        "template_time": None if (at := moment.fixed(setup.tokenizer)) is None else at.isoformat(),
         "max_length": setup.max_length,
         "data": _data_facts(setup),
         "step": published_step,
@@ -82,6 +86,8 @@ def _facts(run: Run, *, published_step: int, answers: Mapping[str, Any]) -> dict
         "shared_prefix": setup.scorer.shared,
         "fused_layers": setup.scorer.fused_layers,
         "compiled_layers": setup.scorer.compiled_layers,
+        "number_type": setup.number_type.facts(),
+        "threads": setup.threads.record,
         "processes": run.accelerator.num_processes,
         "device": str(setup.scorer.device),
         "peak_memory_bytes": peak_memory(setup.scorer.device),

@@ -35,7 +35,7 @@ def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Acc
             before_training(run)
         events.emit(Event.STATE, run.progress.step, stage="training", total_steps=total)
         while run.progress.step < total and not evaluation.out_of_patience(run):
-            _report(run, within_memory(run, optimizer_step))
+            _report(run, _step(run))
             if evaluation.is_due(run):
                 evaluation.evaluate(run)
             resume.save_if_due(run)
@@ -56,6 +56,21 @@ def train(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Acc
         ) from None
     finally:
         run.trackers.close(succeeded)
+        setup.threads.release()
+
+
+def _step(run: Run) -> dict[str, float]:
+    """One optimizer step, by as many threads as are best now."""
+    setup, threads = run.setup, run.setup.threads
+    step, before = run.progress.step + 1, threads.count
+    count = threads.before("training", step)
+    if count is not None and before is not None and count != before:
+        setup.events.emit(
+            Event.LOG, step, message=f"{count} threads from step {step} on, instead of {before}.", threads=count
+        )
+    metrics = within_memory(run, optimizer_step)
+    threads.after(sum(setup.packing.alone[place] for place in setup.plan.batch(step - 1)))
+    return metrics
 
 
 def _report(run: Run, metrics: dict[str, float]) -> None:

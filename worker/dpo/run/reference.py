@@ -22,6 +22,7 @@ from worker.dpo.ground.cache import cache_folder, code_hash
 from worker.dpo.ground.events import Event
 from worker.dpo.ground.processes import first_ones
 from worker.dpo.ground.stopping import Stop
+from worker.dpo.machine.threads import Threads
 from worker.dpo.model.loading import adapter_is_new, as_reference, weights_hash
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.model.scoring import score_pairs
@@ -193,6 +194,7 @@ def _fill(
         budget=setup.memory.token_budget,
         accelerator=setup.accelerator,
         stop=setup.stop,
+        threads=setup.threads,
         on_kept=report,
     )
 
@@ -207,6 +209,7 @@ def fill(
     budget: int,
     accelerator: Accelerator | None = None,
     stop: Stop | None = None,
+    threads: Threads | None = None,
     on_kept: Callable[[int], None] | None = None,
 ) -> None:
     """Compute the unknown ones of `values`, (2, pairs), and keep them. on_kept: told how many are done so far."""
@@ -220,7 +223,9 @@ def fill(
         if on_kept is not None:
             on_kept(done)
 
-    values[:, unknown] = score_pairs(scorer, wanted, budget=budget, accelerator=accelerator, stop=stop, on_scored=keep)
+    values[:, unknown] = score_pairs(
+        scorer, wanted, budget=budget, accelerator=accelerator, stop=stop, threads=threads, on_scored=keep
+    )
 
 
 def _folder(setup: RunSetup) -> Path:

@@ -1,6 +1,5 @@
 """A run's training state: when it is saved, and a run that goes on from it."""
 
-import shutil
 import time
 from dataclasses import asdict
 from typing import Any
@@ -21,7 +20,7 @@ def begin(setup: RunSetup, reference: References) -> Run:
     out = setup.request.out
     if setup.request.fresh:
         if setup.accelerator.is_main_process:
-            shutil.rmtree(out / state.FOLDER, ignore_errors=True)
+            state.drop_all(out)
         setup.accelerator.wait_for_everyone()
     saved = _saved(setup)
     reports = setup.config.report_to if setup.accelerator.is_main_process else []
@@ -59,6 +58,7 @@ def _restore(run: Run, saved: state.TrainingState) -> None:
     run.reward_mean.load_state_dict(run.progress.reward_mean)
     run.metrics_before, run.metrics_after, run.metrics = numbers["before"], numbers["after"], numbers["last"]
     run.answers_before = _answers(numbers.get("answers"))
+    run.setup.threads.resume(numbers.get("threads"), run.progress.step)
     run.saved_step = run.started_step = run.progress.step
     run.setup.events.emit(Event.LOG, run.progress.step, message=f"Resumed after step {run.progress.step}.")
 
@@ -104,6 +104,8 @@ def _write(run: Run) -> None:
         "after": run.metrics_after,
         "last": run.metrics,
         "answers": None if run.answers_before is None else [asdict(answer) for answer in run.answers_before],
+        "dtype": run.config.dtype,
+        "threads": run.setup.threads.record,
     }
     if run.accelerator.is_main_process:
         out = run.setup.request.out

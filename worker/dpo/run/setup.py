@@ -4,38 +4,44 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from worker.dpo.data import fitting, reading
+from worker.dpo.data import fitting, moment, reading
 from worker.dpo.data.pairs import Dataset
 from worker.dpo.ground.cache import cache_folder
 from worker.dpo.ground.config import TrainConfig
+from worker.dpo.ground.disk import write_error
 from worker.dpo.ground.errors import BadData
 from worker.dpo.ground.events import Event, EventWriter
 from worker.dpo.ground.memory import keep_freed_memory
-from worker.dpo.ground.processes import everyones
+from worker.dpo.ground.processes import everyones, first_ones
 from worker.dpo.ground.stopping import Stop
 from worker.dpo.loss.registry import LossConfig, configure
+from worker.dpo.machine import number_type, rates
+from worker.dpo.machine.number_type import NumberType
+from worker.dpo.machine.threads import Threads, usable_cores
 from worker.dpo.model import loading
 from worker.dpo.model.agreement import choose_scorer
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.rows.packing import Packing
 from worker.dpo.rows.plan import Plan, make_plan
+from worker.dpo.run import state
 from worker.dpo.run.memory_plan import MemoryPlan, least_room, plan_memory
 
 # Settings that don't change the weights that a run ends with, but for rounding.
 WITHOUT_EFFECT = frozenset({
     "token_budget", "save_steps", "save_minutes", "report_to", "num_workers", "reference_cache",
     "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
-    "compile",
+    "compile", "threads",
 })  # fmt: skip
 
 
@@ -60,7 +66,8 @@ class RunRequest:
 class RunSetup:
     """Everything that is settled before the first step and stays as it is.
 
-    weights: SHA-256 of the base weights as loaded. max_length: tokens of a prompt and one completion. packing: what the
+    request: as it was made, but for the number type, which is the one that was chosen. number_type: how it was. threads: what
+    sets their number. weights: SHA-256 of the base weights as loaded. max_length: tokens of a prompt and one completion. packing: what the
     training pairs take of a token budget in the scorer's layout.
     """
 
@@ -79,6 +86,8 @@ class RunSetup:
     weights: str
     max_length: int
     packing: Packing
+    number_type: NumberType
+    threads: Threads
 
     @property
     def config(self) -> TrainConfig:
@@ -111,13 +120,26 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
     loss = configure(config)
     events.emit(Event.STATE, stage="loading")
     tokenizer = loading.load_tokenizer(request.model)
+    if moment.writes_time(tokenizer):
+        _fix_time(request, tokenizer, accelerator)
     device = str(accelerator.device) if accelerator.num_processes > 1 else loading.choose_device(config.device)
+    numbers = _number_type(request, device, events, accelerator)
+    config = config.model_copy(update={"dtype": numbers.dtype})
+    request = replace(request, config=config)
     if (config.mixed_precision == "fp16" or config.dtype == "float16") and not device.startswith("cuda"):
         raise loading.ModelError("fp16 needs a CUDA GPU. On this machine use bfloat16 or float32.")
     base = loading.load_base(request.model, dtype=config.dtype, device=device, load_in_4bit=config.load_in_4bit)
     stop.check()
     train, evaluation, max_length = _load_data(request, tokenizer, base, events)
     stop.check()
+    # From here on it looks at what other programs take: reading a file may have started processes of our own.
+    most = usable_cores() if device == "cpu" and accelerator.num_processes == 1 else None
+    threads = Threads(
+        config.threads if device == "cpu" else "auto",
+        most=most,
+        set_count=torch.set_num_threads,
+        original=torch.get_num_threads(),
+    )
     plan = make_plan(
         len(train.pairs),
         batch_size=config.batch_size,
@@ -166,7 +188,30 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         weights=weights,
         max_length=max_length,
         packing=scorer.packing(train.pairs),
+        number_type=numbers,
+        threads=threads,
     )
+
+
+def _fix_time(request: RunRequest, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> None:
+    """Have a template that writes the date write the one of the run's first start. Raises DiskFull and its kinds."""
+    try:
+        begun = moment.noted(request.out / state.FOLDER / state.BEGUN, anew=request.fresh)
+    except OSError as problem:
+        raise write_error(problem, out=request.out, step=0) from problem
+    moment.fix(tokenizer, first_ones(accelerator, begun))
+
+
+def _number_type(request: RunRequest, device: str, events: EventWriter, accelerator: Accelerator) -> NumberType:
+    """The type to compute in, said in an event, with a warning for an explicit choice that is slow here."""
+    measured = first_ones(accelerator, rates.product_rates(device) if accelerator.is_main_process else {})
+    kept = None if request.fresh else first_ones(accelerator, state.kept_dtype(request.out))
+    chosen = number_type.choose(request.config, measured, kept=kept)
+    asked = request.config.dtype
+    events.emit(Event.LOG, message=f"Numbers: {chosen.why}", asked=asked, **chosen.facts())
+    if chosen.warning is not None:
+        events.emit(Event.LOG, level="warning", message=chosen.warning, dtype=chosen.dtype)
+    return chosen
 
 
 def _repays_compiling(config: TrainConfig, *, pairs: int) -> bool:
@@ -189,7 +234,12 @@ def _load_data(
         num_workers=config.num_workers,
         remark=lambda text: events.emit(Event.LOG, message=text, level="warning"),
     )
-    train = load(request.data, max_length=None)
+    rows = base.get_input_embeddings().weight.shape[0]
+    train = fitting.within_vocabulary(load(request.data, max_length=None), rows)
+    if not train.pairs:
+        raise BadData(
+            f"{request.data} has no pair that this model can read. Line {train.problems[0].line}: {train.problems[0].message}"
+        )
     max_length = config.max_length or fitting.suggest_max_length(train.pairs, model_limit=limit)
     if limit is not None and max_length > limit:
         raise BadData(
@@ -199,7 +249,7 @@ def _load_data(
     _report("train", request.data, train, max_length, events)
     evaluation = None
     if request.eval_data is not None:
-        evaluation = load(request.eval_data, max_length=max_length)
+        evaluation = fitting.within_vocabulary(load(request.eval_data, max_length=max_length), rows)
         _report("eval", request.eval_data, evaluation, max_length, events)
     return train, evaluation, max_length
 

@@ -27,6 +27,7 @@ FORMAT = 1
 KEPT = 2
 SUMS, FACTS, TENSORS = "SHA256SUMS", "state.json", "tensors.safetensors"
 ASIDE = "damaged-"
+BEGUN = "begun"
 # What the tensors of a state are called: each of these, then the weight's name.
 KINDS = ("weight", "master", "adam/step", "adam/exp_avg", "adam/exp_avg_sq")
 # What reading a damaged state may raise.
@@ -181,6 +182,25 @@ def _drop_unused_best(out: Path, best_step: int) -> None:
 def states(out: Path) -> list[Path]:
     """The folders of whole training states under `out`, oldest first."""
     return sorted(path for path in (out / FOLDER).glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+
+
+def drop_all(out: Path) -> None:
+    """Delete what `out` holds for resuming, but for when the run began."""
+    for path in (out / FOLDER).glob("*"):
+        if path.name != BEGUN:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def kept_dtype(out: Path) -> str | None:
+    """The number type that the newest training state under `out` was trained in; None where there is no state.
+
+    The first releases chose nothing and noted nothing: what isn't asked for was float32.
+    """
+    for folder in reversed(states(out)):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            numbers = json.loads((folder / FACTS).read_text(encoding="utf-8"))["numbers"]
+            return str(numbers.get("dtype", "float32"))
+    return None
 
 
 def choose(out: Path, *, fingerprint: str, shapes: Mapping[str, tuple[int, ...]]) -> Newest:

@@ -21,6 +21,7 @@ from app.services.training.run_config.values import (
     nearest,
     one_line,
     read_modules,
+    read_threads,
     shown,
 )
 
@@ -98,8 +99,8 @@ class TrainConfig(BaseModel):
     )  # fmt: skip
     load_in_4bit: bool = _setting(False, "Hold the base weights in 4 bits (QLoRA); needs an NVIDIA GPU.")
     # Numbers and machine
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = _setting(
-        "float32", "Number type of the base weights."
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = _setting(
+        "auto", "Number type of the base weights; auto: bfloat16 where this machine is fast at it, else float32."
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = _setting(
         "no", "Number type of the forward pass over float32 weights (autocast)."
@@ -107,6 +108,10 @@ class TrainConfig(BaseModel):
     device: str = _setting(
         "auto", "What to compute on: auto, cpu, cuda, cuda:N or mps.",
         takes="auto, cpu, cuda, cuda:N or mps", pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
+    )  # fmt: skip
+    threads: str = _setting(
+        "auto", "Threads that compute on a CPU; auto: as many as help beside what else runs.",
+        takes='auto, a number from 1 to 1,024, or what a run recorded, such as "2, 1@14"',
     )  # fmt: skip
     seed: int = _setting(
         42, "Fixes the order of the pairs, the adapter's start, dropout and the samples.", ge=0, le=2**31 - 1
@@ -193,9 +198,9 @@ class TrainConfig(BaseModel):
                 "use_rslora", "rsLoRA belongs to LoRA.", "Set 'lora_r' to 1 or more, or 'use_rslora' to false.",
             ),
             (
-                self.mixed_precision != "no" and self.dtype != "float32",
+                self.mixed_precision != "no" and self.dtype not in ("auto", "float32"),
                 "mixed_precision", "Autocast works on float32 weights.",
-                "Leave 'dtype' at float32, or 'mixed_precision' at no.",
+                "Leave 'dtype' at auto or float32, or 'mixed_precision' at no.",
             ),
             (
                 self.metric_for_best_model not in self._metrics(),
@@ -225,7 +230,7 @@ class TrainConfig(BaseModel):
         return self.model_dump()
 
 
-OWN_WAYS = {"loss_type": read_loss, "lora_target_modules": read_modules}
+OWN_WAYS = {"loss_type": read_loss, "lora_target_modules": read_modules, "threads": read_threads}
 SETTINGS: dict[str, Setting] = {name: describe(name, field) for name, field in TrainConfig.model_fields.items()}
 
 

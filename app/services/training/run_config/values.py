@@ -18,6 +18,8 @@ from pydantic.fields import FieldInfo
 SHOWN_CHARACTERS = 80
 MOST_PROBLEMS = 20
 MOST_MODULES = 1000
+MOST_THREADS = 1024
+MOST_RECORD = 100_000  # characters
 TRUE, FALSE = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
 
 
@@ -187,6 +189,40 @@ def read_modules(value: Any) -> Any:
     if modules == ["all-linear"] or (isinstance(value, str) and len(modules) == 1):
         return modules[0]
     return modules
+
+
+def read_threads(value: Any) -> str:
+    """`auto`, a number of threads, or a record of them: "2, 1@14; 1, 2@3". Raises ValueError.
+
+    In a record each part begins with a count, and "1@14" is one thread from number 14 on. Numbers count the reference's
+    micro-batches before the semicolon and optimizer steps after it; one part alone is for both.
+    """
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or len(text) > MOST_RECORD:
+        raise ValueError("neither a number nor a text of that length")
+    if text.strip() == "auto":
+        return "auto"
+    parts = [thread_changes(part) for part in text.split(";")]
+    if len(parts) > 2:
+        raise ValueError("more than two parts")
+    return "; ".join(changes_text(part) for part in parts)
+
+
+def thread_changes(text: str) -> list[tuple[int, int]]:
+    """(first number, threads) of each change in one part of a record. Raises ValueError."""
+    changes: list[tuple[int, int]] = []
+    for place, word in enumerate(text.split(",")):
+        count, at, first = word.strip().partition("@")
+        number = int(first) if at else 1
+        if not 1 <= int(count) <= MOST_THREADS or bool(at) != bool(place) or (place and number <= changes[-1][0]):
+            raise ValueError(f"{word.strip()!r} isn't a change")
+        changes.append((number, int(count)))
+    return changes
+
+
+def changes_text(changes: Iterable[tuple[int, int]]) -> str:
+    """`thread_changes` as text."""
+    return ", ".join(f"{count}@{first}" if place else str(count) for place, (first, count) in enumerate(changes))
 
 
 def plain(value: float | None) -> str:

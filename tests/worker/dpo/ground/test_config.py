@@ -51,20 +51,21 @@ def test_nothing_is_the_default_of_every_setting(nothing: str | None) -> None:
 
 
 def test_the_defaults_and_every_way_to_spell_a_value_give_what_the_released_engine_wrote() -> None:
-    # A training state of the release goes on only where these are equal, so they must not change.
+    # A training state of the release goes on only where these are equal, so they must not change. Its number type was
+    # float32 by default, which is what `auto` becomes where such a state is found.
     assert TrainConfig().as_dict() == {
         "loss_type": "sigmoid", "beta": None, "label_smoothing": None, "gamma": None, "sft_weight": 0.0,
         "use_soft_labels": True, "learning_rate": None, "lr_scheduler_type": "cosine", "warmup_ratio": 0.1,
         "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 1.0,
         "num_train_epochs": 1.0, "max_steps": -1, "batch_size": 16, "max_length": None, "lora_r": 16,
         "lora_alpha": 32.0, "lora_dropout": 0.0, "lora_target_modules": "all-linear", "use_rslora": False,
-        "use_dora": False, "adapter": None, "load_in_4bit": False, "dtype": "float32", "mixed_precision": "no",
+        "use_dora": False, "adapter": None, "load_in_4bit": False, "dtype": "auto", "mixed_precision": "no",
         "device": "auto", "seed": 42, "token_budget": None, "head_chunk_mb": 64.0, "gradient_checkpointing": "auto",
         "share_prefix": "auto", "reference_cache": None, "eval_steps": None, "early_stopping_patience": 0,
         "metric_for_best_model": "eval_loss", "publish": "auto", "save_steps": None, "save_minutes": 10.0,
         "sample_prompts": 8, "sample_tokens": 64, "report_to": ["tensorboard"], "num_workers": None,
-        # Came later, and changes no outcome.
-        "compile": "auto",
+        # Came later, and change no outcome.
+        "compile": "auto", "threads": "auto",
     }  # fmt: skip
 
 
@@ -127,7 +128,7 @@ def test_every_wrong_setting_is_named_at_once() -> None:
     text = refused({"betta": 1, "batch_size": 0, "dtype": "int4"})
     assert text == (
         "There is no setting “betta”. Did you mean 'beta'? 'batch_size' must be a whole number from 1 to 65,536, "
-        "not “0”. 'dtype' must be one of float32, bfloat16, float16, float64, not “int4”."
+        "not “0”. 'dtype' must be one of auto, float32, bfloat16, float16, float64, not “int4”."
     )
 
 
