@@ -72,5 +72,5 @@ def _strengths(weight: Any, count: int) -> list[int | None]:
     halves = round(2 * given * count) - 2 * count  # how many votes are stronger (or weaker, below 0) than "clearly"
     if abs(halves) > count or abs(2 * given * count - 2 * count - halves) > 0.02 * count:
         raise BadLine("bad_field", f"`weight` is {shown(weight)}, which no strengths of {count} votes give.")
-    changed = 3 if halves > 0 else 1
-    return [changed] * abs(halves) + [2] * (count - abs(halves))
+    changed: list[int | None] = [3 if halves > 0 else 1]
+    return changed * abs(halves) + [2] * (count - abs(halves))

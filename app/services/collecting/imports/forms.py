@@ -84,8 +84,8 @@ def _parsed(reader: Reader, reading: Reading) -> Parsed:
     if any(len(message) > 2 for message in prompt) or any(len(one) > 1 or len(one[0]) > 2 for one in answers):
         _name_what_is_left(reader, {"prompt": prompt, "answer": [*reading.first, *reading.second]})
     turns = tuple(turns_of(answer) for answer in answers)
-    texts = [in_one(of) if of else answer for of, answer in zip(turns, answers, strict=True)]
-    first, second = answers_of(*texts, ("The first answer", "The second answer"))
+    one, other = (in_one(of) if of else answer for of, answer in zip(turns, answers, strict=True))
+    first, second = answers_of(one, other, ("The first answer", "The second answer"))
     votes = tuple(reading.votes)
     if Role.VOTES in values:
         votes = votes_of_counts(votes, values)

@@ -143,7 +143,8 @@ def _sided(pattern: re.Pattern[str], names: Mapping[str, str]) -> list[tuple[str
         if (sided := side_of(pattern, name)) is not None:
             families.setdefault(sided[0], []).append((column, sided[1]))
     fitting = [family for family in families.values() if len({side for _, side in family}) == len(family) > 1]
-    return sorted(max(fitting, key=len), key=lambda one: one[1]) if fitting else []
+    largest = max(fitting, key=lambda family: len(family), default=[])
+    return sorted(largest, key=lambda one: one[1])
 
 
 def _one_of_each(roles: dict[str, Role], given: Mapping[str, Role]) -> None:

@@ -60,7 +60,7 @@ def sides_of(prompt: Asked, values: tuple[Any, Any], plan: Plan, columns: tuple[
         return Sides(context, first, second)
     if isinstance(first, str) and isinstance(second, str):
         taken = _without_prompt(prompt, first, second)
-        plain = (prompt.text, *taken) if _is_plain(prompt, plan, values) else None
+        plain = (str(prompt.text), taken[0], taken[1]) if _is_plain(prompt, plan, values) else None
         return Sides(prompt.messages, _messages(taken[0]), _messages(taken[1]), plain)
     return _after(prompt.messages, _messages(first), _messages(second), columns)
 

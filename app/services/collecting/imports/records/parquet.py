@@ -30,7 +30,7 @@ def read_parquet(
     except ImportError as error:
         raise FileBroken("To read Parquet pyarrow is needed: pip install pyarrow.") from error
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, prefix="prefloop-parquet-") as kept:
-        file = _file_itself(stream)
+        file: Any = _file_itself(stream)
         if file is None:
             file = kept
             for chunk in source:
