@@ -1,10 +1,11 @@
 # Two images from one file: `web` (no torch) and `worker` (with it). docker compose builds both.
-FROM node:22-slim AS assets
+# Versions are pinned. To pin the very bytes, add the digest that `docker buildx imagetools inspect IMAGE` prints: IMAGE@sha256:….
+FROM node:22.20.0-bookworm-slim AS assets
 WORKDIR /src
 COPY package.json package-lock.json assets.mjs ./
 RUN npm ci --no-audit --no-fund && node assets.mjs
 
-FROM python:3.11-slim AS base
+FROM python:3.11.13-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PREFLOOP_DATA_DIR=/data PREFLOOP_HOST=0.0.0.0
 WORKDIR /srv/prefloop
 RUN useradd --system --uid 10001 --home /data prefloop && mkdir /data && chown prefloop /data

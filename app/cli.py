@@ -3,6 +3,7 @@
 A command's module is imported when the command runs: a list of commands, or a word misspelt, needs none of them.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Any, cast
@@ -21,6 +22,22 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "worker": ("server", "worker", "Run one worker alone. It takes one job at a time."),
     "migrate": ("server", "apply_migrations", "Bring the database to this version's schema."),
     "doctor": ("server", "examine", "Check every part of the installation and say how to fix what is broken."),
+    "backup": (
+        "keeping",
+        "make_backup",
+        "Copy everything that can't be made again into a folder, while people work, and read it again.",
+    ),
+    "restore": (
+        "keeping",
+        "put_back",
+        "Put a backup back into an empty installation. Everybody signs in anew, and API tokens end.",
+    ),
+    "prune": (
+        "keeping",
+        "remove_spare",
+        "Remove what isn't needed any more, by the ages in the settings (PREFLOOP_KEEP_…). The web server does so once a day.",
+    ),
+    "storage": ("keeping", "show_storage", "Show what takes how much room."),
     "audit": ("people", "read_audit", "Show who did what to which row, the newest first."),
     "import": (
         "imports",
@@ -88,6 +105,7 @@ for _name, (_, _, _line) in COMMANDS.items():
 
 def main() -> None:
     """Runs a command; a known problem is one line on standard error and exit status 1."""
+    os.umask(os.umask(0o077) | 0o077)  # what Prefloop writes is its owner's alone: people's answers, keys, weights
     try:
         cli()
     except KeyboardInterrupt:
@@ -103,22 +121,25 @@ def _tell(error: Exception) -> int | None:
     """Says a known problem on standard error. Returns the exit status, None for a problem that nobody foresaw."""
     from pydantic import ValidationError
     from rich.console import Console
-    from rich.markup import escape
     from sqlalchemy.exc import OperationalError
 
-    from app.errors import PrefloopError
+    from app.errors import PrefloopError, disk_full
+    from app.security import printable
 
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    if full := disk_full(error):
+        error = full
     if isinstance(error, PrefloopError):
-        errors.print(f"[bold red]Error:[/bold red] {escape(error.what)}", markup=True)
+        errors.print("Error:", style="bold red", end=" ")
+        errors.print(printable(error.what), markup=False)
         if error.next_step:
-            errors.print(error.next_step, markup=False)
+            errors.print(printable(error.next_step), markup=False)
         return 1
     if isinstance(error, ValidationError):
         for problem in error.errors():
             place = "_".join(str(part) for part in problem["loc"]).upper()
             name = f"PREFLOOP_{place}" if place else "Settings"
-            errors.print(f"{name}: {problem['msg'].removeprefix('Value error, ')}", markup=False)
+            errors.print(printable(f"{name}: {problem['msg'].removeprefix('Value error, ')}"), markup=False)
         return 2
     if isinstance(error, OperationalError):
         errors.print(f"The database doesn't answer or isn't set up: {str(error.orig).splitlines()[0]}", markup=False)

@@ -1,18 +1,34 @@
 """Settings: the only code that reads the environment (variables named PREFLOOP_*)."""
 
 import secrets
+import shlex
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from sqlalchemy import make_url
+
+from app.site.addresses import (
+    PublicAddress,
+    Site,
+    broker_address,
+    database_address,
+    host_name,
+    public_address,
+    sqlite_address,
+)
+from app.site.policies import Policies
 
 PLACEHOLDER_SECRETS = {"change-me", "changeme", "secret", "placeholder", "replace-me", "password"}
 
+FEWEST_SIGNS = 4  # different ones, in a key
+EVERY_ADDRESS = ("0.0.0.0", "::", "[::]", "")  # noqa: S104 - compared, not bound
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-class Settings(BaseSettings):
+
+class Settings(Policies):
     """Everything that differs between a laptop and a server, each with a default that suits the laptop."""
 
     model_config = SettingsConfigDict(env_prefix="PREFLOOP_", env_file=".env", extra="ignore")
@@ -35,7 +51,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the web server listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port that the web server listens on.")
     public_url: str = Field(
-        "", description="Address that people type, for links and the origin check. Empty: http://host:port."
+        "",
+        description="Address that people type, with the path if there is one: for links, cookies and checks. Empty: http://host:port.",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Further host names that requests may call this server by, separated by commas.",
     )
     web_workers: int = Field(1, ge=1, description="Web server processes.")
     requests_at_once: int = Field(
@@ -44,19 +65,15 @@ class Settings(BaseSettings):
     client_seconds: float = Field(
         30, gt=0, description="How long a web process waits for a client in the middle of a request."
     )
-    forwarded_allow_ips: str = Field("127.0.0.1", description="Proxies whose X-Forwarded-* headers are believed.")
+    forwarded_allow_ips: str = Field(
+        "",
+        description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed, separated by commas. Empty: nobody's.",
+    )
     secret_key: str = Field(
         "",
-        description="Keys the hashes of sessions and tokens; at least 32 characters. Empty: made once, kept in the data folder.",
+        description="Keys the hashes of sessions and tokens; at least 32 characters. Not set: made once, kept in the data folder.",
     )
 
-    session_days: int = Field(30, ge=1, description="Days until an unused browser session ends.")
-    link_minutes: int = Field(60, ge=1, description="Minutes until a sign-in link ends.")
-    invitation_days: int = Field(7, ge=1, description="Days until an invitation ends.")
-    login_attempts: int = Field(
-        10, ge=1, description="Failed sign-ins allowed per address and per account in the login window."
-    )
-    login_window_minutes: int = Field(15, ge=1, description="Length of the login window.")
     metrics_token: str = Field(
         "", description="Bearer token that /metrics asks for. Empty: only requests from this machine."
     )
@@ -82,6 +99,9 @@ class Settings(BaseSettings):
     train_launcher: str = Field(
         "", description="Command put before `-m worker.dpo` for several GPUs, e.g. `accelerate launch`."
     )
+    train_environment: str = Field(
+        "", description="Further environment variables that jobs' programs see, names or patterns separated by spaces."
+    )
     stream_poll_seconds: float = Field(
         0.5, gt=0, description="How often a web process looks for new job events when not woken."
     )
@@ -95,16 +115,64 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().resolve()
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        """`postgres://` is what hosting services write for PostgreSQL."""
+        return database_address(value) if value.strip() else ""
+
+    @field_validator("public_url")
+    @classmethod
+    def _normal_address(cls, value: str) -> str:
+        return public_address(value).url if value.strip() else ""
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _normal_hosts(cls, value: str) -> str:
+        return ",".join(host_name(name.strip()) for name in value.split(",") if name.strip())
+
+    @field_validator("broker_url", "redis_url")
+    @classmethod
+    def _known_broker(cls, value: str) -> str:
+        return broker_address(value) if value.strip() else ""
+
+    @field_validator("train_launcher")
+    @classmethod
+    def _words(cls, value: str) -> str:
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"This can't be read as a command: {error}.") from None
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in LOG_LEVELS:
+            raise ValueError(f"A log level is one of {', '.join(LOG_LEVELS)}.")
+        return value.upper()
+
+    @model_validator(mode="after")
+    def _beats_within_a_lease(self) -> "Settings":
+        if self.heartbeat_seconds * 2 > self.worker_lease_seconds:
+            raise ValueError(
+                f"PREFLOOP_WORKER_LEASE_SECONDS ({self.worker_lease_seconds:g}) must be at least twice "
+                f"PREFLOOP_HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}), or a worker that lives counts as lost."
+            )
+        return self
+
     @model_validator(mode="after")
     def _no_placeholder_secret(self) -> "Settings":
-        if self.secret_key and (
+        if "secret_key" in self.model_fields_set and (
             len(self.secret_key) < 32
+            or len(set(self.secret_key)) < FEWEST_SIGNS
             or self.secret_key.lower() in PLACEHOLDER_SECRETS
             or "change-me" in self.secret_key.lower()
         ):
             raise ValueError(
-                "PREFLOOP_SECRET_KEY is a placeholder or shorter than 32 characters. Make one with: "
-                "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+                "PREFLOOP_SECRET_KEY is a placeholder or shorter than 32 characters, empty, or the same few signs again and "
+                "again. Make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'. Or don't set it: "
+                "then one is made, and kept in the data folder."
             )
         if self.database_url and (make_url(self.database_url).password or "").lower() in PLACEHOLDER_SECRETS:
             raise ValueError("PREFLOOP_DATABASE_URL has a placeholder password. Set a real one: openssl rand -hex 32")
@@ -112,7 +180,9 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_dir / 'prefloop.db'}"
+        if self.database_url:
+            return self.database_url
+        return sqlite_address(self.data_dir / "prefloop.db")
 
     @property
     def is_sqlite(self) -> bool:
@@ -139,12 +209,26 @@ class Settings(BaseSettings):
         return (self.models_dir or self.data_dir / "models").expanduser().resolve()
 
     @property
-    def base_url(self) -> str:
-        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+    def public_address(self) -> PublicAddress:
+        """Where people open it; without a configured address, where it listens."""
+        if self.public_url:
+            return public_address(self.public_url)
+        host = "127.0.0.1" if self.host in EVERY_ADDRESS else self.host.strip("[]")
+        return PublicAddress("http", host, self.port, "")
 
     @property
-    def secure_cookies(self) -> bool:
-        return self.base_url.startswith("https://")
+    def base_url(self) -> str:
+        return self.public_address.url
+
+    @property
+    def site(self) -> Site:
+        address = self.public_address
+        return Site(address.path, address.port, address.scheme == "https")
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """The names that requests may call this server by, besides loopback names and the address that they came to."""
+        return frozenset({self.public_address.host, *filter(None, self.allowed_hosts.split(","))})
 
     @cached_property
     def secret(self) -> bytes:

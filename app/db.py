@@ -5,10 +5,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -51,7 +52,7 @@ def make_engine(url: str, *, at_once: int = 16) -> Engine:
     `at_once` requests have a connection each; there are some more for imports, streams and checks.
     """
     pool = {"pool_size": at_once, "max_overflow": OTHER_CONNECTIONS}
-    if url.startswith("postgresql://"):
+    if url.startswith("postgresql://"):  # from a caller other than the settings, which name the driver
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     if not url.startswith("sqlite"):
         return create_engine(url, hide_parameters=True, pool_pre_ping=True, **pool)
@@ -104,9 +105,16 @@ def get_engine(settings: Settings | None = None) -> Engine:
     return _engine_for(settings.database, settings.requests_at_once).execution_options(settings=settings)
 
 
-def settings_of(engine: Engine) -> Settings:
+def settings_of(engine: Engine | Connection) -> Settings:
     """The settings of the installation whose database this is."""
     return engine.get_execution_options().get("settings") or get_settings()
+
+
+def database_now(session: Session) -> datetime:
+    """The time by the database's clock, where it has one of its own: machines whose clocks differ agree on leases."""
+    if session.get_bind().dialect.name == "postgresql":
+        return session.scalars(select(func.clock_timestamp())).one().astimezone(UTC)
+    return datetime.now(UTC)
 
 
 @contextmanager

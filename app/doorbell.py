@@ -7,15 +7,19 @@ import os
 import time
 import uuid
 from functools import lru_cache
+from queue import Empty
 from typing import Any
 
+import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES, filesystem
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 from redis.exceptions import RedisError
 
 from app.config import Settings
+
+log = structlog.get_logger()
 
 TASK = "prefloop.train"
 QUEUE = "prefloop-train"
@@ -37,11 +41,39 @@ class Channel(filesystem.Channel):
             file.write(dumps(payload))
         os.replace(hidden, os.path.join(folder, name))
 
+    def _get(self, queue: str) -> dict[str, Any]:  # type: ignore[override]
+        """The oldest message. A file that isn't one, such as one that a full disk left empty, is removed and passed by."""
+        folder = self.data_folder_in
+        for name in sorted(os.listdir(folder)):
+            if name.partition(".")[2] != f"{queue}.msg":
+                continue
+            taken = os.path.join(folder, f".{name}.taken")
+            try:
+                os.replace(os.path.join(folder, name), taken)  # of several readers one gets it
+                with open(taken, "rb") as file:
+                    content = file.read()
+                os.remove(taken)
+            except OSError:
+                continue
+            if message := _message_of(content):
+                return message
+            log.warning("broker.unreadable", file=name, bytes=len(content))
+        raise Empty
+
     def get_table(self, exchange: str) -> list[filesystem.exchange_queue_t]:  # type: ignore[override]
         return [filesystem.exchange_queue_t(QUEUE, "", QUEUE)]
 
     def _queue_bind(self, *args: Any) -> None:
         pass
+
+
+def _message_of(content: bytes) -> dict[str, Any] | None:
+    try:
+        message = loads(content.decode())
+        message["properties"]["delivery_info"], message["properties"]["delivery_tag"], message["headers"]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return None
+    return message if isinstance(message.get("body"), str) else None
 
 
 class Transport(filesystem.Transport):

@@ -18,15 +18,15 @@ from app.ops import logs, sweeper
 from app.ops.metrics import Metrics
 from app.paths import STATIC
 from app.routes import api
-from app.routes.accounts import account, members, people, session
+from app.routes.accounts import account, members, people, person, second_factor, session
 from app.routes.collecting import compare, guidelines, history, home, imports, projects
 from app.routes.datasets import data, extracts, snapshots
-from app.routes.ops import audit, health, workers
+from app.routes.ops import audit, health, storage, workers
 from app.routes.training import checkpoints, jobs, new_run
 from app.web import failures
 from app.web.admission import Admission
 from app.web.bodies import ImportPlaces
-from app.web.middleware import Frame, Guard
+from app.web.middleware import Frame, Guard, UnderPath
 from app.web.problems import say_media_type
 from app.web.turns import Turns
 
@@ -36,7 +36,9 @@ PAGES: tuple[Any, ...] = (
     health,
     session,
     account,
+    second_factor,
     people,
+    person,
     audit,
     home,
     projects,
@@ -51,6 +53,7 @@ PAGES: tuple[Any, ...] = (
     jobs,
     checkpoints,
     workers,
+    storage,
 )
 
 
@@ -65,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,  # those pages load scripts from elsewhere
         redirect_slashes=False,
+        servers=[{"url": settings.site.root}] if settings.site.root else None,
         lifespan=_lifespan,
     )
     app.state.settings = settings
@@ -81,7 +85,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Admission, settings=settings, turns=app.state.turns)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Frame, settings=settings, metrics=app.state.metrics)
-    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.forwarded_allow_ips)
+    app.add_middleware(UnderPath, site=settings.site)
+    if settings.forwarded_allow_ips:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.forwarded_allow_ips)
     _document(app)
     return app
 

@@ -1,19 +1,24 @@
 """Passwords, tokens and the rules of the browser's edge: pure functions, no database, no requests."""
 
+import base64
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 from functools import cache
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, urlsplit
 
 from app.config import Settings
+from app.site.addresses import inside, origin_of, split_url
 
 if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
     from pwdlib import PasswordHash
 
 API_TOKEN_PREFIX = "plf_"  # noqa: S105 - so that secret scanners and people know one when they see one
+# C0 and C1 but for tab and line feed, DEL, and marks that turn the direction of what follows.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 COOKIE_DAYS = 400  # as long as browsers keep one; when a session really ends is decided on the server
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -50,27 +55,52 @@ def _hash_of_nothing() -> str:
     return _passwords().hash(secrets.token_urlsafe(32))
 
 
+def seal(secret: bytes, purpose: str, text: str) -> str:
+    """The text, to be read again only with this key and for this purpose: what has to be kept but not shown."""
+    return _box(secret, purpose).encrypt(text.encode()).decode()
+
+
+def unseal(secret: bytes, purpose: str, sealed: str, *, seconds: int | None = None) -> str | None:
+    """What `seal` sealed; None where the key is another, somebody changed it, or it is older than `seconds`."""
+    from cryptography.fernet import InvalidToken
+
+    try:
+        return _box(secret, purpose).decrypt(sealed.encode(), ttl=seconds).decode()
+    except InvalidToken:
+        return None
+
+
+def _box(secret: bytes, purpose: str) -> "Fernet":
+    from cryptography.fernet import Fernet  # here, not above: few requests need it
+
+    return Fernet(base64.urlsafe_b64encode(hmac.new(secret, f"seal {purpose}".encode(), hashlib.sha256).digest()))
+
+
+def printable(text: str) -> str:
+    """The text for a terminal: a control character is shown as its code, so that no stored text moves the cursor,
+    changes the title, or hides what stands before it. Lines and tabs stay."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a name holds what a terminal acts on, lines included."""
+    return CONTROL.search(text) is not None or any(sign in text for sign in "\n\r\t")
+
+
 def cookie_name(settings: Settings) -> str:
-    """`__Host-` makes browsers refuse the cookie from a subdomain or over plain HTTP; it needs TLS."""
-    return "__Host-prefloop" if settings.secure_cookies else "prefloop"
+    """The name of the session's cookie."""
+    return settings.site.session_cookie
 
 
 def local_path(target: str | None, default: str = "/") -> str:
     """`target` if it is a path on this site, else `default`: never a way to another site or into a header."""
-    if not target or not target.startswith("/") or any(ord(char) < 33 or char == "\\" for char in target):
+    target = inside(target or "")
+    if not target.startswith("/") or any(ord(char) < 33 or char == "\\" for char in target):
         return default
     parts = split_url(target)
     if parts.scheme or parts.netloc or target.startswith("//"):
         return default
     return target
-
-
-def split_url(url: str) -> SplitResult:
-    """The parts of an address that somebody sent; all empty where it is none, such as `http://[`."""
-    try:
-        return urlsplit(url)
-    except ValueError:
-        return SplitResult("", "", "", "", "")
 
 
 def address_bucket(address: str) -> str:
@@ -86,21 +116,12 @@ def address_bucket(address: str) -> str:
     return str(parsed)
 
 
-def is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address((host or "").strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def is_cross_site(*, site: str | None, origin: str | None, own_origin: str) -> bool:
+def is_cross_site(*, site: str | None, origin: str | None, own_origin: str | None) -> bool:
     """Whether an unsafe request came from elsewhere. Browsers say so in Sec-Fetch-Site; older ones, and plain
     HTTP, leave Origin; a request with neither proves nothing and counts as foreign."""
     if site is not None:
         return site not in ("same-origin", "none")
-    return origin != own_origin
+    return origin_of(origin) is None or origin_of(origin) != own_origin
 
 
 def response_headers(settings: Settings) -> dict[str, str]:
@@ -118,6 +139,10 @@ def response_headers(settings: Settings) -> dict[str, str]:
         "x-content-type-options": "nosniff",
         "x-frame-options": "DENY",
     }
-    if settings.secure_cookies:
-        headers["strict-transport-security"] = "max-age=31536000"
+    if settings.site.is_secure and settings.hsts_seconds:
+        headers["strict-transport-security"] = (
+            f"max-age={settings.hsts_seconds}"
+            + ("; includeSubDomains" if settings.hsts_subdomains else "")
+            + ("; preload" if settings.hsts_preload else "")
+        )
     return headers

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from app.config import Settings
 from app.db import is_writing
-from app.errors import NotFound, Unavailable
+from app.errors import DiskFull, NotFound, Unavailable, disk_full
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -49,7 +50,9 @@ class Storage:
 
         self.url = url
         self._fs: AbstractFileSystem
-        self._fs, root = url_to_fs(url)
+        local = url.removeprefix("file://")
+        # A folder's name may hold what means something in a URL.
+        self._fs, root = (LocalFileSystem(), local) if local.startswith("/") else url_to_fs(url)
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
         if self._local:
@@ -93,6 +96,26 @@ class Storage:
         path = self._path(key)
         with self._explained(key):
             return int(self._fs.size(path))
+
+    def has(self, key: str) -> bool:
+        """Whether a file has this key; False for what can't be one."""
+        return KEY.fullmatch(key) is not None and self.exists(key)
+
+    def stored(self) -> Iterator[tuple[str, int, datetime | None]]:
+        """Every file of the store: its key, its bytes, and since when it is there as far as the store can tell."""
+        with self._explained(self._root):
+            if not self._fs.exists(self._root):
+                return
+            details = self._fs.find(self._root, detail=True)
+        for path, facts in details.items():
+            since = facts.get("LastModified") or facts.get("mtime") or facts.get("created")
+            if isinstance(since, int | float):
+                since = datetime.fromtimestamp(since, UTC)
+            yield (
+                path[len(self._root) + 1 :],
+                int(facts.get("size") or 0),
+                since if isinstance(since, datetime) else None,
+            )
 
     def exists(self, key: str) -> bool:
         path = self._path(key)
@@ -173,6 +196,8 @@ class Storage:
             raise self._failed(error) from error  # a bucket's library has errors of its own
 
     def _failed(self, error: Exception) -> Unavailable:
+        if disk_full(error):
+            return DiskFull(f"The artifact store {self.url}")
         hint = "Check its address, its rights and the space that is left."
         return Unavailable(f"The artifact store {self.url} failed: {error or type(error).__name__}.", hint)
 

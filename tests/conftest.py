@@ -147,6 +147,14 @@ def factory(engine: Engine, settings: Settings) -> Factory:
 
 
 @pytest.fixture
+def tiny(settings: Settings) -> str:
+    """The name of a base model that is here for everybody who only looks: it can't be trained."""
+    from tests.pretend_worker import prepare_model
+
+    return prepare_model(settings)
+
+
+@pytest.fixture
 def client(settings: Settings, engine: Engine) -> Iterator[TestClient]:
     from app.main import create_app
 

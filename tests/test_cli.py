@@ -120,6 +120,7 @@ def test_import_says_what_became_of_columns_and_fails_where_nothing_is_accepted(
     assert (again["duplicates"], again["columns"]["note"]) == (1, {"left_out": 1})
 
 
+@pytest.mark.usefixtures("tiny")
 def test_train_queues_a_run_that_can_be_listed_cancelled_and_retried(admin: str, pairs: Path, engine: Engine) -> None:
     prefloop("project", "create", "tone")
     prefloop("import", "tone", str(pairs))
@@ -135,6 +136,7 @@ def test_train_queues_a_run_that_can_be_listed_cancelled_and_retried(admin: str,
     assert json.loads(prefloop("jobs", "show", "1").output)["state"] == "queued"
 
 
+@pytest.mark.usefixtures("tiny")
 def test_commands_ring_the_workers_and_wake_the_pages_as_a_click_does(
     admin: str, pairs: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Empty
 
 import pytest
 
@@ -40,3 +41,22 @@ def test_broker_that_is_away_is_named_without_its_password(embedded: Settings) -
         with pytest.raises(OSError, match=r"127\.0\.0\.1") as refused:
             ask(away(embedded))
         assert "pass-word" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"body": "", "headers": {}, "properties": {}}'],
+)
+def test_a_file_that_is_no_message_is_passed_by_and_removed(embedded: Settings, content: bytes) -> None:
+    """Case 165."""
+    doorbell.ring(embedded)
+    folder = embedded.broker_dir / "messages"
+    for number in range(7):
+        (folder / f"0{number}_z.{doorbell.QUEUE}.msg").write_bytes(content)
+    (folder / f"0_other.{doorbell.QUEUE}.msg.tmp").write_bytes(content)
+    with doorbell.make_celery(embedded).connection_for_read() as connection:
+        channel = connection.default_channel
+        assert channel._get(doorbell.QUEUE)["headers"]["task"] == doorbell.TASK
+        with pytest.raises(Empty):
+            channel._get(doorbell.QUEUE)
+    assert [path.name for path in folder.iterdir()] == [f"0_other.{doorbell.QUEUE}.msg.tmp"]

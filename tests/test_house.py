@@ -93,6 +93,23 @@ def test_compose_names_every_part_and_refuses_missing_secrets() -> None:
         assert used <= known, name
 
 
+def test_containers_can_do_no_more_than_they_need() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is True, name
+        assert "privileged" not in service and "network_mode" not in service, name
+        image = service.get("image", "")
+        assert not image or re.search(r":\d+\.\d+", image), f"{image} isn't pinned to a version"
+    assert [name for name, service in services.items() if "cap_add" in service] == ["postgres"]
+    assert [name for name, service in services.items() if "ports" in service] == ["web"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    bases = [image for image in re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) if ":" in image]
+    assert bases and all(re.search(r":\d+\.\d+\.\d+-", image) for image in bases)
+    assert dockerfile.count("USER prefloop") == 2
+
+
 def test_the_lock_file_carries_no_download_addresses() -> None:
     assert "resolved" not in (ROOT / "package-lock.json").read_text()
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from app import security
 from app.config import Settings
+from app.site.addresses import is_loopback
 
 
 @given(st.text() | st.text(alphabet="/\\:@.?#%\t\r\n ex").map(lambda tail: "/" + tail))
@@ -61,7 +62,7 @@ def test_one_person_is_one_address(address: str, bucket: str) -> None:
     ],
 )
 def test_only_this_machine_is_loopback(host: str | None, here: bool) -> None:
-    assert security.is_loopback(host) is here
+    assert is_loopback(host) is here
 
 
 def test_the_same_token_has_another_hash_under_another_key() -> None:
@@ -77,5 +78,20 @@ def test_no_password_opens_an_account_without_one() -> None:
 
 
 def test_the_cookie_is_host_bound_exactly_under_tls() -> None:
-    assert security.cookie_name(Settings(public_url="https://prefloop.test")) == "__Host-prefloop"
-    assert security.cookie_name(Settings(public_url="http://prefloop.test")) == "prefloop"
+    assert security.cookie_name(Settings(public_url="https://prefloop.test")) == "__Host-prefloop_443"
+    assert security.cookie_name(Settings(public_url="https://prefloop.test/team")) == "__Secure-prefloop_443"
+    assert security.cookie_name(Settings(port=8112)) == "prefloop_8112"
+    assert security.cookie_name(Settings(public_url="http://prefloop.test")) == "prefloop_80"
+
+
+def test_what_is_sealed_is_read_with_its_key_and_for_its_purpose_alone() -> None:
+    sealed = security.seal(b"k" * 32, "one", "a secret")
+    assert "secret" not in sealed
+    assert security.unseal(b"k" * 32, "one", sealed) == "a secret"
+    changed = sealed[:-4] + ("AAAA" if not sealed.endswith("AAAA") else "BBBB")
+    for key, purpose, text in ((b"x" * 32, "one", sealed), (b"k" * 32, "two", sealed), (b"k" * 32, "one", changed)):
+        assert security.unseal(key, purpose, text) is None
+    for text in ("", "nonsense", "é", "[" * 1000):
+        assert security.unseal(b"k" * 32, "one", text) is None
+    assert security.unseal(b"k" * 32, "one", sealed, seconds=60) == "a secret"
+    assert security.unseal(b"k" * 32, "one", sealed, seconds=-1) is None

@@ -94,6 +94,7 @@ def test_store_refuses_within_a_request_that_holds_the_writer(
         assert seen and all(seen)
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_from_an_import_to_a_checkpoint_no_file_is_opened_within_a_write_transaction(
     client: TestClient,

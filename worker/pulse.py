@@ -59,12 +59,14 @@ class Pulse:
     def _beat_until_ended(self) -> None:
         self._register()
         next_sweep = time.monotonic() + self._settings.sweep_seconds
+        rounds = sweeper.Rounds(self._settings)
         while not self._ended.wait(min(self._settings.heartbeat_seconds, self._settings.sweep_seconds)):
             try:
                 self.beat()
                 if time.monotonic() >= next_sweep:
                     next_sweep = time.monotonic() + self._settings.sweep_seconds
-                    self.sweep()
+                    if not rounds.was_asleep():
+                        self.sweep()
             except Exception as error:  # a database or broker that is away comes back
                 log.warning("pulse.missed", error=str(error))
 

@@ -9,13 +9,23 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.errors import Invalid, NotFound
 from app.models import Role, User
+from app.security import printable
 
-console = Console(highlight=False, soft_wrap=True)
+
+class PlainConsole(Console):
+    """Prints what is stored as it is: square brackets are no markup, and control characters show as their codes."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+console = PlainConsole(highlight=False, soft_wrap=True, markup=False)
 
 
 def acting_user(session: Session, username: str | None) -> User:
@@ -50,14 +60,14 @@ def show(rows: Iterable[dict[str, Any]], *, as_json: bool, empty: str) -> None:
         # The first column is what other commands take: on a narrow terminal it must stay whole, to be copied.
         table.add_column(name.replace("_", " "), overflow="fold", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     console.print(table)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M UTC")
-    return "" if value is None else str(value)
+    return "" if value is None else printable(str(value)).replace("\n", " ")
 
 
 def pairs_of(pairs: list[str]) -> dict[str, Any]:

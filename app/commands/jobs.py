@@ -118,13 +118,13 @@ def follow(job_id: int) -> None:
             job = job_service.get(session, job_id)
             batch = events.after(session, job_id=job_id, after=last)
         for event in batch:
-            console.print(_line(event), markup=False)
+            console.print(_line(event))
             last = event.id
         if job.state in FINISHED and not batch:
             break
         if not batch:
             time.sleep(get_settings().stream_poll_seconds)
-    console.print(f"{_name(job)} {job.state.value}." + (f" {job.error}" if job.error else ""), markup=False)
+    console.print(f"{_name(job)} {job.state.value}." + (f" {job.error}" if job.error else ""))
     if job.state.value != "succeeded":
         raise typer.Exit(1)
 

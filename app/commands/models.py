@@ -41,14 +41,14 @@ def add_model(
 ) -> None:
     """Prepare a base model once: safetensors, tokenizer, chat template, checked."""
     model = model_service.add(
-        get_settings(), name, source, revision=revision, progress=lambda line: console.print(line, markup=False)
+        get_settings(), name, source, revision=revision, progress=lambda line: console.print(line)
     )
     console.print(
         f"{model.title} is ready: {model.parameters / 1e6:,.0f} M parameters, licence {model.licence}.", markup=False
     )
     if model.note:
-        console.print(f"Note: {model.note}", markup=False)
-    console.print(str(model.path), markup=False)
+        console.print(f"Note: {model.note}")
+    console.print(str(model.path))
 
 
 @models.command("path")

@@ -10,7 +10,7 @@ from app.commands.options import AsJson
 from app.config import get_settings
 from app.db import read_session, write_session
 from app.models import ProjectRole, Role
-from app.services.accounts import audit, links, members, users
+from app.services.accounts import audit, links, members, second_factor, sessions, users
 
 user = typer.Typer(no_args_is_help=True, help="Accounts.")
 
@@ -27,7 +27,7 @@ def read_audit(
             (
                 {
                     "at": entry.at,
-                    "who": who or "command line",
+                    "who": who or ("not signed in" if entry.address else "command line"),
                     "action": entry.action,
                     "target": entry.target,
                     "detail": entry.detail,
@@ -69,6 +69,7 @@ def list_users(as_json: AsJson = False) -> None:
                     "name": row.display_name,
                     "role": row.role.value,
                     "active": row.active,
+                    "second_factor": row.has_second_factor,
                     "last_seen": row.last_seen_at,
                 }
                 for row in users.listing(session)
@@ -95,13 +96,67 @@ def change_role(username: str, role: Role) -> None:
 
 
 @user.command("password")
-def set_password(username: str) -> None:
-    """Set a password and sign the account out everywhere."""
+def set_password(
+    username: str,
+    keep_tokens: Annotated[bool, typer.Option("--keep-tokens", help="Leave the account's API tokens alive.")] = False,
+) -> None:
+    """Set a password, sign the account out everywhere and end its API tokens."""
     secret = typer.prompt("New password", hide_input=True, confirmation_prompt=True)
     hashed = users.hashed(secret, username)
     with write_session() as session:
-        users.set_password(session, user=users.get(session, username), password=hashed, by=None)
+        users.set_password(
+            session, user=users.get(session, username), password=hashed, by=None, keep_tokens=keep_tokens
+        )
     console.print("The password was changed, and the account was signed out everywhere.")
+    if not keep_tokens:
+        console.print("Its API tokens were ended.")
+
+
+@user.command("sessions")
+def list_sessions(username: str, as_json: AsJson = False) -> None:
+    """Show where an account is signed in."""
+    with read_session() as session:
+        show(
+            (
+                {
+                    "id": row.id,
+                    "browser": row.user_agent,
+                    "address": row.address,
+                    "since": row.created_at,
+                    "last_used": row.last_used_at,
+                    "ends": row.expires_at,
+                }
+                for row in sessions.listing(session, user=users.get(session, username))
+            ),
+            as_json=as_json,
+            empty=f"{username} is signed in nowhere.",
+        )
+
+
+@user.command("sign-out")
+def sign_out(
+    username: str,
+    session_id: Annotated[
+        int | None, typer.Option("--session", help="Only this one of `prefloop user sessions`.")
+    ] = None,
+) -> None:
+    """End an account's sessions."""
+    with write_session() as session:
+        person = users.get(session, username)
+        if session_id is not None:
+            sessions.revoke(session, session_id=session_id, user=person)
+            ended = 1
+        else:
+            ended = sessions.revoke_all(session, user=person)
+    console.print(f"{ended} browser{'' if ended == 1 else 's'} signed out.")
+
+
+@user.command("reset-second-factor")
+def reset_second_factor(username: str) -> None:
+    """Turn off the second factor of somebody who lost app and recovery codes."""
+    with write_session() as session:
+        second_factor.remove(session, user=users.get(session, username), by=None)
+    console.print(f"The second factor of {username} is off. For a link: prefloop user link {username}")
 
 
 @user.command("invite")

@@ -8,6 +8,7 @@ import typer
 from app.commands.context import acting_user, console, pairs_of, show
 from app.commands.options import ActAs, AsJson
 from app.db import read_session, write_session
+from app.errors import Invalid
 from app.models import ProjectRole
 from app.services.accounts import members as member_service
 from app.services.accounts import users
@@ -39,7 +40,7 @@ def create_project(
             slug=slug,
             name=name or slug.replace("-", " ").capitalize(),
             by=acting_user(session, as_user),
-            guidelines=guidelines.read_text() if guidelines else "",
+            guidelines=_text_of(guidelines) if guidelines else "",
             judgments_per_comparison=judgments,
             open_to_everybody=open_to_everybody,
         )
@@ -88,9 +89,17 @@ def change_guidelines(
     """Store a new version of a project's guidelines."""
     with write_session() as session:
         row = guideline_texts.write(
-            session, project=projects.get(session, slug), text=file.read_text(), by=acting_user(session, as_user)
+            session, project=projects.get(session, slug), text=_text_of(file), by=acting_user(session, as_user)
         )
     console.print(f"Guidelines of {slug} are at version {row.version}.")
+
+
+def _text_of(file: Path) -> str:
+    """Raises Invalid for a file that isn't UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{file} isn't UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
 
 
 @members.command("list")

@@ -49,6 +49,7 @@ def train(
             get_engine(), project=project, by_id=by.id, base_model=base, config=config, storage=storage
         )
     else:
+        run_service.require_model(get_settings(), base)
         with write_session() as session:
             run = run_service.create(
                 session, snapshot=snapshots.get(session, snapshot), base_model=base, config=config, by=by

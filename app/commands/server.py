@@ -19,9 +19,10 @@ def start(
     with_demo: Annotated[bool, typer.Option("--demo", help="Add the demo project and its small model.")] = False,
 ) -> None:
     """Start everything on this machine: migrations, web server, one worker. Ctrl-C ends it all."""
-    from app.ops import up
+    from app.ops import startup, up
 
     settings = get_settings()
+    startup.check(settings)
     raise typer.Exit(
         up.run(settings, console, prepare=lambda: _prepare(settings, with_demo), welcome=lambda: _welcome(settings))
     )
@@ -52,7 +53,7 @@ def _welcome(settings: Settings) -> None:
     with write_session() as session:
         admin = users.first_admin(session)
         token = links.create_sign_in(session, user=admin)
-    console.print(f"\n[bold]Prefloop runs at {settings.base_url}[/bold]\n")
+    console.print(f"\nPrefloop runs at {settings.base_url}\n", style="bold")
     console.print(f"Sign in as {admin.username} (works once, for {settings.link_minutes} minutes):\n")
     console.print(f"  {settings.base_url}/link/{token}\n", style="bold")
     console.print(
@@ -66,8 +67,10 @@ def serve() -> None:
     """Run the web server alone."""
     import uvicorn
 
+    from app.ops import startup
+
     settings = get_settings()
-    settings.secret  # noqa: B018 - made before several processes would race for it
+    startup.check(settings)  # makes the secret too, before several processes would race for it
     _allow_open_files()
     uvicorn.run(
         "app.commands.server:web_app",
@@ -76,8 +79,7 @@ def serve() -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.web_workers,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.forwarded_allow_ips,
+        proxy_headers=False,  # create_app does it, for those whom the settings name
         server_header=False,
         access_log=False,
         log_config=None,
@@ -105,6 +107,9 @@ def _allow_open_files() -> None:
 
 def worker() -> None:
     """Run one worker alone. It takes one job at a time."""
+    from app.ops import startup
+
+    startup.check(get_settings())
     os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - our own program; the app never imports the worker
 
 
@@ -135,9 +140,10 @@ def examine(
         console.print(f"Counted anew; {doctor.repair_counts(settings)} kept counts were wrong.")
     findings = [doctor.check_workers(settings)] if worker else doctor.examine(settings)
     for finding in findings:
-        mark = {"ok": "[green]ok  [/green]", "warn": "[yellow]warn[/yellow]", "fail": "[red]FAIL[/red]"}[finding.level]
-        console.print(f"{mark} {finding.subject}: {finding.text}")
+        mark, colour = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}[finding.level]
+        console.print(mark, style=colour, end=" ")
+        console.print(f"{finding.subject}: {finding.text}")
         if finding.next_step:
-            console.print(f"       → {finding.next_step}", markup=False)
+            console.print(f"       → {finding.next_step}")
     bad = ("fail", "warn") if worker else ("fail",)
     raise typer.Exit(1 if any(finding.level in bad for finding in findings) else 0)

@@ -20,11 +20,17 @@ def create_token(
         list[str] | None, typer.Option("--project", help="Act in this project only; may be repeated.")
     ] = None,
     only_reads: Annotated[bool, typer.Option("--only-reads", help="Change nothing.")] = False,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=3650, help="Days until it ends. Default: PREFLOOP_TOKEN_DAYS, a year.")
+    ] = None,
+    never_ends: Annotated[bool, typer.Option("--never-ends", help="It works until it is revoked.")] = False,
 ) -> None:
     """Create an API token and print it, once. It acts with its owner's roles."""
     with write_session() as session:
-        owner = acting_user(session, user)
-        _, secret = tokens.create(session, user=owner, name=name, projects=projects or None, only_reads=only_reads)
+        owner, life = acting_user(session, user), None if never_ends else days or 0
+        _, secret = tokens.create(
+            session, user=owner, name=name, days=life, projects=projects or None, only_reads=only_reads
+        )
     print(secret)
 
 
@@ -42,6 +48,7 @@ def list_tokens(as_json: AsJson = False) -> None:
                     "projects": tokens.reach(row),
                     "created": row.created_at,
                     "last_used": row.last_used_at,
+                    "ends": row.expires_at,
                     "revoked": row.revoked_at,
                 }
                 for row in tokens.listing(session)

@@ -28,7 +28,7 @@ from app.models.membership import Membership, ProjectRole, PromisedMembership, T
 from app.models.project import Guideline, Project
 from app.models.snapshot import Agreed, Counts, Evaluator, Sides, Snapshot, Source, Statistics, Warned
 from app.models.training_run import TrainingRun
-from app.models.user import ApiToken, Link, LinkKind, LoginAttempt, Role, User, UserSession
+from app.models.user import ApiToken, Link, LinkKind, LoginAttempt, RecoveryCode, Role, User, UserSession
 from app.models.worker import Worker
 
 __all__ = [
@@ -76,6 +76,7 @@ __all__ = [
     "Prompt",
     "PromptGroup",
     "PromptKey",
+    "RecoveryCode",
     "Rejection",
     "Response",
     "Role",

@@ -1,5 +1,6 @@
 """Jobs, whatever their kind, and their events."""
 
+import secrets
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -39,6 +40,11 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
+def new_uid() -> str:
+    """What tells a job from every other, also from one of the same number in another database."""
+    return secrets.token_hex(16)
+
+
 class Job(Base):
     """What a worker does. Only services.jobs changes `state`; `phase` is what its program does meanwhile.
 
@@ -62,6 +68,7 @@ class Job(Base):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(String(32), default=new_uid, server_default="")
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
     kind: Mapped[JobKind] = mapped_column(string_enum(JobKind, "kind"))
     state: Mapped[JobState] = mapped_column(string_enum(JobState, "state"), default=JobState.QUEUED)

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
@@ -23,6 +23,8 @@ class User(Base):
     """An account. `username` is lower case; without `password_hash` only links sign in.
 
     An imported rater is a person whose votes came with a file: they have a name, and never an account.
+    `totp_secret`: the sealed secret of its second factor, which counts from `totp_since` on; `totp_step` is the last
+    time step (of 30 s since 1970) whose code was used, so that none is used twice.
     """
 
     __tablename__ = "users"
@@ -34,10 +36,29 @@ class User(Base):
     password_hash: Mapped[str | None] = mapped_column(String(255))
     role: Mapped[Role] = mapped_column(string_enum(Role, "role"))
     active: Mapped[bool] = mapped_column(default=True)
+    totp_secret: Mapped[str | None] = mapped_column(String(255))
+    totp_since: Mapped[datetime | None]
+    totp_step: Mapped[int | None] = mapped_column(BigInteger)
     is_demo: Mapped[bool] = mapped_column(default=False)
     is_imported: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=now)
     last_seen_at: Mapped[datetime | None]
+
+    @property
+    def has_second_factor(self) -> bool:
+        return self.totp_since is not None
+
+
+class RecoveryCode(Base):
+    """Stands in once for a code of the second factor; stored as a keyed hash."""
+
+    __tablename__ = "recovery_codes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    code_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    used_at: Mapped[datetime | None]
 
 
 class UserSession(Base):
@@ -108,7 +129,7 @@ class Link(Base):
 
 
 class LoginAttempt(Base):
-    """A failed sign-in, kept for the login window. `bucket` is `ip:…` or `user:…`."""
+    """A failed sign-in, kept for the login window. `bucket`: what is counted together, such as `ip:…`."""
 
     __tablename__ = "login_attempts"
     __table_args__ = (Index("ix_login_attempts_bucket_at", "bucket", "at"),)

@@ -1,5 +1,6 @@
 """`prefloop doctor`: checks an installation part by part and says how to fix it."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,10 +9,9 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
-from app.db import get_engine, read_session, write_session
+from app.db import database_now, get_engine, read_session, write_session
 from app.errors import PrefloopError
 from app.models import Job, JobState
-from app.models.base import now
 from app.ops import migrate
 from app.paths import VENDOR
 from app.services.accounts import users
@@ -19,9 +19,11 @@ from app.services.collecting import recount
 from app.services.jobs import waiting, workers
 from app.services.jobs.jobs import NOUNS
 from app.services.training import base_models
+from app.site.addresses import is_loopback
 from app.storage import get_storage
 
 LOW_DISK_BYTES = 2_000_000_000
+OTHERS = 0o077  # in a file's mode: what its group and everybody may do
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ def examine(settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
     checks: dict[str, Callable[[Settings], Finding]] = {
         "data folder": check_data_folder,
+        "permissions": check_permissions,
+        "address": check_address,
         "database": check_database,
         "migrations": check_migrations,
         "broker": check_broker,
@@ -82,6 +86,51 @@ def check_data_folder(settings: Settings) -> Finding:
             "Free some space: a run saves its training state.",
         )
     return Finding(subject, "ok", f"{settings.data_dir}, {free / 1e9:.0f} GB free")
+
+
+def check_permissions(settings: Settings) -> Finding:
+    """Whether other accounts of this machine can read what is the installation's own."""
+    subject = "permissions"
+    private = [settings.data_dir / name for name in ("secret_key", "prefloop.db", "artifacts", "work", "logs")]
+    if settings.data_dir.stat().st_mode & OTHERS:
+        open_to_others = [path for path in private if path.exists() and path.stat().st_mode & OTHERS]
+        if open_to_others:
+            return Finding(
+                subject,
+                "fail" if open_to_others[0].name == "secret_key" else "warn",
+                f"Other accounts of this machine can use {', '.join(str(path) for path in open_to_others)}.",
+                f"Run: chmod -R go-rwx {settings.data_dir}",
+            )
+    if os.geteuid() == 0:
+        return Finding(
+            subject,
+            "warn",
+            "Prefloop runs as root.",
+            "Run it as an account that owns the data folder and nothing else.",
+        )
+    return Finding(subject, "ok", "the data folder is its owner's alone")
+
+
+def check_address(settings: Settings) -> Finding:
+    """Whether what people type and send can be read or made up on the way."""
+    subject = "address"
+    if "*" in settings.forwarded_allow_ips:
+        return Finding(
+            subject,
+            "warn",
+            "X-Forwarded-* is believed from everybody, so anybody can make up their address.",
+            "Name the proxy in PREFLOOP_FORWARDED_ALLOW_IPS.",
+        )
+    if settings.site.is_secure or is_loopback(settings.public_address.host):
+        return Finding(subject, "ok", settings.base_url)
+    if not settings.public_url and is_loopback(settings.host):
+        return Finding(subject, "ok", f"{settings.base_url}, for this machine alone")
+    return Finding(
+        subject,
+        "warn",
+        f"{settings.base_url} has no TLS: passwords and sessions can be read on the way.",
+        "Put a proxy with TLS in front: docs/proxy.md.",
+    )
 
 
 def check_database(settings: Settings) -> Finding:
@@ -163,7 +212,8 @@ def check_queue(settings: Settings) -> Finding:
     with read_session(get_engine(settings)) as session:
         jobs = list(session.scalars(select(Job).where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]))))
         unable = waiting.unable(session, silent_after=settings.worker_lease_seconds)
-    silent = [job.id for job in jobs if job.state == JobState.RUNNING and job.lease_until and job.lease_until < now()]
+        now = database_now(session)
+    silent = [job.id for job in jobs if job.state == JobState.RUNNING and job.lease_until and job.lease_until < now]
     if silent:
         return Finding(
             "queue",

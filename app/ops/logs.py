@@ -7,6 +7,7 @@ from typing import TextIO
 import structlog
 
 from app.config import Settings
+from app.security import printable
 
 # Whose news are wanted at the configured level; of other libraries only warnings are.
 OURS = ("app", "worker", "celery", "uvicorn")
@@ -18,6 +19,13 @@ class _Output(logging.StreamHandler[TextIO]):
 
 def _without_colours(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     event.pop("color_message", None)  # uvicorn's second copy of its message
+    return event
+
+
+def _on_one_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A message that holds what somebody sent must not look like another entry, nor move a terminal's cursor. Values are
+    quoted by the renderer, JSON escapes by itself."""
+    event["event"] = printable(str(event.get("event", ""))).replace("\n", "\\n")
     return event
 
 
@@ -41,7 +49,10 @@ def configure(settings: Settings) -> None:
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if settings.log_json
         else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            _on_one_line,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
         ]
     )
     handler = _Output(sys.stderr)

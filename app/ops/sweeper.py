@@ -1,7 +1,8 @@
 """The web server looks for lost jobs too: when the last worker has died, nobody else can say that its job is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -9,6 +10,7 @@ from sqlalchemy import Engine
 
 from app.config import Settings
 from app.db import write_session
+from app.ops import prune
 from app.services.jobs import leases
 
 log = structlog.get_logger()
@@ -20,6 +22,32 @@ def sweep(settings: Settings, engine: Engine) -> None:
         lost = leases.sweep(session, attempts=settings.job_attempts)
     for one in lost:
         log.warning("job.lost", job=one.job_id, state=one.state.value)
+
+
+def _prune_daily(settings: Settings) -> None:
+    if not prune.is_due(settings):
+        return
+    for one in prune.prune(settings):
+        if one.count:
+            log.info("pruned", what=one.what, count=one.count, bytes=one.bytes)
+
+
+class Rounds:
+    """Knows when a round comes far later than it should: the machine slept, and its workers did too. They say that they
+    live as soon as they are awake, so whoever looks first must not take their jobs."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        # Not the monotonic clock, which stands still on Linux while the machine sleeps.
+        self._clock, self._latest = clock, clock()
+        self._longest = settings.sweep_seconds + settings.worker_lease_seconds / 2
+
+    def was_asleep(self) -> bool:
+        """Whether this round is to be skipped. Asked once a round."""
+        before, self._latest = self._latest, self._clock()
+        overslept = self._latest - before > self._longest
+        if overslept:
+            log.warning("sweep.skipped", seconds=round(self._latest - before))
+        return overslept
 
 
 @asynccontextmanager
@@ -35,9 +63,13 @@ async def sweeping(settings: Settings, engine: Engine) -> AsyncIterator[None]:
 
 
 async def _sweep_forever(settings: Settings, engine: Engine) -> None:
+    rounds = Rounds(settings)
     while True:
         await asyncio.sleep(settings.sweep_seconds)
+        if rounds.was_asleep():
+            continue
         try:
             await asyncio.to_thread(sweep, settings, engine)
+            await asyncio.to_thread(_prune_daily, settings)
         except Exception as error:  # a database that is away comes back
             log.warning("sweep.missed", error=str(error))

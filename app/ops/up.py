@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,7 +42,9 @@ class Child:
     log: Path
     niceness: int = 0
     process: subprocess.Popen[bytes] | None = None
+    is_needed: bool = True  # without it the whole ends; else the others go on, and it is tried again after a while
     starts: list[float] = field(default_factory=list)
+    rests_until: float = 0.0
 
     def start(self) -> None:
         self.starts.append(time.monotonic())
@@ -65,6 +68,21 @@ class Child:
     def restarts_too_often(self) -> bool:
         recent = [at for at in self.starts if time.monotonic() - at < RESTART_WINDOW_SECONDS]
         return len(recent) > RESTARTS_ALLOWED
+
+    def rest(self) -> None:
+        self.starts.clear()
+        self.rests_until = time.monotonic() + RESTART_WINDOW_SECONDS
+
+    def rotate_log(self, *, longest: int, files: int) -> None:
+        """Puts a log aside that has grown: the process goes on writing to the same file, which begins anew."""
+        if not self.log.exists() or self.log.stat().st_size < longest:
+            return
+        for number in range(files - 1, 0, -1):
+            older = self.log.with_name(f"{self.log.name}.{number}")
+            if older.exists():
+                older.replace(self.log.with_name(f"{self.log.name}.{number + 1}"))
+        shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+        os.truncate(self.log, 0)
 
     def tail(self, lines: int = 15) -> str:
         try:
@@ -174,7 +192,7 @@ def run(settings: Settings, console: Console, *, prepare: Callable[[], None], we
     children = [
         Child("web server", [*prefloop, "serve"], logs / "web.log"),
         # Training takes what pages leave of the processor: whoever judges must not wait for it.
-        Child("worker", [*prefloop, "worker"], logs / "worker.log", niceness=TRAINING_NICENESS),
+        Child("worker", [*prefloop, "worker"], logs / "worker.log", niceness=TRAINING_NICENESS, is_needed=False),
     ]
     code = 0
     try:
@@ -183,7 +201,7 @@ def run(settings: Settings, console: Console, *, prepare: Callable[[], None], we
         wait_until_ready(settings, children[0], lambda: stop)
         if not stop:
             welcome()
-        code = _watch(children, console, lambda: stop)
+        code = _watch(children, console, settings, lambda: stop)
     finally:
         _end(children, console)
         lock.close()
@@ -192,22 +210,30 @@ def run(settings: Settings, console: Console, *, prepare: Callable[[], None], we
     return code
 
 
-def _watch(children: list[Child], console: Console, stopping: Callable[[], bool]) -> int:
-    """Restarts what dies; 1 when something dies again and again."""
+def _watch(children: list[Child], console: Console, settings: Settings, stopping: Callable[[], bool]) -> int:
+    """Restarts what dies; 1 when what everything needs dies again and again."""
     while not stopping():
         for child in children:
+            child.rotate_log(longest=settings.log_bytes, files=settings.log_files)
             status = child.ended()
             if status is None:
                 continue
-            if child.restarts_too_often():
+            if time.monotonic() < child.rests_until:
+                continue
+            if child.restarts_too_often() and not child.is_needed:
+                child.rest()
+                console.print(f"The {child.name} can't start (last status {status}), so nothing trains.", style="red")
                 console.print(
-                    f"[red]The {child.name} keeps ending (last status {status}).[/red] Its last lines:\n{child.tail()}",
-                    highlight=False,
+                    f"Pages and judging go on. It is tried again every {RESTART_WINDOW_SECONDS} s. Its last lines:"
                 )
+                console.print(child.tail())
+                continue
+            if child.restarts_too_often():
+                console.print(f"The {child.name} keeps ending (last status {status}).", style="red")
+                console.print(f"Its last lines:\n{child.tail()}")
                 return 1
-            console.print(
-                f"[yellow]The {child.name} ended with status {status}; starting it again.[/yellow] Log: {child.log}"
-            )
+            console.print(f"The {child.name} ended with status {status}; starting it again.", style="yellow")
+            console.print(f"Log: {child.log}")
             child.start()
         time.sleep(0.3)
     return 0

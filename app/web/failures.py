@@ -15,12 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from app.db import read_session
-from app.errors import Conflict, Invalid, PrefloopError, SignInNeeded, Unavailable
-from app.security import local_path, split_url
+from app.errors import Conflict, Invalid, PrefloopError, SecondFactorNeeded, SignInNeeded, Unavailable, disk_full
+from app.security import local_path
+from app.site.addresses import at, split_url
 from app.web import request_state
 from app.web.deps import signed_in_user
 from app.web.problems import MEDIA_TYPE, FieldProblem, Problem
-from app.web.templating import is_fragment, render
+from app.web.templating import is_fragment, redirect, render
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ def respond(request: Request, error: Exception) -> Response:
         return _problem(request, fact, headers)
     if isinstance(fact, SignInNeeded):
         return _to_sign_in(request)
+    if isinstance(fact, SecondFactorNeeded) and not is_fragment(request):
+        return redirect("/account#second-factor", str(fact), "bad")
     try:
         return _page(request, fact, headers)
     except Exception:
@@ -118,6 +121,9 @@ def as_fact(error: Exception) -> PrefloopError:
         return Invalid(
             "A value in the request can't be stored or looked up.", "Check numbers and special characters in it."
         )
+    if full := disk_full(error):
+        log.error("the disk is full", exc_info=error)
+        return full
     if isinstance(error, OperationalError | PoolTimeout):
         log.error("the database does not answer", exc_info=error)
         return Unavailable(
@@ -186,7 +192,7 @@ def _to_sign_in(request: Request) -> Response:
 
 def _sign_in_url(path: str, query: str) -> str:
     target = local_path(path + (f"?{query}" if query else ""))
-    return "/sign-in" if target == "/" else f"/sign-in?next={quote(target, safe='/')}"
+    return at("/sign-in") + ("" if target == "/" else f"?next={quote(target, safe='/')}")
 
 
 def _page(request: Request, fact: PrefloopError, headers: dict[str, str]) -> HTMLResponse:

@@ -5,10 +5,9 @@ Plain ASGI, so that streams stay streams."""
 import re
 import secrets
 import time
-from urllib.parse import urlsplit
 
 import structlog
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,16 +16,19 @@ from app.config import Settings
 from app.db import read_session
 from app.errors import CrossSite, PrefloopError, TooLarge
 from app.ops.metrics import Metrics
-from app.security import SAFE_METHODS, is_cross_site, is_loopback, response_headers, split_url
+from app.security import SAFE_METHODS, is_cross_site, response_headers
+from app.site.addresses import SITE, Site, host_of, inside, is_loopback, origin_of
 from app.web import request_state
 from app.web.admission import is_import
 from app.web.failures import respond
+from app.web.request_state import RequestState
 
 log = structlog.get_logger("app.requests")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 API = "/api/v1"
 SECRET_PATH = re.compile(r"(/+(?:link|invitation)/)", re.IGNORECASE)
+HEALTH = ("/healthz", "/readyz")
 QUIET = ("/static/", "/healthz", "/readyz", "/metrics")
 
 
@@ -39,6 +41,27 @@ class StreamOver(Exception):
     """Ends a stream from our side."""
 
 
+class UnderPath:
+    """Takes the path of the public address off each request's, and lets what is rendered know it.
+
+    A proxy may pass the path on or take it off itself: both arrive alike.
+    """
+
+    def __init__(self, app: ASGIApp, site: Site) -> None:
+        self.app = app
+        self.site = site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        before = SITE.set(self.site)
+        try:
+            await self.app({**scope, "path": inside(scope["path"])}, receive, send)
+        finally:
+            SITE.reset(before)
+
+
 class Frame:
     """Outermost: numbers the request, completes the answer's headers, turns an unexpected error into a page, counts, logs."""
 
@@ -48,6 +71,7 @@ class Frame:
         self.app = app
         self.metrics = metrics
         self.headers = response_headers(settings)
+        self.site = settings.site
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,7 +87,7 @@ class Frame:
             nonlocal status, looked, is_stream
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._complete(MutableHeaders(scope=message), state.request_id)
+                self._complete(MutableHeaders(scope=message), state)
                 if _is_stream(message):
                     is_stream = True
                     self.metrics.stream_opened()
@@ -98,10 +122,15 @@ class Frame:
         with read_session(scope["app"].state.engine) as session:
             return still_in(session)
 
-    def _complete(self, headers: MutableHeaders, number: str) -> None:
+    def _complete(self, headers: MutableHeaders, state: RequestState) -> None:
         for name, value in self.headers.items():
             headers.setdefault(name, value)
-        headers["x-request-id"] = number
+        headers["x-request-id"] = state.request_id
+        if state.adopted and not any(self.site.session_cookie in cookie for cookie in headers.getlist("set-cookie")):
+            cookies = Response()
+            request_state.adopt_session_cookie(cookies, self.site, state.adopted)
+            for cookie in cookies.headers.getlist("set-cookie"):
+                headers.append("set-cookie", cookie)
         headers.setdefault("cache-control", "no-store")  # pages are private; what may be kept says so itself
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
@@ -129,29 +158,35 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.settings = settings
-        public = urlsplit(settings.public_url)
-        self.public_host = public.hostname
-        self.public_origin = f"{public.scheme}://{public.netloc}" if public.netloc else None
+        self.public = settings.public_address
+        self.host_names = settings.host_names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        self._check_host(headers.get("host", ""))
+        self._check_host(scope, headers.get("host", ""))
         if scope["method"] not in SAFE_METHODS and not scope["path"].startswith(API + "/"):  # the API reads no cookies
             self._check_origin(scope, headers)
         await self.app(scope, self._limited(scope, headers, receive), send)
 
-    def _check_host(self, host: str) -> None:
-        if self.public_host is None:
+    def _check_host(self, scope: Scope, header: str) -> None:
+        """Another site's name can be made to lead here (DNS rebinding); a number can't, nor can a loopback name."""
+        if not header and scope["path"] in HEALTH:  # HTTP/1.0
             return
-        name = split_url(f"//{host}").hostname
-        if name != self.public_host and not is_loopback(name):
-            raise WrongHost("This server doesn't answer under that name.", f"Open {self.settings.base_url}.")
+        name = host_of(header)
+        reached = (scope.get("server") or ("",))[0]
+        if name is None or not (name in self.host_names or is_loopback(name) or name == host_of(reached)):
+            raise WrongHost(
+                f"This server doesn't answer to the name “{(name or header)[:80]}”.",
+                f"Open {self.settings.base_url}. Whoever runs it can set PREFLOOP_PUBLIC_URL, or add the name to "
+                "PREFLOOP_ALLOWED_HOSTS.",
+            )
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
-        own = self.public_origin or f"{scope['scheme']}://{headers.get('host', '')}"
+        host = headers.get("host", "")
+        own = self.public.origin if host_of(host) == self.public.host else origin_of(f"{scope['scheme']}://{host}")
         if is_cross_site(site=headers.get("sec-fetch-site"), origin=headers.get("origin"), own_origin=own):
             raise CrossSite(
                 "This request came from another site, so nothing was done.",

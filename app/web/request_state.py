@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastapi import Request
+from fastapi import Request, Response
 from sqlalchemy.orm import Session
 from starlette.types import Scope
 
 from app.models import ProjectRole, Role, User
+from app.security import COOKIE_DAYS
 from app.services.accounts.access import Caller
+from app.site.addresses import Site
 
 KEY = "prefloop"
 
@@ -41,7 +43,8 @@ class RequestState:
     """`caller`: the viewer as whoever asks for projects; `role`: what they are in the request's project.
 
     `session_id`: the sign-in session of the browser, None for a token. `still_in` asks again, while a long answer is
-    sent, whether its reader may go on; `note_use` writes down that the session or token was used, where that is due."""
+    sent, whether its reader may go on; `note_use` writes down that the session or token was used, where that is due.
+    `adopted`: a session's token that came in a cookie of an earlier name, and goes back in one of today's."""
 
     request_id: str = ""
     viewer: Viewer | None = None
@@ -50,6 +53,7 @@ class RequestState:
     session_id: int | None = None
     still_in: Callable[[Session], bool] | None = None
     note_use: Callable[[Session], None] | None = None
+    adopted: str = ""
 
     @property
     def may(self) -> May:
@@ -68,3 +72,26 @@ def of_scope(scope: Scope) -> RequestState:
 
 def of(request: Request) -> RequestState:
     return of_scope(request.scope)
+
+
+def session_token(request: Request, site: Site) -> str | None:
+    """The token in the browser's session cookie, of today's name or of the earlier one."""
+    return request.cookies.get(site.session_cookie) or request.cookies.get(site.earlier_session_cookie)
+
+
+def set_session_cookie(response: Response, site: Site, token: str) -> None:
+    response.set_cookie(
+        site.session_cookie,
+        token,
+        max_age=COOKIE_DAYS * 86400,
+        path=site.cookie_path,
+        secure=site.is_secure,
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def adopt_session_cookie(response: Response, site: Site, token: str) -> None:
+    """Once: the session goes on in a cookie of today's name, and the one of the earlier name goes."""
+    set_session_cookie(response, site, token)
+    response.delete_cookie(site.earlier_session_cookie, path="/", secure=site.is_secure, httponly=True, samesite="lax")

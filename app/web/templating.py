@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -13,18 +14,18 @@ from urllib.parse import quote, unquote, urlencode
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.ext import Extension
 from jinja2_fragments import render_blocks
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.db import is_writing
 from app.paths import STATIC, TEMPLATES
+from app.site.addresses import SITE, at
 from app.web import request_state
 from app.web.text.rendered import markdown, one_page, same_look
 from app.web.text.unseen import excerpt, written
 
-FLASH_COOKIE = "prefloop_flash"
-THEME_COOKIE = "prefloop_theme"
 THEMES = ("auto", "light", "dark")
 
 # Which part of the bar is lit, by the path's word after the project, or by its first word without a project.
@@ -47,6 +48,7 @@ SECTIONS = {
     "people": "people",
     "workers": "workers",
     "audit": "audit",
+    "storage": "storage",
     "account": "account",
 }
 
@@ -93,20 +95,27 @@ def render(
     if block:
         blocks = [block] if isinstance(block, str) else list(block)
         return PageResponse(lambda: render_blocks(environment(), template, blocks, **names), status, template=template)
-    theme = request.cookies.get(THEME_COOKIE, "auto")
+    theme = request.cookies.get(SITE.get().theme_cookie, "auto")
     names |= {"theme": theme if theme in THEMES else "auto", "flashes": _flashes(request)}
     response = PageResponse(lambda: environment().get_template(template).render(**names), status, template=template)
     if names["flashes"]:
-        response.delete_cookie(FLASH_COOKIE, path="/")
+        site = SITE.get()
+        response.delete_cookie(site.flash_cookie, path=site.cookie_path, secure=site.is_secure, httponly=True)
     return response
 
 
 def redirect(url: str, flash: str = "", kind: str = "info") -> RedirectResponse:
     """See Other to a page of ours, which shows `flash` once. `kind`: info, good, bad."""
-    response = RedirectResponse(url, 303)
+    response, site = RedirectResponse(at(url), 303), SITE.get()
     if flash:
         response.set_cookie(
-            FLASH_COOKIE, quote(json.dumps([kind, flash[:500]])), max_age=60, httponly=True, samesite="lax"
+            site.flash_cookie,
+            quote(json.dumps([kind, flash[:500]])),
+            max_age=60,
+            path=site.cookie_path,
+            secure=site.is_secure,
+            httponly=True,
+            samesite="lax",
         )
     return response
 
@@ -129,10 +138,27 @@ def section_of(path: str) -> str:
 
 def _flashes(request: Request) -> list[tuple[str, str]]:
     try:
-        kind, text = json.loads(unquote(request.cookies.get(FLASH_COOKIE, "")))
+        kind, text = json.loads(unquote(request.cookies.get(SITE.get().flash_cookie, "")))
     except (ValueError, TypeError, RecursionError):  # the last from thousands of brackets
         return []
     return [(kind, text)] if kind in ("info", "good", "bad") and isinstance(text, str) else []
+
+
+class OwnAddresses(Extension):
+    """Lets every address in an attribute pass `at`, so that templates name pages by their own paths and nobody forgets.
+
+    `href="/people"` becomes `href="{{ root() }}/people"`, and `href="{{ url }}"` becomes `href="{{ at(url) }}"`.
+    """
+
+    WRITTEN = re.compile(
+        r'(\s(?:href|src|action|formaction|hx-(?:get|post|put|delete)|hx-sse:connect|data-run-stream)=")(?=/)'
+    )
+    COMPUTED = re.compile(
+        r'(\s(?:href|src|action|formaction|hx-(?:get|post|put|delete)|hx-sse:connect|data-run-stream)="){{(.*?)}}'
+    )
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        return self.WRITTEN.sub(r"\1{{ root() }}", self.COMPUTED.sub(r"\1{{ at(\2) }}", source))
 
 
 @lru_cache
@@ -145,7 +171,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,  # it would ask for each file's time whenever a page is rendered
+        extensions=[OwnAddresses],
     )
+    env.globals |= {"at": at, "root": lambda: SITE.get().root}
     env.globals |= {"static": static_url, "now": lambda: datetime.now(UTC), "query": query, "same_look": same_look}
     env.filters |= {
         "ago": ago,

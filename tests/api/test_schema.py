@@ -14,6 +14,7 @@ from app.services.accounts import tokens
 from app.services.jobs import jobs
 from app.services.training import runs
 from tests.live import ROOT, LiveServer
+from tests.pretend_worker import prepare_model
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
@@ -26,6 +27,7 @@ def filled(live_server: LiveServer) -> LiveServer:
     project = factory.judged(6, slug="tone")
     factory.comparisons(project, 30)
     snapshot = factory.snapshot(project)
+    prepare_model(live_server.settings)
     with write_session(get_engine(live_server.settings)) as session:
         job = runs.create(
             session, snapshot=session.merge(snapshot), base_model="tiny", config={}, by=session.merge(engineer)
@@ -34,7 +36,9 @@ def filled(live_server: LiveServer) -> LiveServer:
     return live_server
 
 
-def call_everything(server: LiveServer, role: Role, folder: Path, *words: str, parameters: str = "") -> None:
+def call_everything(
+    server: LiveServer, role: Role, folder: Path, *words: str, parameters: str = "", patience: int = 280
+) -> None:
     """Runs schemathesis with a token of a new user of that role."""
     with write_session(get_engine(server.settings)) as session:
         _, secret = tokens.create(
@@ -64,7 +68,7 @@ def call_everything(server: LiveServer, role: Role, folder: Path, *words: str, p
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=patience,
         check=False,
         env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.api.schema_hooks", "PYTHONPATH": str(ROOT)},
     )
@@ -92,3 +96,19 @@ def test_the_api_answers_an_admin_as_documented(filled: LiveServer, tmp_path: Pa
 
 def test_an_evaluator_is_refused_in_documented_ways(filled: LiveServer, tmp_path: Path) -> None:
     call_everything(filled, Role.EVALUATOR, tmp_path, "--phases", "fuzzing", "--max-examples", "4")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_api_answers_an_admin_as_documented_many_times(filled: LiveServer, tmp_path: Path) -> None:
+    call_everything(
+        filled,
+        Role.ADMIN,
+        tmp_path,
+        "--phases",
+        "coverage,fuzzing",
+        "--max-examples",
+        "80",
+        parameters='[parameters]\nslug = "tone"\njob_id = 1\nsnapshot_id = 1\nimport_id = 1\ncheckpoint_id = 1\n',
+        patience=1100,
+    )

@@ -10,9 +10,12 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.main import create_app
 from app.models import JobKind, JobState
+from app.ops import sweeper
 from app.services.jobs import jobs, leases
 from app.services.training import runs
 from tests.factory import Factory
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -35,3 +38,16 @@ def test_job_of_the_last_worker_does_not_run_for_ever(engine: Engine, settings: 
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert state() is JobState.QUEUED
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_sweeper_that_overslept_skips_a_round(settings: Settings) -> None:
+    time_of_day = [1000.0]
+    rounds = sweeper.Rounds(settings, clock=lambda: time_of_day[0])
+
+    def after(seconds: float) -> bool:
+        time_of_day[0] += seconds
+        return rounds.was_asleep()
+
+    assert [after(settings.sweep_seconds), after(settings.sweep_seconds + 20)] == [False, False]
+    assert [after(8 * 3600), after(settings.sweep_seconds)] == [True, False]

@@ -23,11 +23,11 @@ PATIENCE_SECONDS = 90
 class Up:
     """A running `prefloop up` on a folder of its own."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, **more: str) -> None:
         self.folder, self.port = folder, port
         self.output = folder.parent / f"up-{port}-{time.monotonic_ns()}.txt"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFLOOP_")}
-        environment |= {"PREFLOOP_DATA_DIR": str(folder), "PREFLOOP_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        environment |= {"PREFLOOP_DATA_DIR": str(folder), "PREFLOOP_PORT": str(port), "OMP_NUM_THREADS": "1"} | more
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "app.cli", "up"],
@@ -136,3 +136,18 @@ def test_a_taken_port_is_one_line_with_what_to_do(tmp_path: Path) -> None:
     assert f"Port {port} on 127.0.0.1 is taken" in late.text
     assert f"PREFLOOP_PORT={port + 1}" in late.text
     assert "Traceback" not in late.text
+
+
+def test_a_worker_that_cannot_start_leaves_the_web_server_up(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "celery.py").write_text("raise SystemExit('this worker is broken')")
+    running = Up(tmp_path / "data", free_port(), PYTHONPATH=str(broken))
+    try:
+        text = running.until("so nothing trains")
+        assert "Pages and judging go on" in text
+        assert running.answers()
+        assert running.process.poll() is None
+    finally:
+        running.process.send_signal(signal.SIGTERM)
+        running.process.wait(60)

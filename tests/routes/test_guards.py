@@ -32,6 +32,7 @@ PUBLIC = {
     "/metrics",
     "/theme",
     "/sign-in",
+    "/sign-in/code",
     "/sign-out",
     "/link/{token}",
     "/invitation/{token}",
@@ -43,6 +44,10 @@ ANYBODY = {
     "GET /projects",
     "GET /account",
     "POST /account/password",
+    "POST /account/second-factor",
+    "POST /account/second-factor/confirm",
+    "POST /account/second-factor/codes",
+    "POST /account/second-factor/remove",
     "POST /account/sessions/{session_id}/revoke",
     "POST /account/sessions/revoke-others",
     "POST /account/tokens",
@@ -68,7 +73,7 @@ NARROWED = {
     "GET /api/v1/checkpoints",
 }
 MAKERS_ONLY = {"GET /projects/new", "POST /projects/new", "POST /api/v1/projects", "GET /api/v1/workers"}
-ADMINS_ONLY = re.compile(r"\w+ (/people|/audit|/workers|/api/v1/(users|invitations|audit))\b.*")
+ADMINS_ONLY = re.compile(r"\w+ (/people|/audit|/workers|/storage|/api/v1/(storage|users|invitations|audit))\b.*")
 # What belongs to a project: a member who is less than an engineer reaches only this.
 EVALUATORS = {
     "GET /projects/{slug}",

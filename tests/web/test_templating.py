@@ -118,11 +118,11 @@ def test_a_flash_is_read_once_and_never_trusted() -> None:
     cookie = templating.redirect("/x", "Saved “it”.", "good").headers["set-cookie"].split(";")[0]
     assert templating._flashes(request(cookie=cookie)) == [("good", "Saved “it”.")]
     for broken in (
-        "prefloop_flash=nonsense",
-        'prefloop_flash=["good"]',
-        'prefloop_flash=["<b>","x"]',
-        "prefloop_flash=%5B1%2C2%5D",
-        "prefloop_flash=" + "[" * 4000,
+        "prefloop_flash_8000=nonsense",
+        'prefloop_flash_8000=["good"]',
+        'prefloop_flash_8000=["<b>","x"]',
+        "prefloop_flash_8000=%5B1%2C2%5D",
+        "prefloop_flash_8000=" + "[" * 4000,
     ):
         assert templating._flashes(request(cookie=broken)) == []
 

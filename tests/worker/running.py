@@ -12,10 +12,11 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 
 from app.config import Settings
-from app.db import read_session, write_session
+from app.db import get_engine, read_session, write_session
 from app.models import FINISHED, Job, JobEvent, JobState, Snapshot, TrainingRun, User
 from app.services.jobs import jobs
 from app.services.training import runs
+from worker.process.folder import WorkFolder
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 120
@@ -123,14 +124,20 @@ def queue_job(engine: Engine, snapshot: Snapshot, by: User, **config: object) ->
         ).job
 
 
+def folder_of(settings: Settings, job_id: int) -> Path:
+    """The job's work folder."""
+    with read_session(get_engine(settings)) as session:
+        return WorkFolder(settings.data_dir / "work", job_id, jobs.get(session, job_id).uid).path
+
+
 def training_pid(settings: Settings, job_id: int) -> int:
     """The process that trains a job, as its worker wrote it down."""
-    return int((settings.data_dir / "work" / f"job-{job_id}" / "lock").read_text())
+    return int((folder_of(settings, job_id) / "lock").read_text())
 
 
 def saved_steps(settings: Settings, job_id: int) -> list[int]:
     """The steps of the whole training states in a job's folder."""
-    folder = settings.data_dir / "work" / f"job-{job_id}" / "out" / "state"
+    folder = folder_of(settings, job_id) / "out" / "state"
     return sorted(int(match[1]) for path in folder.iterdir() if (match := re.fullmatch(r"step-(\d+)", path.name)))
 
 

@@ -132,12 +132,24 @@ def from_folder(staging: Path, name: str, request: dict[str, str], report: Repor
     files |= {f"{NAMED_TEMPLATES}/{path.name}": path for path in (folder / NAMED_TEMPLATES).glob("*.jinja")}
     model_folder.refuse_by_names(set(files), str(folder))
     wanted = {file_name: path for file_name, path in files.items() if model_folder.is_wanted(file_name)}
+    for path in wanted.values():
+        _refuse_link_out(path, folder)
     _need_room(staging, sum(path.stat().st_size for path in wanted.values()))
     for file_name, path in sorted(wanted.items()):
         report(f"Copying {file_name} ({path.stat().st_size / 1e6:,.1f} MB)")
         (staging / file_name).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, staging / file_name)
     return Origin({"kind": "folder", "path": str(folder)}, folder.name, model_folder.stated_licence(staging))
+
+
+def _refuse_link_out(path: Path, folder: Path) -> None:
+    """A folder that somebody else filled must not make us copy a file of ours, such as a key, into a model."""
+    target = path.resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise Refused(
+            f"{path.name} in {folder} is a link to {target}, outside of that folder.",
+            f"Give a folder with the files themselves: cp -rL {folder} COPY. A model of the hub's cache is added by its hub id.",
+        )
 
 
 def from_hub(staging: Path, name: str, request: dict[str, str], report: Report) -> Origin:

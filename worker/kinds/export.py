@@ -59,6 +59,9 @@ class Exporting:
         command = [sys.executable, "-m", "worker.dpo", "export", "--model", str(model), "--adapter", str(checkpoint)]
         return [*command, "--as", self._export.format.value, "--out", str(out)]
 
+    def variables(self) -> Sequence[str]:
+        return ()
+
     def record(self, session: Session, printed: Sequence[Event]) -> None:
         """Its events and progress are all that there is to keep."""
 
@@ -75,4 +78,7 @@ class Exporting:
         def end(session: Session) -> None:
             exports.publish(session, job_id=self._job.id, files=files, proof=proof)
 
-        return Result(end, [file.key for file in files])
+        def is_published(session: Session) -> bool:
+            return exports.get(session, self._job.id).files == tuple(files)
+
+        return Result(end, is_published, [file.key for file in files])

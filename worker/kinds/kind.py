@@ -8,7 +8,7 @@ A kind is made anew for each claim, and asked in this order:
 3. `record(session, printed)` each time that the program printed something, in the short transaction that stores it.
 4. After an exit with 0: `store_result(folder, storage)` outside of any session uploads what is kept. Its
    `Result.end(session)` then writes the rows in one short transaction, and the supervisor ends the job in the same one.
-   If that transaction doesn't come about, the uploaded files are deleted.
+   If `Result.is_published` then finds no such rows, the uploaded files are deleted.
 
 The program prints one JSON object a line on stdout, each with `event` (`state` with `stage`, `total_steps`; `step`,
 `log`, `done`, `error` with `reason` and `message`, …), and ends with
@@ -45,9 +45,11 @@ class Need(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a job left, stored. `keys`: its files in the artifact store. `end` writes the rows that name them."""
+    """What a job left, stored. `keys`: its files in the artifact store. `end` writes the rows that name them, and
+    `is_published` looks whether they are there: a commit whose answer was lost may have come about."""
 
     end: Callable[[Session], None]
+    is_published: Callable[[Session], bool]
     keys: Sequence[str] = field(default=())
 
 
@@ -70,6 +72,10 @@ class Kind(Protocol):
 
     def command(self, folder: Path, storage: Storage) -> list[str]:
         """Fetch the job's files into its folder; return the program's command line."""
+        ...
+
+    def variables(self) -> Sequence[str]:
+        """Names or patterns of environment variables that the program needs beyond what every program sees."""
         ...
 
     def record(self, session: Session, printed: Sequence[Event]) -> None:

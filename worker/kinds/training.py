@@ -20,6 +20,7 @@ from app.storage import Storage
 from worker.dpo.publish.card import write_card
 from worker.kinds.kind import Need, Result
 
+TRACKERS = {"wandb": ("WANDB_*",), "mlflow": ("MLFLOW_*",)}
 STATE = re.compile(r"step-(\d+)")
 
 
@@ -75,6 +76,12 @@ class Training:
                 )
         return pairs
 
+    def variables(self) -> Sequence[str]:
+        """A tracker's own, where the run reports to it."""
+        wanted = self._run.config.get("report_to") or []
+        names = [wanted] if isinstance(wanted, str) else wanted
+        return [pattern for name in names for pattern in TRACKERS.get(str(name), ())]
+
     def record(self, session: Session, printed: Sequence[Event]) -> None:
         runs.record(session, job_id=self._job.id, printed=printed)
 
@@ -96,7 +103,8 @@ class Training:
             numbers = {name: facts.get(name) for name in ("peak_memory_bytes", "train_seconds")}
             runs.record_end(session, job_id=self._job.id, numbers=numbers)
 
-        return Result(end, [file.key for file in files])
+        keys = [file.key for file in files]
+        return Result(end, lambda session: checkpoints.names_any(session, keys=keys), keys)
 
     def _complete(self, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Add to what the engine wrote who trained, from what and for which project, and write the card anew.

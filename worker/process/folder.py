@@ -16,10 +16,14 @@ TAIL_BYTES = 16_384
 
 
 class WorkFolder:
-    """`root/job-N`. All attempts of a job print to the same two files, one for stdout and one for stderr."""
+    """`root/job-N-UID`. All attempts of a job print to the same two files, one for stdout and one for stderr.
 
-    def __init__(self, root: Path, job_id: int) -> None:
-        self.path = root / f"job-{job_id}"
+    `uid` is the job's own for good: in a database that was put back from a backup, a new job with the number of a lost one
+    doesn't find the lost one's folder. Jobs of before there were any have none.
+    """
+
+    def __init__(self, root: Path, job_id: int, uid: str = "") -> None:
+        self.path = root / (f"job-{job_id}-{uid[:12]}" if uid else f"job-{job_id}")
         self.output = self.path / "output.jsonl"
         self.errors = self.path / "errors.log"
         self._lock = self.path / "lock"

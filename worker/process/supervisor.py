@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.errors import PrefloopError
+from app.errors import PrefloopError, disk_full
 from app.events.types import Event, Failed, PhaseReached
 from app.models import EventType, Job, JobEvent
 from app.paths import ROOT
@@ -26,7 +26,7 @@ from app.services.jobs import leases
 from app.services.jobs.leases import LeaseLost
 from app.storage import Storage
 from worker.kinds.kind import Kind, Result
-from worker.process import ends, output
+from worker.process import ends, environment, output
 from worker.process.folder import WorkFolder
 from worker.pulse import Pulse
 
@@ -50,13 +50,13 @@ class Supervisor:
         storage: Storage,
         pulse: Pulse,
         stopping: threading.Event,
-        environment: dict[str, str],
+        devices: dict[str, str],
     ) -> None:
         assert job.lease_token is not None
         self.job, self.kind, self.token = job, kind, job.lease_token
         self._settings, self._engine, self._storage = settings, engine, storage
-        self._pulse, self._stopping, self._environment = pulse, stopping, environment
-        self._folder = WorkFolder(settings.data_dir / "work", job.id)
+        self._pulse, self._stopping, self._environment = pulse, stopping, devices
+        self._folder = WorkFolder(settings.data_dir / "work", job.id, job.uid)
         self._lock: int | None = None
         self._offset = job.output_bytes
         self._seen: dict[EventType, int] = {}
@@ -64,6 +64,7 @@ class Supervisor:
         self._errors_start = 0
         self._cancelled = False
         self._gives_back = False  # it stays so when the database is back before the program has ended
+        self._away = "Its worker couldn't reach the database."  # why it was so
         self._next_look = 0.0
 
     def run(self) -> None:
@@ -81,7 +82,8 @@ class Supervisor:
         except PrefloopError as error:
             self._fail(error.code, str(error))
         except OSError as error:
-            self._fail("disk_full" if error.errno == 28 else "worker_error", f"The worker could not go on: {error}")
+            full = disk_full(error) is not None
+            self._fail("disk_full" if full else "worker_error", f"The worker could not go on: {error}")
         except Exception as error:
             log.exception("job.supervision_failed", job=self.job.id)
             self._fail("worker_error", f"The worker could not go on: {type(error).__name__}: {error}")
@@ -127,10 +129,8 @@ class Supervisor:
         return child
 
     def _child_environment(self) -> dict[str, str]:
-        """Ours without our secrets: the program needs no database and no key."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFLOOP_")}
-        path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
-        return kept | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | self._environment
+        further = [*self._settings.train_environment.replace(",", " ").split(), *self.kind.variables()]
+        return environment.of_program(os.environ, further, devices=self._environment)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -172,7 +172,7 @@ class Supervisor:
             with read_session(self._engine) as session:
                 self._cancelled = leases.check(session, job_id=self.job.id, token=self.token)
         except OperationalError as error:  # the pulse knows for how long we may go on without a database
-            log.warning("job.database_away", job=self.job.id, error=str(error))
+            self._note_away(error)
 
     def _store_output(self, *, fresh: bool = True) -> bool:
         """Store the next events; False when there is nothing new, or no database to store it in for now."""
@@ -186,10 +186,15 @@ class Supervisor:
                 leases.progress(session, job_id=self.job.id, token=self.token, printed=kept, output_bytes=end)
                 self.kind.record(session, kept)
         except OperationalError as error:
-            log.warning("job.database_away", job=self.job.id, error=str(error))
+            self._note_away(error)
             return False
         self._offset = end
         return True
+
+    def _note_away(self, error: OperationalError) -> None:
+        log.warning("job.database_away", job=self.job.id, error=str(error))
+        full = disk_full(error)
+        self._away = full.what if full else "Its worker couldn't reach the database."
 
     def _is_new(self, event: Event) -> bool:
         """A resumed run takes some steps again: the page has them."""
@@ -215,12 +220,8 @@ class Supervisor:
             or self._must_give_back
             or (code in (ends.TERMINATED, -signal.SIGTERM) and self._stopping.wait(2))
         ):
-            why = (
-                "Its worker is shutting down. "
-                if self._stopping.is_set()
-                else "Its worker couldn't reach the database. "
-            )
-            reason = why + (kept.partition(";")[0] + "." if kept else "It starts anew.")
+            why = "Its worker is shutting down." if self._stopping.is_set() else self._away
+            reason = f"{why} " + (kept.partition(";")[0] + "." if kept else "It starts anew.")
             self._write(lambda session: leases.give_back(session, job_id=self.job.id, token=self.token, reason=reason))
         else:
             self._fail(*ends.explain(code, self._error, killed_for_memory, self.kind.program))
@@ -237,11 +238,21 @@ class Supervisor:
         try:
             self._write(lambda session: self._end_well(session, result))
         except BaseException:
-            for key in result.keys:
-                self._storage.delete(key)
-            raise
+            if not self._is_published(result):
+                for key in result.keys:
+                    self._storage.delete(key)
+                raise
         log.info("job.succeeded", job=self.job.id, files=len(result.keys))
         self._folder.remove()
+
+    def _is_published(self, result: Result) -> bool:
+        """Whether the rows are there after all: the answer to a commit can be lost. In doubt the files stay."""
+        try:
+            with read_session(self._engine) as session:
+                return result.is_published(session)
+        except OperationalError as error:
+            self._note_away(error)
+            raise LeaseLost(f"Job {self.job.id}: nobody can tell whether its result was stored.") from error
 
     def _end_well(self, session: Session, result: Result) -> None:
         leases.hold(session, job_id=self.job.id, token=self.token)
@@ -272,6 +283,7 @@ class Supervisor:
                 with write_session(self._engine) as session:
                     return do(session)
             except OperationalError as error:
+                self._note_away(error)
                 if not self._pulse.has_lease:
                     raise LeaseLost(f"Job {self.job.id}: the database was away for too long.") from error
                 time.sleep(1)

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, field_validator
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from app.db import read_session
+from app.config import Settings
+from app.db import read_session, write_session
 from app.errors import Invalid, NotFound, PrefloopError
 from app.models import ApiToken, Project, User, UserSession
-from app.services.accounts import access, logins, sessions, tokens
+from app.services.accounts import access, logins, second_factor, sessions, tokens
 from app.web.deps import (
+    Browser,
     BrowserDep,
     BrowserSessionDep,
     EngineDep,
@@ -42,30 +45,39 @@ SYSTEMS = (
 class PasswordForm(BaseModel):
     current: str = ""
     password: str
+    keep_tokens: bool = False
 
 
 class TokenForm(BaseModel):
+    """`days`: 0 means as many as are usual, an empty field until it is revoked."""
+
     name: str
-    days: int | None = None
+    days: int | None = 0
     project: list[str] = []
     only_reads: bool = False
+    password: str = ""
 
     @field_validator("days", mode="before")
     @classmethod
     def _empty_is_never(cls, value: object) -> object:
-        return value or None
+        return None if value == "" else value
 
 
 @dataclass(frozen=True)
 class AccountPage:
-    """`here`: the session of the browser that asks. `new_token` is shown this once. `password_problem` and
-    `token_problem` say why a form did nothing. `projects`: those to which a token can be narrowed."""
+    """`here`: the session of the browser that asks; `is_fresh`: it began a moment ago, so no password is asked.
+    `new_token` is shown this once. `password_problem` and `token_problem` say why a form did nothing. `projects`: those to which a
+    token can be narrowed."""
 
     account: User
     here: int
     browsers: list[tuple[UserSession, str]]
     tokens: Sequence[ApiToken]
     projects: Sequence[Project]
+    is_fresh: bool
+    token_days: int
+    codes_left: int
+    must_have_second: bool
     new_token: str = ""
     password_problem: PrefloopError | None = None
     token_problem: PrefloopError | None = None
@@ -93,12 +105,16 @@ def change_password(
             session_id=browser.session_id,
             address=client_address(request),
             settings=settings,
+            keep_tokens=form.keep_tokens,
         )
     except Invalid as problem:
-        with read_session(engine) as session:
-            user = session.get_one(User, browser.user_id)
-            return _page(request, session, user, browser.session_id, password_problem=problem)
-    return redirect("/account", "The password was changed. Your other browsers were signed out.", "good")
+        return _page_of(request, engine, browser, password_problem=problem)
+    ended = (
+        "Your other browsers were signed out."
+        if form.keep_tokens
+        else "Your other browsers and your tokens were ended."
+    )
+    return redirect("/account", f"The password was changed. {ended}", "good")
 
 
 @router.post("/sessions/{session_id}/revoke")
@@ -109,7 +125,7 @@ def end_session(session_id: RowId, session: SessionDep, user: UserDep) -> Respon
 
 @router.post("/sessions/revoke-others")
 def end_other_sessions(session: SessionDep, user: UserDep, here: BrowserSessionDep) -> Response:
-    ended = sessions.revoke_all(session, user=user, except_id=here)
+    ended = sessions.revoke_all(session, user=user, except_id=here, by=user)
     return redirect("/account", f"{ended} other browser{'' if ended == 1 else 's'} signed out.")
 
 
@@ -117,25 +133,36 @@ def end_other_sessions(session: SessionDep, user: UserDep, here: BrowserSessionD
 def make_token(
     request: Request,
     form: Annotated[TokenForm, Form()],
-    session: SessionDep,
-    user: UserDep,
-    here: BrowserSessionDep,
+    engine: EngineDep,
+    browser: BrowserDep,
     settings: SettingsDep,
 ) -> Response:
+    address = client_address(request)
     try:
-        _, secret = tokens.create(
-            session,
-            user=user,
-            name=form.name,
-            days=form.days,
-            projects=form.project or None,
-            only_reads=form.only_reads,
+        logins.prove(
+            engine,
+            user_id=browser.user_id,
+            session_id=browser.session_id,
+            password=form.password,
+            address=address,
             settings=settings,
         )
+        with write_session(engine) as session:
+            session.info["address"] = address
+            user = session.get_one(User, browser.user_id)
+            _, secret = tokens.create(
+                session,
+                user=user,
+                name=form.name,
+                days=form.days,
+                projects=form.project or None,
+                only_reads=form.only_reads,
+                settings=settings,
+            )
     except (Invalid, NotFound) as problem:
-        return _page(request, session, user, here, token_problem=problem)
-    return _page(
-        request, session, user, here, new_token=secret
+        return _page_of(request, engine, browser, token_problem=problem)
+    return _page_of(
+        request, engine, browser, new_token=secret
     )  # not after a redirect: nothing may keep the token for it
 
 
@@ -152,6 +179,11 @@ def browser_name(user_agent: str) -> str:
     return f"{name} on {system}" if name and system else user_agent[:60] or "unknown"
 
 
+def _page_of(request: Request, engine: Engine, browser: Browser, **shown: Any) -> Response:
+    with read_session(engine) as session:
+        return _page(request, session, session.get_one(User, browser.user_id), browser.session_id, **shown)
+
+
 def _page(
     request: Request,
     session: Session,
@@ -162,16 +194,20 @@ def _page(
     password_problem: PrefloopError | None = None,
     token_problem: PrefloopError | None = None,
 ) -> Response:
-    browsers = [(row, browser_name(row.user_agent)) for row in sessions.listing(session, user=user)]
+    settings: Settings = request.app.state.settings
     page = AccountPage(
-        user,
-        here,
-        browsers,
-        tokens.listing(session, user=user),
-        access.projects(session, caller=access.Caller.of(user)),
-        new_token,
-        password_problem,
-        token_problem,
+        account=user,
+        here=here,
+        browsers=[(row, browser_name(row.user_agent)) for row in sessions.listing(session, user=user)],
+        tokens=tokens.listing(session, user=user),
+        projects=access.projects(session, caller=access.Caller.of(user)),
+        is_fresh=sessions.is_fresh(session, session_id=here, settings=settings),
+        token_days=settings.token_days,
+        codes_left=second_factor.codes_left(session, user=user),
+        must_have_second=second_factor.is_required(user, settings),
+        new_token=new_token,
+        password_problem=password_problem,
+        token_problem=token_problem,
     )
     problem = password_problem or token_problem
     return render(request, "accounts/account/show.html", page, status=problem.status if problem else 200)

@@ -15,8 +15,10 @@ from app.errors import Conflict, Invalid, PrefloopError, TooMany, WrongCredentia
 from app.models import LinkKind, User
 from app.services.accounts import audit, links, logins, members, sessions, users
 from app.services.accounts.members import Promise
+from app.site.addresses import is_loopback
 from app.web import request_state
 from app.web.deps import EngineDep, MaybeUserDep, SessionDep, SettingsDep, client_address
+from app.web.request_state import session_token, set_session_cookie
 from app.web.templating import redirect, render
 
 router = APIRouter()
@@ -26,6 +28,16 @@ class SignInForm(BaseModel):
     username: str
     password: str
     next: str = "/"
+
+
+class CodeForm(BaseModel):
+    pending: str
+    code: str
+    next: str = "/"
+
+
+class LinkForm(BaseModel):
+    code: str = ""
 
 
 class InvitationForm(BaseModel):
@@ -43,12 +55,23 @@ class SignInPage:
 
 
 @dataclass(frozen=True)
+class CodePage:
+    """`pending` stands for the password that was right."""
+
+    pending: str
+    next: str
+    problem: PrefloopError | None = None
+
+
+@dataclass(frozen=True)
 class LinkPage:
-    """`signed_in`: somebody else whose session the link would replace."""
+    """`signed_in`: somebody else whose session the link would replace. `wants_code`: the account has a second factor."""
 
     name: str
     token: str
     signed_in: str
+    wants_code: bool = False
+    problem: PrefloopError | None = None
 
 
 @dataclass(frozen=True)
@@ -85,13 +108,40 @@ def sign_in(
             settings=settings,
             user_agent=request.headers.get("user-agent", ""),
         )
+    except logins.CodeNeeded as needed:
+        return render(request, "accounts/session/code.html", CodePage(needed.pending, security.local_path(form.next)))
     except (WrongCredentials, TooMany) as problem:
-        page = SignInPage(security.local_path(form.next), form.username, problem)
-        response: Response = render(request, "accounts/session/sign_in.html", page, status=problem.status)
-        if "retry_after" in problem.details:
-            response.headers["Retry-After"] = str(problem.details["retry_after"])
-        return response
+        return _refused(request, SignInPage(security.local_path(form.next), form.username, problem), problem)
     return _admit(request, settings, token, security.local_path(form.next))
+
+
+@router.post("/sign-in/code")
+def give_code(
+    request: Request, form: Annotated[CodeForm, Form()], engine: EngineDep, settings: SettingsDep
+) -> Response:
+    target = security.local_path(form.next)
+    try:
+        _, token = logins.give_code(
+            engine,
+            pending=form.pending,
+            code=form.code,
+            address=client_address(request),
+            settings=settings,
+            user_agent=request.headers.get("user-agent", ""),
+        )
+    except logins.WrongCode as problem:
+        page = CodePage(form.pending, target, problem)
+        return render(request, "accounts/session/code.html", page, status=problem.status)
+    except (WrongCredentials, TooMany) as problem:
+        return _refused(request, SignInPage(target, problem=problem), problem)
+    return _admit(request, settings, token, target)
+
+
+def _refused(request: Request, page: SignInPage, problem: PrefloopError) -> Response:
+    response = render(request, "accounts/session/sign_in.html", page, status=problem.status)
+    if "retry_after" in problem.details:
+        response.headers["Retry-After"] = str(problem.details["retry_after"])
+    return response
 
 
 @router.post("/sign-out")
@@ -100,8 +150,14 @@ def sign_out(request: Request, session: SessionDep, settings: SettingsDep, user:
     if user and session_id:
         sessions.revoke(session, session_id=session_id, user=user)
     response = redirect("/sign-in", "You are signed out.")
+    if not settings.site.root:  # with a path, the rest of the host is somebody else's
+        response.headers["Clear-Site-Data"] = '"storage"'
     response.delete_cookie(
-        security.cookie_name(settings), path="/", secure=settings.secure_cookies, httponly=True, samesite="lax"
+        settings.site.session_cookie,
+        path=settings.site.cookie_path,
+        secure=settings.site.is_secure,
+        httponly=True,
+        samesite="lax",
     )
     return response
 
@@ -119,18 +175,27 @@ def open_link(token: str, request: Request, session: SessionDep, settings: Setti
         page = InvitationPage(token, link.role.value, projects=projects)
         return render(request, "accounts/session/invitation.html", page)
     replaces = user is not None and user.id != link.user_id
-    if _opened_by_a_person(request, settings) and not replaces:
-        return _use_link(request, settings, token)
     owner = session.get_one(User, link.user_id)
-    return render(
-        request,
-        "accounts/session/link.html",
-        LinkPage(owner.display_name, token, user.display_name if user and replaces else ""),
-    )
+    if _opened_by_a_person(request, settings) and not replaces and not owner.has_second_factor:
+        return _use_link(request, settings, token)
+    signed_in = user.display_name if user and replaces else ""
+    shown = LinkPage(owner.display_name, token, signed_in, owner.has_second_factor)
+    return render(request, "accounts/session/link.html", shown)
 
 
 @router.post("/link/{token}")
-def use_link(token: str, request: Request, settings: SettingsDep) -> Response:
+def use_link(token: str, request: Request, form: Annotated[LinkForm, Form()], settings: SettingsDep) -> Response:
+    engine = request.app.state.engine
+    with read_session(engine) as session:
+        link = links.find(session, token=token, settings=settings)
+        owner = session.get(User, link.user_id) if link.user_id else None
+    if owner is not None and owner.has_second_factor:
+        try:
+            address = client_address(request)
+            logins.check_code(engine, user=owner, code=form.code, address=address, settings=settings)
+        except logins.WrongCode as problem:
+            page = LinkPage(owner.display_name, token, "", wants_code=True, problem=problem)
+            return render(request, "accounts/session/link.html", page, status=problem.status)
     return _use_link(request, settings, token)
 
 
@@ -141,7 +206,7 @@ def accept_invitation(
     try:
         with read_session(request.app.state.engine) as session:
             links.find(session, token=token, settings=settings)  # nobody makes us hash without an invitation
-        password = users.hashed(form.password, form.username)
+        password = users.hashed(form.password, form.username, form.display_name)
         with write_session(request.app.state.engine) as session:
             session.info["address"] = client_address(request)
             user = links.accept_invitation(
@@ -184,22 +249,14 @@ def _start_session(request: Request, session: SessionDep, user: User, settings: 
 
 def _admit(request: Request, settings: Settings, token: str, target: str) -> RedirectResponse:
     """Sends the new session's cookie; the one that the browser had ends."""
-    old = request.cookies.get(security.cookie_name(settings))
+    old = session_token(request, settings.site)
     if old:
         with write_session(request.app.state.engine) as session:
             old_session = sessions.find(session, token=old, settings=settings)
             if old_session:
                 sessions.revoke(session, session_id=old_session.id, user=old_session.user)
     response = redirect(target)
-    response.set_cookie(
-        security.cookie_name(settings),
-        token,
-        max_age=security.COOKIE_DAYS * 86400,
-        path="/",
-        secure=settings.secure_cookies,
-        httponly=True,
-        samesite="lax",
-    )
+    set_session_cookie(response, settings.site, token)
     return response
 
 
@@ -212,8 +269,4 @@ def _opened_by_a_person(request: Request, settings: Settings) -> bool:
     if "sec-fetch-site" in headers:
         return headers["sec-fetch-site"] == "none" and headers.get("sec-fetch-mode") == "navigate"
     # No such headers: a program, or a browser over plain HTTP. No scanner reaches a server that only this machine sees.
-    return (
-        not settings.public_url
-        and security.is_loopback(settings.host)
-        and security.is_loopback(client_address(request))
-    )
+    return not settings.public_url and is_loopback(settings.host) and is_loopback(client_address(request))

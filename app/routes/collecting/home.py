@@ -11,7 +11,7 @@ from app.security import local_path
 from app.services.collecting import projects
 from app.services.collecting.projects import Overview
 from app.web.deps import CallerDep, SessionDep, UserDep
-from app.web.templating import THEME_COOKIE, THEMES, redirect, render
+from app.web.templating import THEMES, redirect, render
 
 router = APIRouter()
 YEAR = 365 * 86400
@@ -49,8 +49,14 @@ def theme(
 ) -> RedirectResponse:
     """Light, dark or as the system; kept in a cookie so that no page flashes in the other one first."""
     response = redirect(local_path(next))
-    secure = request.app.state.settings.secure_cookies
+    site = request.app.state.settings.site
     response.set_cookie(
-        THEME_COOKIE, theme if theme in THEMES else "auto", max_age=YEAR, samesite="lax", httponly=True, secure=secure
+        site.theme_cookie,
+        theme if theme in THEMES else "auto",
+        max_age=YEAR,
+        path=site.cookie_path,
+        samesite="lax",
+        httponly=True,
+        secure=site.is_secure,
     )
     return response

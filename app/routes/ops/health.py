@@ -15,7 +15,7 @@ from app.config import Settings
 from app.errors import NotAllowed
 from app.ops.doctor import Finding, check_broker, check_database, check_migrations, check_storage
 from app.ops.metrics import Metrics
-from app.security import is_loopback
+from app.site.addresses import is_loopback
 from app.web.deps import SettingsDep, client_address
 
 log = structlog.get_logger(__name__)
@@ -84,7 +84,9 @@ def metrics(request: Request, settings: SettingsDep, authorization: Annotated[st
     if settings.metrics_token:
         allowed = secrets.compare_digest(authorization.encode(), f"Bearer {settings.metrics_token}".encode())
     else:
-        allowed = is_loopback(client_address(request))
+        # What came through a proxy of this machine comes from anywhere, also where nobody named the proxy in the settings.
+        came_directly = not any(name in request.headers for name in ("x-forwarded-for", "forwarded", "via"))
+        allowed = is_loopback(client_address(request)) and came_directly
     if not allowed:
         raise NotAllowed("Metrics need their own token.", "Set PREFLOOP_METRICS_TOKEN and send it as a Bearer token.")
     collected: Metrics = request.app.state.metrics

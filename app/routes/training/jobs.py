@@ -12,7 +12,7 @@ from app.events import wire
 from app.models import FINISHED, JobKind, JobState, Project, TrainingRun
 from app.paging import Page
 from app.routes.training import job_page, run_page, run_stream
-from app.services.jobs import jobs
+from app.services.jobs import jobs, workers
 from app.services.training import outcome, runs
 from app.services.training.outcome import Verdict
 from app.web.deps import EngineDep, EngineerDep, RowId, SessionDep, SettingsDep, WatcherDep
@@ -23,25 +23,32 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class RunsPage:
+    """`trains`: whether a worker lives that does training runs."""
+
     project: Project
     page: Page[TrainingRun]
     state: str
     active: bool
     verdicts: dict[int, Verdict]
+    trains: bool
     states: tuple[str, ...] = tuple(JobState)
 
 
 @router.get("/projects/{slug}/runs")
-def listing(request: Request, session: SessionDep, here: EngineerDep, state: str = "", page: int = 1) -> Response:
+def listing(
+    request: Request, session: SessionDep, here: EngineerDep, settings: SettingsDep, state: str = "", page: int = 1
+) -> Response:
     project = here.project
     wanted = JobState(state) if state in set(JobState) else None
     shown = runs.listing(session, project=project, state=wanted, page=page, size=25)
     told = {run.job_id: outcome.verdict(run.metrics) for run in shown.items if run.job.state is JobState.SUCCEEDED}
+    living = workers.alive(session, silent_after=settings.worker_lease_seconds)
+    trains = bool(workers.able(living, JobKind.TRAINING))
     active = any(run.job.state not in FINISHED for run in shown.items)
     return render(
         request,
         "training/jobs/list.html",
-        RunsPage(project, shown, wanted or "", active, told),
+        RunsPage(project, shown, wanted or "", active, told, trains),
         block="runs" if is_fragment(request) else None,
     )
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app import security
 from app.config import Settings, get_settings
-from app.errors import Conflict, Gone, NotFound
+from app.errors import Conflict, Gone, Invalid, NotFound
 from app.models import Link, LinkKind, ProjectRole, Role, User
 from app.models.base import now as clock
 from app.services.accounts import audit, members, users
@@ -64,7 +64,9 @@ def invite(
     """The token of a link whose taker chooses a user name and gets `role`. `note`: for whom it is; `projects`: what they
     become in which, by slug. Raises NotFound."""
     settings, now = settings or get_settings(), now or clock()
-    role = users.role_of(role)
+    role, note = users.role_of(role), " ".join(note.split())
+    if security.has_control_characters(note):
+        raise Invalid("The note holds a control character.", "Type it again.")
     promised = members.promised(session, projects or {})
     token = _add(
         session,
@@ -74,7 +76,7 @@ def invite(
         by,
         kind=LinkKind.INVITATION,
         role=role,
-        note=" ".join(note.split())[:120],
+        note=note[:120],
     )
     members.promise(session, token_hash=security.hash_token(settings.secret, token), promised=promised)
     told = {"projects": {slug: in_it.value for slug, in_it in projects.items()}} if projects else {}

@@ -47,7 +47,7 @@ def start(
             user_agent=user_agent[:255],
             created_at=now,
             last_used_at=now,
-            expires_at=now + timedelta(days=settings.session_days),
+            expires_at=_end(now, now, settings),
         )
     )
     user.last_seen_at = now
@@ -69,8 +69,11 @@ def is_stale(row: UserSession, now: datetime | None = None) -> bool:
 
 
 def touch(session: Session, *, session_id: int, settings: Settings | None = None, now: datetime | None = None) -> None:
-    """Notes a use and moves the end of the session; of many at once only one writes."""
+    """Notes a use and moves the end of the session, never beyond its longest life; of many at once only one writes."""
     settings, now = settings or get_settings(), now or clock()
+    began = session.scalar(select(UserSession.created_at).where(UserSession.id == session_id))
+    if began is None:
+        return
     moved = session.execute(
         update(UserSession)
         .where(
@@ -78,7 +81,7 @@ def touch(session: Session, *, session_id: int, settings: Settings | None = None
             UserSession.last_used_at <= now - TOUCH_AFTER,
             UserSession.revoked_at.is_(None),
         )
-        .values(last_used_at=now, expires_at=now + timedelta(days=settings.session_days))
+        .values(last_used_at=now, expires_at=_end(began, now, settings))
         .returning(UserSession.user_id)
         .execution_options(synchronize_session=False)
     ).scalar()
@@ -86,6 +89,20 @@ def touch(session: Session, *, session_id: int, settings: Settings | None = None
         session.execute(
             update(User).where(User.id == moved).values(last_seen_at=now).execution_options(synchronize_session=False)
         )
+
+
+def _end(began: datetime, used: datetime, settings: Settings) -> datetime:
+    longest = began + timedelta(days=settings.session_longest_days)
+    return min(used + timedelta(days=settings.session_days), longest)
+
+
+def is_fresh(
+    session: Session, *, session_id: int, settings: Settings | None = None, now: datetime | None = None
+) -> bool:
+    """Whether whoever uses this session has just proven who they are."""
+    settings, now = settings or get_settings(), now or clock()
+    began = session.scalar(select(UserSession.created_at).where(UserSession.id == session_id))
+    return began is not None and now - began < timedelta(minutes=settings.fresh_minutes)
 
 
 def listing(session: Session, *, user: User, now: datetime | None = None) -> Sequence[UserSession]:
@@ -111,12 +128,22 @@ def revoke(
         audit.record(session, by=by or user, action="session.revoke", target=f"user {user.username}", session=row.id)
 
 
-def revoke_all(session: Session, *, user: User, except_id: int | None = None, now: datetime | None = None) -> int:
-    """Ends the user's sessions but one; returns how many."""
+def revoke_all(
+    session: Session,
+    *,
+    user: User,
+    except_id: int | None = None,
+    by: User | None = None,
+    now: datetime | None = None,
+) -> int:
+    """Ends the user's sessions but one; returns how many. With `by`, it is somebody's own wish and is recorded."""
     rows = session.scalars(
         update(UserSession)
         .where(UserSession.user_id == user.id, UserSession.revoked_at.is_(None), UserSession.id != (except_id or 0))
         .values(revoked_at=now or clock())
         .returning(UserSession.id)
     )
-    return len(rows.all())
+    ended = len(rows.all())
+    if by is not None:
+        audit.record(session, by=by, action="session.revoke_all", target=f"user {user.username}", ended=ended)
+    return ended

@@ -22,20 +22,22 @@ def create(
     *,
     user: User,
     name: str,
-    days: int | None = None,
+    days: int | None = 0,
     projects: Sequence[str] | None = None,
     only_reads: bool = False,
     by: User | None = None,
     settings: Settings | None = None,
     now: datetime | None = None,
 ) -> tuple[ApiToken, str]:
-    """The row and the full token, which nobody sees again. `days`: until it ends; None: until revoked.
+    """The row and the full token, which nobody sees again. `days`: until it ends, 0: as many as are
+    usual; None: until revoked.
 
     projects: the slugs of those in which alone it acts; None: wherever its owner may. Raises Invalid, and NotFound for a
     project that its owner can't see."""
     settings, now = settings or get_settings(), now or clock()
+    days = settings.token_days if days == 0 else days
     name = " ".join(name.split())
-    if not 1 <= len(name) <= 120:
+    if not 1 <= len(name) <= 120 or security.has_control_characters(name):
         raise Invalid("A token needs a name of up to 120 characters.", "Name the script or machine that will use it.")
     if days is not None and not 1 <= days <= 3650:
         raise Invalid("A token lives between 1 and 3650 days.", "Choose a number in between, or none.")
@@ -127,6 +129,7 @@ def revoke(
 
 
 def revoke_all(session: Session, *, user: User, now: datetime | None = None) -> None:
+    """Ends every token of a user."""
     session.execute(
         update(ApiToken)
         .where(ApiToken.user_id == user.id, ApiToken.revoked_at.is_(None))

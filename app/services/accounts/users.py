@@ -11,10 +11,9 @@ from app import security
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Link, Role, User
 from app.models.base import now as clock
-from app.services.accounts import audit, sessions, tokens
+from app.services.accounts import audit, passwords, sessions, tokens
 
 USERNAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
-PASSWORD_LENGTHS = (10, 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +41,15 @@ def create(
             "Use up to 64 lower-case letters, digits and . _ @ + -, beginning with a letter or digit.",
         )
     display_name = " ".join(display_name.split()) or username
+    if security.has_control_characters(display_name):
+        raise Invalid("The name holds a control character.", "Type it again, or leave it out.")
     if len(display_name) > 120:
         raise Invalid("The name is longer than 120 characters.", "Shorten it.")
     if session.scalar(select(User.id).where(User.username == username)):
         raise Conflict(f"The user name “{username}” is taken.", "Choose another.")
     user = User(username=username, display_name=display_name, role=role_of(role), is_demo=is_demo)
     if password is not None:
-        user.password_hash = hashed(password, username).hash
+        user.password_hash = hashed(password, username, display_name).hash
     session.add(user)
     session.flush()
     audit.record(session, by=by, action="user.create", target=f"user {username}", role=user.role.value)
@@ -66,25 +67,14 @@ def role_of(value: Role | str) -> Role:
         raise Invalid(f"There is no role “{str(value)[:24]}”.", "Roles are admin, engineer and evaluator.") from None
 
 
-def hashed(password: str | HashedPassword, username: str) -> HashedPassword:
+def hashed(password: str | HashedPassword, username: str, *names: str) -> HashedPassword:
     """The hash of an acceptable password. Slow by design, so it is best made before a write transaction begins.
 
-    Length is what helps; the upper limit keeps hashing cheap. Raises Invalid.
+    Raises Invalid.
     """
     if isinstance(password, HashedPassword):
         return password
-    username = normalized(username)
-    shortest, longest = PASSWORD_LENGTHS
-    if not shortest <= len(password) <= longest:
-        raise Invalid(
-            f"A password has {shortest} to {longest} characters; this one has {len(password)}.",
-            "Several words in a row are easy to remember.",
-        )
-    if len(set(password)) < 5 or (len(username) > 3 and username in password.lower()):
-        raise Invalid(
-            "That password is easy to guess.", "Use one with more different characters and without the user name."
-        )
-    return HashedPassword(security.hash_password(password))
+    return HashedPassword(passwords.hashed(password, *normalized(username).split("@")[:1], *names))
 
 
 def get(session: Session, username: str) -> User:
@@ -146,12 +136,21 @@ def set_active(session: Session, *, user: User, active: bool, by: User | None) -
 
 
 def set_password(
-    session: Session, *, user: User, password: str | HashedPassword, by: User | None, keep_session_id: int | None = None
+    session: Session,
+    *,
+    user: User,
+    password: str | HashedPassword,
+    by: User | None,
+    keep_session_id: int | None = None,
+    keep_tokens: bool = False,
 ) -> None:
-    """Sets the password and ends every session but the one that asked: whoever stole one is out."""
+    """Sets the password; every session but the one that asked ends, and the tokens unless they are to be kept: whoever
+    stole something is out."""
     user.password_hash = hashed(password, user.username).hash
     sessions.revoke_all(session, user=user, except_id=keep_session_id)
-    audit.record(session, by=by, action="user.password", target=f"user {user.username}")
+    if not keep_tokens:
+        tokens.revoke_all(session, user=user)
+    audit.record(session, by=by, action="user.password", target=f"user {user.username}", tokens_kept=keep_tokens)
 
 
 def _admins() -> Select[User]:

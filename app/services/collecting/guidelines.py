@@ -11,6 +11,7 @@ from app.services.accounts import audit
 from app.services.collecting import typed_text
 
 LONGEST = 100_000
+BOM = "\ufeff"  # some editors begin a file with one
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def check(text: str) -> None:
 
 def write(session: Session, *, project: Project, text: str, by: User) -> Guideline:
     """Stores a new version; the same text again keeps the version. Raises Invalid."""
+    text = text.removeprefix(BOM)
     check(text)
     # Locked: two people saving at once get two versions, one after the other.
     session.refresh(project, with_for_update={"key_share": True})

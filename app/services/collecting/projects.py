@@ -7,6 +7,7 @@ from sqlalchemy import and_, bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app import security
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Membership, Project, ProjectCount, ProjectRole, User
 from app.models.base import now
@@ -85,7 +86,7 @@ def create(
         raise Conflict(f"A project “{slug}” exists already.", "Choose another address.", field="slug") from error
     members.begin(session, project=project, maker=by)
     audit.record(session, by=by, action="project.create", target=f"project {project.id}", slug=slug)
-    if guidelines.strip():
+    if guidelines.removeprefix(guideline_texts.BOM).strip():
         guideline_texts.write(session, project=project, text=guidelines, by=by)
     return project
 
@@ -152,6 +153,8 @@ def update(
 def _check_name(name: str) -> None:
     if not name.strip():
         raise Invalid("The project needs a name.", "Type one.", field="name")
+    if security.has_control_characters(name.strip()):
+        raise Invalid("The name holds a control character.", "Type it again.", field="name")
 
 
 def _check_text(**texts: str | None) -> None:

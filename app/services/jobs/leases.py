@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from app.db import database_now
 from app.errors import Conflict
 from app.events import log as events
 from app.events.types import Event, Failed, PhaseReached, StateChanged, StepTaken
 from app.models import Job, JobKind, JobState
-from app.models.base import now as utc_now
 from app.services.jobs import jobs
 
 LONGEST_ERROR = 4000
@@ -40,7 +40,7 @@ def claim(
     session: Session, *, worker: str, kinds: Collection[JobKind], lease_seconds: float, now: datetime | None = None
 ) -> Job | None:
     """Take the oldest queued job of these kinds for this worker, or None. Two workers never get the same one."""
-    now = now or utc_now()
+    now = now or database_now(session)
     oldest = (
         select(Job.id)
         .where(Job.state == JobState.QUEUED, Job.kind.in_(kinds))
@@ -72,7 +72,7 @@ def claim(
 
 def heartbeat(session: Session, *, job_id: int, token: str, lease_seconds: float, now: datetime | None = None) -> bool:
     """Extend the lease; True when somebody wants the job cancelled. Raises LeaseLost."""
-    now = now or utc_now()
+    now = now or database_now(session)
     extended = _held(job_id, token).values(lease_until=now + timedelta(seconds=lease_seconds))
     if not jobs.changed(session, extended):
         raise LeaseLost(f"Job {job_id} was taken from this worker.")
@@ -117,6 +117,10 @@ def progress(
         if isinstance(event, PhaseReached):
             job.phase = (event.stage or job.phase)[:32]
         if isinstance(event, StepTaken) and event.step is not None:
+            if event.step > job.step:
+                job.attempts = min(
+                    job.attempts, 1
+                )  # it got further than any attempt before: the earlier ones don't count
             job.step = event.step
         if isinstance(event, PhaseReached | StepTaken):
             job.total_steps = event.total_steps or job.total_steps
@@ -159,7 +163,7 @@ def end_cancelled(session: Session, *, job_id: int, token: str, kept: str = "", 
 
 def give_back(session: Session, *, job_id: int, token: str, reason: str, now: datetime | None = None) -> None:
     """Queue the job again, for a worker that is shutting down: this start is not counted. Raises LeaseLost."""
-    now = now or utc_now()
+    now = now or database_now(session)
     if not jobs.move(
         session,
         job_id,
@@ -182,7 +186,7 @@ def sweep(session: Session, *, attempts: int, now: datetime | None = None) -> li
 
     It reads no column whose values this version may not know: a job of a newer version's kind is freed like any other.
     """
-    now = now or utc_now()
+    now = now or database_now(session)
     lost = []
     silent = (
         select(Job.id, Job.worker, Job.attempts, Job.lease_token, Job.cancel_requested_at)
@@ -221,7 +225,7 @@ def _finish(
     error: str = "",
     error_code: str = "",
 ) -> None:
-    now = now or utc_now()
+    now = now or database_now(session)
     if not jobs.move(
         session,
         job_id,

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import String, delete, select, type_coerce, update
 from sqlalchemy.orm import Session
 
+from app.db import database_now
 from app.models import Job, JobKind, JobState, ProjectRole, Worker
-from app.models.base import now as utc_now
 from app.services.accounts import access
 from app.services.accounts.access import Caller
 
@@ -46,7 +46,7 @@ def register(
     now: datetime | None = None,
 ) -> Worker:
     """A worker process started: it describes itself anew. Workers that were silent for a week are forgotten."""
-    now = now or utc_now()
+    now = now or database_now(session)
     session.execute(delete(Worker).where(Worker.heartbeat_at < now - FORGOTTEN_AFTER))
     worker = session.scalars(select(Worker).where(Worker.name == name)).first()
     if worker is None:
@@ -67,7 +67,9 @@ def measured(session: Session, *, name: str, product_gflops: dict[str, float]) -
 
 def heartbeat(session: Session, *, name: str, now: datetime | None = None) -> bool:
     """A sign of life. False if nobody knows this worker: it should register again."""
-    beat = update(Worker).where(Worker.name == name).values(heartbeat_at=now or utc_now()).returning(Worker.id)
+    beat = (
+        update(Worker).where(Worker.name == name).values(heartbeat_at=now or database_now(session)).returning(Worker.id)
+    )
     return session.execute(beat).first() is not None
 
 
@@ -81,7 +83,7 @@ def listing(
 ) -> list[Status]:
     """Every known worker by name. One that was silent for `silent_after` seconds counts as dead. With a caller, only jobs
     of their projects are named."""
-    oldest = (now or utc_now()) - timedelta(seconds=silent_after)
+    oldest = (now or database_now(session)) - timedelta(seconds=silent_after)
     running = select(Job.worker, Job.id, type_coerce(Job.kind, String)).where(Job.state == JobState.RUNNING)
     if caller is not None:
         running = running.where(access.within(Job.project_id, caller=caller, least=ProjectRole.ENGINEER))
@@ -93,7 +95,7 @@ def listing(
 
 def alive(session: Session, *, silent_after: float, now: datetime | None = None) -> list[Worker]:
     """The workers that were heard within `silent_after` seconds, by name."""
-    oldest = (now or utc_now()) - timedelta(seconds=silent_after)
+    oldest = (now or database_now(session)) - timedelta(seconds=silent_after)
     return list(session.scalars(select(Worker).where(Worker.heartbeat_at > oldest).order_by(Worker.name)))
 
 

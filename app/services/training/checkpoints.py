@@ -204,3 +204,9 @@ def _loaded() -> Any:
         job.joinedload(Job.project),
         job.joinedload(Job.created_by),
     )
+
+
+def names_any(session: Session, *, keys: Sequence[str]) -> bool:
+    """Whether a checkpoint lists a file of one of these keys."""
+    named = select(CheckpointFile.id).where(CheckpointFile.key.in_(keys)).limit(1)
+    return session.scalar(named) is not None

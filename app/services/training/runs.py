@@ -11,7 +11,8 @@ from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session, joinedload
 
 from app import paging
-from app.db import read_session, write_session
+from app.config import Settings
+from app.db import read_session, settings_of, write_session
 from app.errors import Invalid, NotFound, SnapshotEmpty
 from app.events.types import Done, Evaluated, Event, StepTaken
 from app.models import EventType, Job, JobKind, JobState, Project, Snapshot, TrainingRun, User
@@ -32,12 +33,13 @@ def create(
 ) -> TrainingRun:
     """Queue a training run. The same key from the same person returns the run that it made before.
 
-    Raises Invalid (model, setting), SnapshotEmpty, Conflict (the key was used for something else).
+    The caller asks `require_model` before the transaction. Raises Invalid (the model's name, a setting), SnapshotEmpty,
+    Conflict (the key was used for something else).
     """
     from app.services.training import run_settings
 
     checked = run_settings.validate(config)
-    base_model = _checked_model(base_model)
+    base_model = _checked_name(base_model)
     wanted = (snapshot.id, base_model, checked, note[:255])
     if known := jobs.by_key(session, kind=JobKind.TRAINING, by=by, key=idempotency_key):
         return _same(get(session, known.id), wanted)
@@ -95,7 +97,7 @@ def train_on_current(
         if known := _by_key(session, project, by_id, idempotency_key):
             return known
     run_settings.validate(config)  # before a snapshot is made that nobody wanted
-    _checked_model(base_model)
+    require_model(settings_of(engine), base_model)
     snapshot = snapshots.freeze(
         engine, project=project, by_id=by_id, storage=storage, rule=rule, address=address, now=now
     )
@@ -211,7 +213,17 @@ def _numbers(event: Event) -> dict[str, Any]:
     }
 
 
-def _checked_model(name: str) -> str:
+def require_model(settings: Settings, name: str) -> None:
+    """Raises Invalid unless this base model is here and can be read. It reads a file: not within a write transaction."""
+    from app.services.training import base_models
+
+    try:
+        base_models.get(settings, _checked_name(name))
+    except NotFound as problem:
+        raise Invalid(problem.what, problem.next_step, field="base_model") from None
+
+
+def _checked_name(name: str) -> str:
     from app.services.training import base_models
 
     name = name.strip()

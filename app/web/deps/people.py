@@ -11,15 +11,23 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session
-from app.errors import NotAllowed, SignInNeeded
+from app.errors import NotAllowed, SecondFactorNeeded, SignInNeeded
 from app.models import ApiToken, Role, User, UserSession
-from app.security import cookie_name
-from app.services.accounts import sessions, tokens
+from app.services.accounts import second_factor, sessions, tokens
 from app.services.accounts.access import Caller
 from app.web import request_state
 from app.web.deps.work import BearerDep, EngineDep, SessionDep, SettingsDep, UseNoted
-from app.web.request_state import Viewer
+from app.web.request_state import Viewer, session_token
 
+# What is open to who must have a second factor and has none yet.
+SETTING_UP = frozenset(
+    {
+        ("GET", "/account"),
+        ("POST", "/account/password"),
+        ("POST", "/account/second-factor"),
+        ("POST", "/account/second-factor/confirm"),
+    }
+)
 EVERYBODY = frozenset(Role)
 MAKERS = frozenset({Role.ENGINEER, Role.ADMIN})
 ADMINS = frozenset({Role.ADMIN})
@@ -28,7 +36,7 @@ Found = TypeVar("Found")
 
 def signed_in_user(request: Request, session: Session, settings: Settings) -> User | None:
     """The user of the request's session cookie, if that session lives; the request's state then knows them too."""
-    token = request.cookies.get(cookie_name(settings))
+    token = session_token(request, settings.site)
     row = sessions.find(session, token=token, settings=settings) if token else None
     if row is None or token is None:
         return None
@@ -36,6 +44,8 @@ def signed_in_user(request: Request, session: Session, settings: Settings) -> Us
     state.viewer = viewer = Viewer.of(row.user)
     state.caller = Caller.of(row.user)
     state.session_id = row.id
+    if settings.site.session_cookie not in request.cookies:
+        state.adopted = token
     state.still_in = lambda later: _is_still(sessions.find(later, token=token, settings=settings), viewer)
     if sessions.is_stale(row):
         state.note_use = lambda later: sessions.touch(later, session_id=row.id, settings=settings)
@@ -104,9 +114,22 @@ def allowed(user: User | None, roles: frozenset[Role]) -> User:
     return user
 
 
+def check_second_factor(request: Request, user: User) -> User:
+    """Who must have a second factor and has none sees their account, where it is set up, and nothing else; their tokens,
+    made before, go on. Raises SecondFactorNeeded."""
+    is_page = request_state.of(request).session_id is not None
+    if not is_page or (request.method, request.url.path) in SETTING_UP:
+        return user
+    if second_factor.is_missing(user, request.app.state.settings):
+        raise SecondFactorNeeded(
+            f"Each {user.role.value} here must have a second factor.", "Set it up on your account page, then go on."
+        )
+    return user
+
+
 def _page_guard(roles: frozenset[Role]) -> Callable[..., Awaitable[User]]:
-    async def user_with_role(user: MaybeUserDep) -> User:
-        return allowed(user, roles)
+    async def user_with_role(request: Request, user: MaybeUserDep) -> User:
+        return check_second_factor(request, allowed(user, roles))
 
     return user_with_role
 
@@ -182,7 +205,7 @@ class Browser:
 
 def _browser(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> Browser:
     with read_session(engine) as session:
-        user = allowed(signed_in_user(request, session, settings), EVERYBODY)
+        user = check_second_factor(request, allowed(signed_in_user(request, session, settings), EVERYBODY))
     session_id = request_state.of(request).session_id
     assert session_id is not None  # a page's user always comes with one
     return Browser(user.id, session_id)

@@ -18,7 +18,15 @@ from app.models import Project, ProjectRole, User
 from app.services.accounts import access
 from app.services.accounts.access import Caller
 from app.web import request_state
-from app.web.deps.people import EVERYBODY, allowed, caller_of, looked_up, signed_in_user, token_user
+from app.web.deps.people import (
+    EVERYBODY,
+    allowed,
+    caller_of,
+    check_second_factor,
+    looked_up,
+    signed_in_user,
+    token_user,
+)
 from app.web.deps.work import BearerDep, EngineDep, SessionDep, SettingsDep, UseNoted, client_address
 
 
@@ -37,7 +45,8 @@ class Here:
 
 def _here(request: Request, session: Session, user: User | None, least: ProjectRole) -> Here:
     """Raises NotFound where the project is hidden or isn't there, NotAllowed where the role doesn't do."""
-    user, state, caller = allowed(user, EVERYBODY), request_state.of(request), caller_of(request)
+    user = check_second_factor(request, allowed(user, EVERYBODY))
+    state, caller = request_state.of(request), caller_of(request)
     ((of, value),) = [(name, value) for name, value in request.path_params.items() if name in access.OF]
     project, role = access.get(session, caller=caller, of=of, value=value)
     require(role, least)

@@ -82,7 +82,7 @@ def test_a_new_password_signs_other_browsers_out(browser: TestClient) -> None:
     reply = browser.post("/account/password", data={"current": PASSWORD, "password": NEW}, headers=OWN)
     assert reply.status_code == 303
     assert thief.get("/account").status_code == 303
-    assert "Your other browsers were signed out" in browser.get("/account").text
+    assert "Your other browsers and your tokens were ended" in browser.get("/account").text
     assert other_browser(browser, NEW).get("/account").status_code == 200
 
 

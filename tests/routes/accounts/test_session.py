@@ -92,13 +92,13 @@ def test_too_many_failures_close_the_door_for_a_while(settings: Settings, engine
 def test_signing_in_never_leads_to_another_site_or_adds_headers(client: TestClient, ada: User, target: str) -> None:
     reply = post_sign_in(client, next=target)
     assert reply.headers["location"] == "/"
-    assert [cookie.partition("=")[0] for cookie in reply.headers.get_list("set-cookie")] == ["prefloop"]
+    assert [cookie.partition("=")[0] for cookie in reply.headers.get_list("set-cookie")] == ["prefloop_80"]
     assert client.get("/sign-in", params={"next": target}).headers["location"] == "/"
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClient, ada: User) -> None:
     cookie = post_sign_in(client).headers["set-cookie"]
-    assert cookie.startswith("prefloop=")
+    assert cookie.startswith("prefloop_80=")
     assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(cookie.split("; "))
     assert "Domain" not in cookie
 
@@ -108,34 +108,35 @@ def test_under_tls_the_cookie_is_secure_and_bound_to_the_host(settings: Settings
     with TestClient(create_app(safe), base_url="https://testserver", follow_redirects=False) as client:
         reply = post_sign_in(client)
         cookie = reply.headers["set-cookie"]
-        assert cookie.startswith("__Host-prefloop=")
+        assert cookie.startswith("__Host-prefloop_443=")
         assert "Secure" in cookie.split("; ")
         assert reply.headers["strict-transport-security"].startswith("max-age=")
         assert client.get("/account").status_code == 200
 
 
 def test_a_planted_cookie_is_never_adopted(client: TestClient, engine: Engine, ada: User) -> None:
-    client.cookies.set("prefloop", "planted-by-mallory", domain="testserver.local")
+    client.cookies.set("prefloop_80", "planted-by-mallory", domain="testserver.local")
     cookie = post_sign_in(client).headers["set-cookie"].partition(";")[0]
     assert "planted" not in cookie
     assert client.get(
-        "/account", headers={"Cookie": "prefloop=planted-by-mallory"}, follow_redirects=False
+        "/account", headers={"Cookie": "prefloop_80=planted-by-mallory"}, follow_redirects=False
     ).status_code in (200, 303)
-    fresh = TestClient(client.app, follow_redirects=False, cookies={"prefloop": "planted-by-mallory"})
+    fresh = TestClient(client.app, follow_redirects=False, cookies={"prefloop_80": "planted-by-mallory"})
     assert fresh.get("/account").status_code == 303
 
 
 def test_signing_in_again_ends_the_session_before(client: TestClient, engine: Engine, ada: User) -> None:
-    first = post_sign_in(client).cookies["prefloop"]
-    assert post_sign_in(client).cookies["prefloop"] != first
+    first = post_sign_in(client).cookies["prefloop_80"]
+    assert post_sign_in(client).cookies["prefloop_80"] != first
     assert sessions_of(engine, ada) == 1
     assert (
-        TestClient(client.app, follow_redirects=False, cookies={"prefloop": first}).get("/account").status_code == 303
+        TestClient(client.app, follow_redirects=False, cookies={"prefloop_80": first}).get("/account").status_code
+        == 303
     )
 
 
 def test_after_signing_out_a_copied_cookie_is_dead(client: TestClient, engine: Engine, ada: User) -> None:
-    stolen = post_sign_in(client).cookies["prefloop"]
+    stolen = post_sign_in(client).cookies["prefloop_80"]
     thief = TestClient(client.app, follow_redirects=False, cookies={"prefloop": stolen})
     assert thief.get("/account").status_code == 200
     reply = client.post("/sign-out", headers=OWN)
@@ -293,3 +294,28 @@ def test_ways_in_are_written_down(client: TestClient, engine: Engine, ada: User)
     assert ("session.start", "password", "testclient") in entries
     assert ("session.start", "link", "testclient") in entries
     assert ("session.revoke", None, "testclient") in entries
+
+
+def test_under_tls_every_cookie_is_secure_and_named_so(settings: Settings, engine: Engine, ada: User) -> None:
+    safe = settings.model_copy(update={"public_url": "https://testserver"})
+    with TestClient(create_app(safe), base_url="https://testserver", follow_redirects=False) as client:
+        told = [
+            *post_sign_in(client).headers.get_list("set-cookie"),
+            *client.post("/theme", data={"theme": "dark"}, headers=OWN).headers.get_list("set-cookie"),
+            *client.post("/account/sessions/revoke-others", headers=OWN).headers.get_list("set-cookie"),
+        ]
+        left = client.post("/sign-out", headers=OWN)
+        told += left.headers.get_list("set-cookie")
+    assert {cookie.partition("=")[0] for cookie in told} == {
+        "__Host-prefloop_443",
+        "__Host-prefloop_flash_443",
+        "__Host-prefloop_theme_443",
+    }
+    for cookie in told:
+        assert {"Secure", "HttpOnly", "SameSite=lax", "Path=/"} <= set(cookie.split("; ")), cookie
+    assert left.headers["clear-site-data"] == '"storage"'
+
+
+def test_trace_is_not_answered(client: TestClient) -> None:
+    for path in ("/", "/sign-in", "/api/v1/me", "/healthz"):
+        assert client.request("TRACE", path, headers=OWN).status_code in (404, 405)

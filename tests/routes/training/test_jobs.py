@@ -575,3 +575,13 @@ def test_a_job_of_another_kind_has_a_page_that_follows_it(
     assert "Press Retry to try it again." in words(over.text) and "last words" in over.text
     assert "every 2s" not in over.text
     assert browser.get(f"{address}/stream").status_code == 404
+
+
+def test_the_list_says_when_nothing_trains(browser: TestClient, project: Project, engine: Engine) -> None:
+    address = f"/projects/{project.slug}/runs"
+    assert "so nothing trains" in browser.get(address).text
+    with write_session(engine) as session:
+        workers.register(
+            session, name="w", device="", memory_bytes=None, version="1", kinds=[JobKind.TRAINING], versions={}
+        )
+    assert "so nothing trains" not in browser.get(address).text

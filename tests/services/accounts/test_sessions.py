@@ -75,6 +75,28 @@ def test_the_list_shows_living_sessions_only(session: Session, ada: User) -> Non
         "new",
         "old",
     ]
-    assert [row.user_agent for row in sessions.listing(session, user=ada, now=NOON + timedelta(days=30, hours=1))] == [
+    assert [row.user_agent for row in sessions.listing(session, user=ada, now=NOON + timedelta(days=14, hours=1))] == [
         "new"
     ]
+
+
+def test_a_session_ends_after_its_longest_life_however_much_it_is_used(
+    session: Session, ada: User, settings: Settings
+) -> None:
+    token = sessions.start(session, user=ada, now=NOON)
+    row = session.scalars(select(UserSession)).one()
+    for day in range(1, settings.session_longest_days):
+        sessions.touch(session, session_id=row.id, now=NOON + timedelta(days=day))
+        assert sessions.find(session, token=token, now=NOON + timedelta(days=day)) is not None
+    end = NOON + timedelta(days=settings.session_longest_days)
+    assert sessions.find(session, token=token, now=end - timedelta(seconds=1)) is not None
+    assert sessions.find(session, token=token, now=end) is None
+
+
+def test_a_session_is_fresh_for_some_minutes(session: Session, ada: User, settings: Settings) -> None:
+    sessions.start(session, user=ada, now=NOON)
+    row = session.scalars(select(UserSession)).one()
+    limit = timedelta(minutes=settings.fresh_minutes)
+    assert sessions.is_fresh(session, session_id=row.id, now=NOON + limit - timedelta(seconds=1))
+    assert not sessions.is_fresh(session, session_id=row.id, now=NOON + limit)
+    assert not sessions.is_fresh(session, session_id=999, now=NOON)

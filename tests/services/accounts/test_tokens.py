@@ -63,6 +63,21 @@ def test_a_revoked_token_is_dead_and_leaves_the_list(session: Session, ada: User
     assert [one.revoked_at is not None for one in tokens.listing(session)] == [True]
 
 
+def test_a_token_ends_after_a_year_unless_its_maker_says_otherwise(session: Session, ada: User) -> None:
+    usual, _ = tokens.create(session, user=ada, name="usual", now=NOON)
+    forever, _ = tokens.create(session, user=ada, name="forever", days=None, now=NOON)
+    assert usual.expires_at == NOON + timedelta(days=365)
+    assert forever.expires_at is None
+
+
+def test_a_new_password_ends_tokens(session: Session, ada: User) -> None:
+    _, token = tokens.create(session, user=ada, name="script")
+    users.set_password(session, user=ada, password="correct horse battery", by=None, keep_tokens=True)
+    assert tokens.find(session, token=token) is not None
+    users.set_password(session, user=ada, password="another horse battery", by=None)
+    assert tokens.find(session, token=token) is None
+
+
 def test_a_token_is_narrowed_to_projects_that_its_owner_sees(engine: Engine, factory: Factory) -> None:
     ada = factory.user(username="ada")
     factory.project(slug="open")

@@ -34,3 +34,12 @@ def test_people_who_save_guidelines_at_once_each_get_a_version(factory: Factory)
     with ThreadPoolExecutor(6) as pool:
         versions = list(pool.map(lambda number: write(factory, project, f"Version by person {number}."), range(6)))
     assert sorted(versions) == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(factory: Factory) -> None:
+    """Case 173."""
+    project = factory.project()
+    write(factory, project, "\ufeff# Title\n")
+    with read_session(factory.engine) as session:
+        current = guidelines.get(session, project=session.get_one(Project, project.id))
+        assert current is not None and current.text == "# Title\n"

@@ -1,7 +1,7 @@
 """Leases: one worker a job, and whoever lost a job writes nothing more."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 
 import pytest
 from sqlalchemy import Engine
@@ -129,3 +129,40 @@ def test_given_back_job_does_not_count_its_start(engine: Engine, job: Job, claim
     with write_session(engine) as session:
         leases.give_back(session, job_id=job.id, token=token, reason="Its worker is shutting down.")
     assert claim().attempts == 1
+
+
+def test_progress_makes_earlier_attempts_count_no_more(engine: Engine, job: Job, claim: Claim) -> None:
+    """A run of days may lose its worker more often than a job that never gets on."""
+
+    def lose(number: int, step: int | None) -> JobState:
+        claimed = claim(f"w{number}", NOON + timedelta(hours=number))
+        printed = [StepTaken(step=step, total_steps=100)] if step is not None else []
+        with write_session(engine) as session:
+            leases.progress(
+                session, job_id=job.id, token=claimed.lease_token or "", printed=printed, output_bytes=number
+            )
+        with write_session(engine) as session:
+            (lost,) = leases.sweep(session, attempts=3, now=NOON + timedelta(hours=number, minutes=30))
+        return lost.state
+
+    assert [lose(number, step) for number, step in enumerate([5, 9, 20, 31, 40])] == [JobState.QUEUED] * 5
+    # From here on it never gets beyond step 40.
+    assert [lose(number, step) for number, step in enumerate([None, 40], start=5)] == [JobState.QUEUED, JobState.FAILED]
+
+
+def test_leases_go_by_the_databases_clock(engine: Engine, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has no clock of its own")
+
+    class Slow(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Slow":  # type: ignore[override]
+            return super().now(tz) - timedelta(hours=3)
+
+    monkeypatch.setattr("app.db.datetime", Slow)
+    queue(JobKind.TRAINING)
+    with write_session(engine) as session:
+        claimed = leases.claim(session, worker="its clock is slow", kinds=list(JobKind), lease_seconds=60)
+    monkeypatch.undo()
+    with write_session(engine) as session:
+        assert claimed is not None and leases.sweep(session, attempts=3) == []

@@ -12,6 +12,8 @@ from app.services.training import history, runs
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker, evaluation
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 @pytest.fixture
 def worker(engine: Engine, settings: Settings, factory: Factory) -> PretendWorker:

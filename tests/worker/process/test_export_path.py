@@ -15,7 +15,7 @@ from app.services.jobs import jobs
 from app.services.training import checkpoints, exports, runs
 from app.storage import Storage
 from tests.factory import Factory
-from tests.worker.running import QUICK, Watcher, Workers
+from tests.worker.running import QUICK, Watcher, Workers, folder_of
 
 pytestmark = pytest.mark.timeout(900)
 PATIENCE = 400  # seconds that a real model may need on a busy machine
@@ -113,7 +113,7 @@ def test_a_run_s_checkpoint_becomes_merged_weights_that_transformers_loads(
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model(**tokenizer("Hello", return_tensors="pt")).logits.shape[-1] == 260
-    assert not (settings.data_dir / "work" / f"job-{job.id}").exists()
+    assert not folder_of(settings, job.id).exists()
 
 
 @one_size
@@ -143,7 +143,7 @@ def test_a_cancelled_export_leaves_nothing_and_is_made_anew_by_retry(
     with write_session(engine) as session:
         jobs.cancel(session, job=jobs.get(session, job_id), by=session.merge(engineer))
     assert watcher.until_over(job_id).state is JobState.CANCELLED
-    left = {path.name for path in (settings.data_dir / "work" / f"job-{job_id}").iterdir()}
+    left = {path.name for path in folder_of(settings, job_id).iterdir()}
     assert not left & {"out", ".out.partial"}
     with write_session(engine) as session:
         jobs.retry(session, job=jobs.get(session, job_id), by=session.merge(engineer))

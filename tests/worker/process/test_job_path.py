@@ -21,7 +21,7 @@ from app.storage import Storage
 from tests.conftest import ROOT
 from tests.factory import Factory
 from tests.services_for_tests import free_port, redis_server
-from tests.worker.running import ENDLESS, Watcher, Workers, is_alive, queue_job, saved_steps, training_pid
+from tests.worker.running import ENDLESS, Watcher, Workers, folder_of, is_alive, queue_job, saved_steps, training_pid
 
 pytestmark = pytest.mark.timeout(240)
 BOTH_SIZES = [("sqlite", "files"), ("postgresql", "redis")]
@@ -115,7 +115,7 @@ def test_job_runs_to_a_checkpoint_that_peft_loads(
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_models / "tiny"), folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model(**tokenizer("Hello", return_tensors="pt")).logits.shape[-1] == 260
-    assert not (settings.data_dir / "work" / f"job-{job.id}").exists()
+    assert not folder_of(settings, job.id).exists()
 
 
 @both_sizes
@@ -345,7 +345,7 @@ def test_engine_that_does_not_end_is_killed_with_all_that_it_started(
     job = queue_job(engine, snapshot, engineer)
     workers.start(PREFLOOP_TRAIN_LAUNCHER=fake_engine("never-ends"), PREFLOOP_CANCEL_GRACE_SECONDS="1")
     watcher.until_training(job.id)
-    grandchild = int((settings.data_dir / "work" / f"job-{job.id}" / "grandchild").read_text())
+    grandchild = int((folder_of(settings, job.id) / "grandchild").read_text())
     with write_session(engine) as session:
         jobs.cancel(session, job=jobs.get(session, job.id), by=session.merge(engineer))
     assert watcher.until_over(job.id).state is JobState.CANCELLED

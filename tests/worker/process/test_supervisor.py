@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.config import Settings
@@ -15,11 +16,14 @@ from app.db import read_session, write_session
 from app.errors import Invalid
 from app.events import log as events
 from app.events.types import Event, Logged, StepTaken
-from app.models import Job, JobKind, JobState
+from app.models import EventType, Job, JobEvent, JobKind, JobState
+from app.models.job import new_uid
 from app.services.jobs import jobs, leases
 from app.storage import Storage
 from tests.factory import Factory
+from tests.worker.running import folder_of
 from worker.kinds.kind import Need, Result
+from worker.process.folder import WorkFolder
 from worker.process.supervisor import Supervisor
 from worker.pulse import Pulse
 
@@ -58,11 +62,17 @@ class Adding:
         self._called("command")
         return [sys.executable, "-c", PROGRAM, str(folder / "sum.txt")]
 
+    def variables(self) -> Sequence[str]:
+        return ("ADDING_*",)
+
     def record(self, session: Session, printed: Sequence[Event]) -> None:
         self.steps += [event.step for event in printed if isinstance(event, StepTaken) and event.step is not None]
 
     def kept(self, folder: Path) -> str:
         return ""
+
+    def is_published(self, session: Session) -> bool:
+        return session.scalar(select(JobEvent.id).where(JobEvent.type == EventType.LOG)) is not None
 
     def store_result(self, folder: Path, storage: Storage) -> Result:
         self._called("store_result")
@@ -72,7 +82,7 @@ class Adding:
             self._called("end")
             events.append(session, job=self.job.id, event=Logged(message=f"SHA-256 {stored.sha256}"))
 
-        return Result(end, [stored.key])
+        return Result(end, self.is_published, [stored.key])
 
 
 @pytest.fixture
@@ -119,7 +129,7 @@ def test_any_kind_of_job_is_done_step_by_step(
         ("state", "publishing"),
         ("state", "succeeded"),
     ]
-    assert not (settings.data_dir / "work" / f"job-{job.id}").exists()
+    assert not folder_of(settings, job.id).exists()
 
 
 @pytest.mark.parametrize("name", ["inputs", "command", "store_result", "end"])
@@ -132,7 +142,7 @@ def test_what_a_kind_raises_fails_the_job_and_leaves_no_file_that_nobody_names(
     assert (job.state, job.error_code, job.error) == (JobState.FAILED, "invalid", f"It can't be done at {name}.")
     assert kind.calls[-1] == name
     assert not storage.exists("sums/1")
-    assert (settings.data_dir / "work" / f"job-{job.id}").exists(), "the next attempt finds its folder"
+    assert folder_of(settings, job.id).exists(), "the next attempt finds its folder"
 
 
 def test_program_that_crashes_is_called_by_its_name(
@@ -171,3 +181,54 @@ def test_a_job_that_was_stopped_while_the_database_was_away_is_queued_again(
     with read_session(engine) as session:
         job = jobs.get(session, claimed.id)
         assert (job.state, job.error, job.attempts) == (JobState.QUEUED, "", 0)
+
+
+class AnswerLost(Supervisor):
+    """Its last commit comes about, and its answer doesn't arrive."""
+
+    def _end_well(self, session: Session, result: Result) -> None:
+        super()._end_well(session, result)
+        if not self.lost:
+            self.lost = True
+            session.commit()
+            raise OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+
+    lost = False
+
+
+def test_a_result_whose_commit_lost_its_answer_is_never_deleted(
+    engine: Engine, settings: Settings, storage: Storage, claimed: Job
+) -> None:
+    pulse = Pulse(settings, engine, "w", [])
+    pulse.hold(claimed.id, str(claimed.lease_token))
+    AnswerLost(claimed, Adding(claimed, settings), settings, engine, storage, pulse, threading.Event(), {}).run()
+    with read_session(engine) as session:
+        assert jobs.get(session, claimed.id).state is JobState.SUCCEEDED
+    assert storage.read_bytes("sums/1") == b"3"
+    assert not folder_of(settings, claimed.id).exists()
+
+
+def test_where_nobody_can_look_the_files_stay(
+    engine: Engine, settings: Settings, storage: Storage, claimed: Job
+) -> None:
+    class Unsure(Adding):
+        def is_published(self, session: Session) -> bool:
+            raise OperationalError("SELECT", None, Exception("no connection"))
+
+    pulse = Pulse(settings, engine, "w", [])
+    pulse.hold(claimed.id, str(claimed.lease_token))
+    AnswerLost(claimed, Unsure(claimed, settings), settings, engine, storage, pulse, threading.Event(), {}).run()
+    assert storage.read_bytes("sums/1") == b"3"
+
+
+def test_a_new_job_with_the_number_of_a_lost_one_starts_in_a_folder_of_its_own(
+    engine: Engine, settings: Settings, storage: Storage, claimed: Job, supervise: Callable[[Adding], Job]
+) -> None:
+    """A database that was put back gives the same number again; the lost run's folder is still there."""
+    lost = WorkFolder(settings.data_dir / "work", claimed.id, new_uid())
+    lost.create()
+    (lost.path / "sum.txt").write_text("of the lost run")
+    assert supervise(Adding(claimed, settings)).state is JobState.SUCCEEDED
+    assert (lost.path / "sum.txt").read_text() == "of the lost run"
+    assert storage.read_bytes("sums/1") == b"3"
+    assert WorkFolder(settings.data_dir / "work", 7).path.name == "job-7"

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.models import ApiToken, ProjectRole, Role
-from app.services.accounts import audit, links, tokens, users
+from app.services.accounts import audit, links, second_factor, sessions, tokens, users
 from app.web.deps import ApiAdminDep, ApiNarrowUserDep, ApiUserDep, RowId, SessionDep, SettingsDep
 from app.web.problems import problems
 
@@ -22,6 +22,7 @@ class Person(BaseModel):
     role: Role
     active: bool
     is_demo: bool
+    has_second_factor: bool
     created_at: datetime
     last_seen_at: datetime | None
 
@@ -69,9 +70,22 @@ class Token(BaseModel):
         return cls(**{name: getattr(row, name) for name in names}, projects=projects)
 
 
+class Browser(BaseModel):
+    """A signed-in browser."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    user_agent: str
+    address: str
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+
+
 class Entry(BaseModel):
     at: datetime
-    username: str | None = Field(description="None: the command line.")
+    username: str | None = Field(description="None: the command line, or with an address somebody who isn't signed in.")
     action: str
     target: str
     detail: dict[str, Any]
@@ -126,6 +140,46 @@ def change_user(username: str, body: PersonChange, session: SessionDep, user: Ap
     if body.active is not None:
         users.set_active(session, user=person, active=body.active, by=user)
     return Person.model_validate(person)
+
+
+@router.get("/users/{username}/sessions", responses=problems(404))
+def list_sessions(username: str, session: SessionDep, user: ApiAdminDep) -> list[Browser]:
+    """Where somebody is signed in, the last used first."""
+    return [Browser.model_validate(row) for row in sessions.listing(session, user=users.get(session, username))]
+
+
+@router.delete("/users/{username}/sessions/{session_id}", status_code=204, responses=problems(404))
+def end_session(username: str, session_id: RowId, session: SessionDep, user: ApiAdminDep) -> Response:
+    """Sign one of somebody's browsers out."""
+    sessions.revoke(session, session_id=session_id, user=users.get(session, username), by=user)
+    return Response(status_code=204)
+
+
+@router.delete("/users/{username}/sessions", status_code=204, responses=problems(404))
+def end_sessions(username: str, session: SessionDep, user: ApiAdminDep) -> Response:
+    """Sign somebody out everywhere."""
+    sessions.revoke_all(session, user=users.get(session, username), by=user)
+    return Response(status_code=204)
+
+
+@router.get("/users/{username}/tokens", responses=problems(404))
+def list_tokens(username: str, session: SessionDep, user: ApiAdminDep) -> list[Token]:
+    """Somebody's tokens that aren't revoked, without their secrets."""
+    return [Token.of(row) for row in tokens.listing(session, user=users.get(session, username))]
+
+
+@router.delete("/users/{username}/tokens/{token_id}", status_code=204, responses=problems(404))
+def end_token(username: str, token_id: RowId, session: SessionDep, user: ApiAdminDep) -> Response:
+    """End one of somebody's tokens."""
+    tokens.revoke(session, token_id=token_id, by=user, user=users.get(session, username))
+    return Response(status_code=204)
+
+
+@router.delete("/users/{username}/second-factor", status_code=204, responses=problems(404, 409))
+def reset_second_factor(username: str, session: SessionDep, user: ApiAdminDep, settings: SettingsDep) -> Response:
+    """Turn off the second factor of somebody who lost it."""
+    second_factor.remove(session, user=users.get(session, username), by=user, settings=settings)
+    return Response(status_code=204)
 
 
 @router.post("/users/{username}/link", status_code=201, responses=problems(404, 409))

@@ -195,17 +195,17 @@ def create(
     of, value = ("snapshot_id", body.snapshot_id) if body.snapshot_id is not None else ("slug", body.project or "")
     with read_session(engine) as session:
         project = project_to_train(session, caller=caller, of=of, value=value)
+    runs.require_model(settings, base_model := body.base_model or project.default_base_model)
     if body.snapshot_id is not None:
         with write_session(engine) as session:
             session.info["address"] = client_address(request)
-            snapshot = snapshots.get(session, body.snapshot_id)
             run = runs.create(
-                session, snapshot=snapshot, base_model=body.base_model or snapshot.project.default_base_model,
+                session, snapshot=snapshots.get(session, body.snapshot_id), base_model=base_model,
                 config=body.config, by=session.get_one(User, caller.user_id), idempotency_key=idempotency_key, note=body.note,
             )  # fmt: skip
     else:
         run = runs.train_on_current(
-            engine, project=project, by_id=caller.user_id, base_model=body.base_model or project.default_base_model,
+            engine, project=project, by_id=caller.user_id, base_model=base_model,
             config=body.config, storage=storage, idempotency_key=idempotency_key, note=body.note,
             address=client_address(request),
         )  # fmt: skip

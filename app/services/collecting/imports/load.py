@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app import writer
 from app.config import Settings
 from app.db import write_session
-from app.errors import Conflict, NotFound, PrefloopError
+from app.errors import Conflict, NotFound, PrefloopError, disk_full
 from app.models import Import, ImportState, Project, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit
@@ -76,9 +76,8 @@ def load(
                 break
         return _finish(engine, row.id, broken or _nothing_accepted(row))
     except BaseException as error:
-        why = (
-            error.what if isinstance(error, PrefloopError) else f"The import was interrupted ({type(error).__name__})."
-        )
+        fact = disk_full(error) or error
+        why = fact.what if isinstance(fact, PrefloopError) else f"The import was interrupted ({type(error).__name__})."
         _finish(engine, row.id, f"{why} Run it again: what is here already is counted as duplicates.")
         raise
 

@@ -14,6 +14,8 @@ from app.models import JobKind, Snapshot, User
 from app.services.jobs import jobs, leases, workers
 from tests.factory import Factory
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 Api = Callable[[User], dict[str, str]]
 
 
@@ -233,3 +235,11 @@ def test_a_config_that_is_no_object_or_too_deep_is_refused(
         body = f'{{"snapshot_id": {snapshot.id}, "base_model": "tiny", "config": {config}}}'
         reply = client.post("/api/v1/jobs", content=body, headers=engineer | {"Content-Type": "application/json"})
         assert reply.status_code in (400, 422), (config[:20], reply.text[:500])
+
+
+def test_a_model_that_is_not_here_is_refused(
+    client: TestClient, snapshot: Snapshot, factory: Factory, api: Callable[[User], dict[str, str]]
+) -> None:
+    body = {"snapshot_id": snapshot.id, "base_model": "elsewhere"}
+    reply = client.post("/api/v1/jobs", json=body, headers=api(factory.engineer()))
+    assert reply.status_code == 422 and "no base model named" in reply.json()["detail"]
