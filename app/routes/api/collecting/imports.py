@@ -2,12 +2,12 @@
 
 import io
 from datetime import datetime
-from typing import Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, cast
 
 import anyio.to_thread
 from anyio import CapacityLimiter, from_thread
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Engine
 from starlette.requests import ClientDisconnect
 
@@ -130,10 +130,10 @@ async def import_pairs(
     settings: SettingsDep,
     places: ImportPlacesDep,
     filename: str = Query("", max_length=255),
-    columns: list[str] = Query(
+    columns: list[Annotated[str, StringConstraints(max_length=120)]] = Query(
         [],
         alias="map",
-        max_length=500,
+        max_length=40,  # with all of them encoded, as much as an address holds
         description="`COLUMN=ROLE`, what a column becomes; kept for the next file with these columns.",
         examples=[["question=prompt"]],
     ),
