@@ -15,6 +15,7 @@ from app.services.accounts import members
 from app.web.deps import EngineerDep
 from app.web.middleware import Frame
 from tests.factory import Factory
+from tests.pretend_worker import prepare_model
 from tests.services.training.trained import trained
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -287,8 +288,9 @@ def test_a_download_of_a_project_needs_an_engineer(
 
 
 def test_a_key_of_elsewhere_tells_nothing(
-    engine: Engine, factory: Factory, client: TestClient, api: Api, maker: User, tone: Project
+    engine: Engine, settings: Settings, factory: Factory, client: TestClient, api: Api, maker: User, tone: Project
 ) -> None:
+    prepare_model(settings)
     admin = factory.admin()
     elsewhere = factory.project(by=admin, slug="elsewhere", open_to_everybody=False)
     for project, user in ((tone, maker), (elsewhere, admin)):
