@@ -98,4 +98,8 @@ def test_scripts_stream_a_file_or_have_it_made(
     (listed,) = client.get(f"/api/v1/projects/{project.slug}/extracts", headers=headers).json()
     assert listed == row
     elsewhere = factory.project()
-    assert client.post(f"/api/v1/projects/{elsewhere.slug}/extracts", headers=headers, json=body).status_code == 422
+    hidden = client.post(f"/api/v1/projects/{elsewhere.slug}/extracts", headers=headers, json=body)
+    missing = body | {"snapshot": 10**6}
+    nowhere = client.post(f"/api/v1/projects/{elsewhere.slug}/extracts", headers=headers, json=missing)
+    assert hidden.status_code == nowhere.status_code == 404
+    assert hidden.json()["detail"].replace(str(snapshot.id), "N") == nowhere.json()["detail"].replace(str(10**6), "N")
