@@ -4,6 +4,7 @@ import hashlib
 import html
 import io
 import re
+import shutil
 import tarfile
 from collections.abc import Callable
 
@@ -109,6 +110,7 @@ def test_the_page_still_works_when_base_model_and_card_are_gone(
 ) -> None:
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w", "prefloop.json": b"{}"}
     _, checkpoint = trained(engine, settings, project, engineer, files)
+    shutil.rmtree(settings.models / "tiny")
     page = browser.get(f"/checkpoints/{checkpoint.id}")
     assert page.status_code == 200
     assert "PATH_OF_TINY" in page.text and "Model card" not in page.text
