@@ -1,5 +1,7 @@
 """The lines that load a downloaded checkpoint: Python, and right for what was trained."""
 
+import shutil
+
 import pytest
 from sqlalchemy import Engine
 
@@ -15,8 +17,17 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 FULL = {"model.safetensors": b"weights", "config.json": b"{}", "prefloop.json": b"{}"}
 
 
-def lines_for(engine: Engine, settings: Settings, factory: Factory, files: dict[str, bytes] | None = None) -> str:
+def lines_for(
+    engine: Engine,
+    settings: Settings,
+    factory: Factory,
+    files: dict[str, bytes] | None = None,
+    *,
+    base_is_gone: bool = False,
+) -> str:
     _, checkpoint = trained(engine, settings, factory.judged(8, eval_percent=0), factory.engineer(), files)
+    if base_is_gone:
+        shutil.rmtree(settings.models / "tiny")
     with read_session(engine) as session:
         snippet = loading.snippet(
             checkpoints.get(session, checkpoint.id), folder="tone-checkpoint-1", settings=settings
@@ -46,7 +57,7 @@ def test_an_adapter_on_a_hub_model_names_the_commit_that_was_trained_on(
 def test_an_adapter_whose_base_model_is_gone_says_what_to_fill_in(
     engine: Engine, settings: Settings, factory: Factory
 ) -> None:
-    snippet = lines_for(engine, settings, factory)
+    snippet = lines_for(engine, settings, factory, base_is_gone=True)
     assert "from_pretrained('PATH_OF_TINY')" in snippet
     assert "which is no longer on this server" in snippet
 
