@@ -296,6 +296,7 @@ def test_train_warns_of_a_number_type_that_is_slow_on_the_worker(
 ) -> None:
     prefloop("project", "create", "tone")
     prefloop("import", "tone", str(pairs))
+    prepare_model(settings)
     PretendWorker(engine, settings)
     with write_session(engine) as session:
         workers.measured(session, name="cpu-1", product_gflops={"float32": 100.0, "bfloat16": 4.0})
