@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from app.commands.context import acting_user, console
 from app.commands.jobs import watch_job
@@ -42,7 +41,7 @@ def train(
             f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
         )
     if slow:
-        console.print(f"[yellow]Slow:[/yellow] {escape(slow)}", highlight=False)
+        console.print(f"Slow: {slow}", style="yellow")
     if snapshot is None:
         storage = get_storage(get_settings())
         run = run_service.train_on_current(
