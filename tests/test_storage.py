@@ -64,7 +64,7 @@ def test_broken_off_write_leaves_neither_file_nor_rest(
     store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "_publish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(Unavailable, match="is full. Nothing was changed"):
+    with pytest.raises(Unavailable, match=r"is full\. Nothing was changed"):
         store.put_bytes("a/b.json", b"data")
     assert not store.exists("a/b.json")
     assert not [name for name in store._fs.find(store._root) if "tmp/" in name]
