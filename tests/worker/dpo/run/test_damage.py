@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_arguments
 from worker.dpo.ground.errors import EXIT_CODES
 from worker.dpo.model import loading
-from worker.dpo.run import finish, loop, state, step
+from worker.dpo.run import evaluation, finish, loop, state, step
 
 STEPS = ["save_steps=1", "max_steps=4"]
 
@@ -102,14 +102,14 @@ def test_best_weights_that_are_not_finite_are_not_published(tmp_path, engine, mo
 
 
 def test_damaged_best_weights_are_not_published_and_the_next_start_makes_them_again(tmp_path, engine, monkeypatch):
-    arguments, real = best_run(tmp_path), loop.finish
+    arguments, real = best_run(tmp_path), evaluation.settle_weights
 
     def damages(run):
         flip(next((tmp_path / "out" / "state").glob("best-*.safetensors")))
         return real(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "finish", damages)
+        patch.setattr(evaluation, "settle_weights", damages)
         code, events = engine(*arguments)
     assert code == 2 and "are damaged" in events[-1]["message"] and offered(tmp_path / "out") == []
     code, events = engine(*arguments)
