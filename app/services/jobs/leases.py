@@ -118,9 +118,8 @@ def progress(
             job.phase = (event.stage or job.phase)[:32]
         if isinstance(event, StepTaken) and event.step is not None:
             if event.step > job.step:
-                job.attempts = min(
-                    job.attempts, 1
-                )  # it got further than any attempt before: the earlier ones don't count
+                # It got further than any attempt before: the earlier ones don't count.
+                job.attempts = min(job.attempts, 1)
             job.step = event.step
         if isinstance(event, PhaseReached | StepTaken):
             job.total_steps = event.total_steps or job.total_steps
