@@ -41,6 +41,7 @@ SECRET = "bench-" * 8
 EVALUATORS = 100
 PEERS, PEERS_PAIRS = 20, 1_000
 # Runs in the measured checkout, of today or of before: makes people, projects and signed-in browsers through its own services.
+ANY_PORT = "43210"
 PREPARE = """
 import json, sys
 from app.config import get_settings
@@ -54,8 +55,11 @@ except ImportError:
 settings = get_settings()
 with write_session(get_engine(settings)) as session:
     admin = users.create(session, username="admin", display_name="Admin", role="admin")
-    ids = [projects.create(session, slug=slug, name=slug, by=admin, guidelines="Pick the better answer.", daily_goal=0,
-                           judgments_per_comparison=wanted).id for slug, wanted in (("desk", 3), ("peers", 1))]
+    made = [projects.create(session, slug=slug, name=slug, by=admin, guidelines="Pick the better answer.", daily_goal=0,
+                            judgments_per_comparison=wanted) for slug, wanted in (("desk", 3), ("peers", 1))]
+    for project in made:
+        project.open_to_everybody = True  # earlier versions know no members and don't keep it
+    ids = [project.id for project in made]
     people = [users.create(session, username=f"e{n}", display_name=f"E{n}", role="evaluator") for n in range(int(sys.argv[1]))]
     tokens = [sessions.start(session, user=person) for person in people]
 print(json.dumps({"ids": ids, "cookies": [f"{cookie_name(settings)}={token}" for token in tokens]}))
@@ -80,6 +84,7 @@ class Site:
             "PREFLOOP_DATABASE_URL": self.database,
             "PREFLOOP_SECRET_KEY": SECRET,
             "PREFLOOP_WEB_WORKERS": str(self.processes),
+            "PREFLOOP_PORT": ANY_PORT,
         }
 
     def run(self, *words: str) -> str:
@@ -160,7 +165,7 @@ def real_pairs() -> list[tuple[str, str, str]]:
     with gzip.open(HH_FILE) as lines:
         for line in lines:
             with suppress(Unfit):
-                pair = parse(line).pair
+                pair = parse(line)[0].pair
                 messages = [dict(message) for message in pair.prompt]
                 messages[-1]["content"] += " (pair @N@)"
                 pairs.append((json.dumps(messages), *pair.responses))
@@ -245,6 +250,9 @@ def cpu_seconds(server: psutil.Process) -> float:
 def load(site: Site, plan: Plan) -> dict[str, Any]:
     """Carries a plan out against a fresh server; adds the server's CPU time and what the database says of it."""
     with site.serving() as (port, server):
+        # The name of the cookie holds the port: here that of the server of this load.
+        named = [cookie.partition("=") for cookie in plan.cookies]
+        plan.cookies = [f"{name.replace(ANY_PORT, str(port))}={token}" for name, _, token in named]
         plan.port = port
         people = subprocess.Popen(
             [sys.executable, "-m", "bench.evaluators"],
@@ -378,6 +386,7 @@ def main() -> int:
     given.name = "now" if given.tree == ROOT else "before"
     print(f"{hardware()}\n\n{HEAD}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
+        Path(temporary).chmod(0o755)  # PostgreSQL runs as another account where this is root's
         return 0 if measure(given, given.folder or Path(temporary)) else 1
 
 
