@@ -271,6 +271,8 @@ def load(site: Site, plan: Plan) -> dict[str, Any]:
                 marks[line.strip()] = cpu_seconds(server)
             elif line.strip() != "ready":
                 print(line, end="", file=sys.stderr)
+            if "end" in marks:
+                break  # the outcome comes next, and is larger than what a pipe holds
         outcome = json.loads(people.stdout.read())
         people.wait()
     with Rows(site) as rows:
