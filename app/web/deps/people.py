@@ -31,7 +31,7 @@ SETTING_UP = frozenset(
 EVERYBODY = frozenset(Role)
 MAKERS = frozenset({Role.ENGINEER, Role.ADMIN})
 ADMINS = frozenset({Role.ADMIN})
-Found = TypeVar("Found")
+Looked = TypeVar("Looked")
 
 
 def signed_in_user(request: Request, session: Session, settings: Settings) -> User | None:
@@ -77,7 +77,7 @@ def _is_still(row: UserSession | ApiToken | None, viewer: Viewer) -> bool:
     return row is not None and row.user.role == viewer.role
 
 
-def looked_up(request: Request, session: Session, engine: Engine, look: Callable[[Session], Found]) -> Found:
+def looked_up(request: Request, session: Session, engine: Engine, look: Callable[[Session], Looked]) -> Looked:
     """What `look` finds in `session`. A request that writes looks in a session of its own, which is over at once: who
     may write isn't a reason to keep others from writing. The rows that it finds are then still to be merged."""
     if request.method in ("GET", "HEAD"):
