@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.services.collecting.imports.records.refusals import BadLine, shown
+from app.services.collecting.imports.records.refusals import BadLine, number_in, shown
 from app.services.collecting.imports.records.roles import Role
 from app.services.collecting.imports.records.votes import BOTH_BAD, FIRST, SECOND, TIE, Vote
 
@@ -42,15 +42,7 @@ def _count(value: Any, column: str) -> int:
 
 
 def _number(value: Any, column: str) -> float | None:
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if number != number or isinstance(value, bool):
-        raise BadLine("bad_field", f"`{column}` is {shown(value)}, not a number.")
-    return number
+    return None if value is None else number_in(value, column)
 
 
 def _others(share: Any, count: int, chosen: int) -> list[str]:

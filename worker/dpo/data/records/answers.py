@@ -6,7 +6,7 @@ from typing import Any
 
 from worker.dpo.data.records.messages import is_message
 from worker.dpo.data.records.plan import Plan
-from worker.dpo.data.records.refusals import BadLine, shown
+from worker.dpo.data.records.refusals import BadLine, number_in, shown
 from worker.dpo.data.records.roles import ANSWER_SIDE, Role, normal, side_of
 
 TEXT_KEYS = ("text", "answer", "response", "completion", "output", "generation", "content", "value", "messages")
@@ -75,18 +75,7 @@ def _rank(answers: Sequence[Answer], ranks: Any, column: str, sign: int) -> None
         raise BadLine("bad_field", f"`{column}` isn't a list of {len(answers)} numbers, one for each answer.")
     for answer, rank in zip(answers, ranks, strict=True):
         if rank is not None:
-            answer.rank = sign * _number(rank, column)
-
-
-def _number(value: Any, column: str) -> float:
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            value = None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise BadLine("bad_field", f"`{column}` holds {shown(value)}, not a number.")
-    return value
+            answer.rank = sign * number_in(rank, column)
 
 
 def _answer(value: Any, column: str, leave_out: LeaveOut) -> Answer:
@@ -98,7 +87,7 @@ def _answer(value: Any, column: str, leave_out: LeaveOut) -> Answer:
         raise BadLine("not_text", f"`{column}` holds an answer without text: {shown(value)}.")
     by = next((key for key in SOURCE_KEYS if value.get(key) is not None), None)
     place = next((key for key in RANK_KEYS + SCORE_KEYS if value.get(key) is not None), None)
-    rank = _number(value[place], f"{column}[].{place}") if place else None
+    rank = number_in(value[place], f"{column}[].{place}") if place else None
     for key in value.keys() - {words, by, place}:
         leave_out(f"{column}[].{key}")
     return Answer(value[words], value[by] if by else None, -rank if rank is not None and place in SCORE_KEYS else rank)

@@ -1,5 +1,7 @@
 """Why a line, or a whole file, can't be read: a stable code and a sentence that names the column."""
 
+import math
+
 # Every reason that a line can be refused for by what is read here.
 REASONS = {
     "bad_json": "The line isn't JSON.",
@@ -35,6 +37,17 @@ class BadLine(ValueError):
 
 class FileBroken(Exception):
     """Why nothing more can be read of a file; everything before it was. The message says what to do."""
+
+
+def number_in(value: object, column: str) -> float:
+    """The finite number that a column holds, itself or as text. Raises BadLine."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadLine("bad_field", f"`{column}` is {shown(value)}, not a number.")
+    return number
 
 
 def shown(value: object, most: int = 60) -> str:

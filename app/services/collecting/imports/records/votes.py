@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.services.collecting.imports.records.plan import Plan
-from app.services.collecting.imports.records.refusals import BadLine, shown
+from app.services.collecting.imports.records.refusals import BadLine, number_in, shown
 from app.services.collecting.imports.records.roles import Role, normal
 
 FIRST, SECOND, TIE, BOTH_BAD, SKIP = "first", "second", "tie", "both_bad", "skip"
@@ -134,7 +134,7 @@ def one_vote(row: dict[str, Any], plan: Plan, sources: tuple[Any, Any]) -> Vote 
     elif Role.VOTE_FIRST in by_role:
         choice = _of_flags(row, plan)
     elif Role.FIRST_SCORE in by_role:
-        first, second = (_number(row, by_role[role]) for role in (Role.FIRST_SCORE, Role.SECOND_SCORE))
+        first, second = (number_in(row[by_role[role]], by_role[role]) for role in (Role.FIRST_SCORE, Role.SECOND_SCORE))
         choice = FIRST if first > second else SECOND if second > first else TIE
     elif plan.judged_by == Role.CHOSEN.value:
         choice = FIRST
@@ -174,18 +174,6 @@ def _of_flags(row: dict[str, Any], plan: Plan) -> str:
         named = ", ".join(f"`{column}`" for column in columns if column)
         raise BadLine("bad_field", f"Of {named} not exactly one is 1.")
     return (FIRST, SECOND, TIE)[flags.index(1)]
-
-
-def _number(row: dict[str, Any], column: str) -> float:
-    value = row[column]
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            value = None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise BadLine("bad_field", f"`{column}` is {shown(row[column])}, not a number.")
-    return value
 
 
 def _said_by(value: Any, column: str) -> str:
