@@ -14,5 +14,5 @@ def test_numbers_and_their_texts_are_read(value: Any, number: float) -> None:
 
 @pytest.mark.parametrize("value", [10**400, "1e400", float("nan"), "inf", True, None, "much", [1], {}])
 def test_what_is_no_finite_number_is_refused_by_its_column(value: Any) -> None:
-    with pytest.raises(BadLine, match="`score` is .*, not a number"):
+    with pytest.raises(BadLine, match=r"`score` is .*, not a number"):
         number_in(value, "score")
