@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.worker.dpo.tiny import CHATML, tiny_tokenizer, toy_pairs
@@ -210,6 +210,8 @@ def test_any_text_keeps_prompt_and_answers_whole(prompt, beginning, chosen, reje
 
 @settings(deadline=None)
 @given(prompt=text, chosen=answer, rejected=answer)
+@example(prompt="\n", chosen="0", rejected="0")
+@example(prompt="\x85 ", chosen="0", rejected="0")
 def test_any_plain_text_keeps_prompt_and_answers_whole(prompt, chosen, rejected):
     ids = encoded(TOKENIZER, {"prompt": prompt, "chosen": chosen, "rejected": rejected + "!!"})
     assert list(ids.prompt_ids) == TOKENIZER(prompt)["input_ids"]

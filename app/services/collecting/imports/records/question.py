@@ -36,6 +36,7 @@ def asked(row: dict[str, Any], plan: Plan, chosen: Any = None) -> Asked:
     for column in plan.prompts:
         other = _prompt_of(row[column], column)
         if not other.messages:
+            prompt.text = prompt.text or other.text  # white space alone asks nothing, and is trained on as it stands
             continue
         if not prompt.messages:
             prompt = other
@@ -59,7 +60,7 @@ def asked(row: dict[str, Any], plan: Plan, chosen: Any = None) -> Asked:
 def _prompt_of(value: Any, column: str) -> Asked:
     if isinstance(value, str):
         if not value.strip():
-            return Asked([])
+            return Asked([], value)
         value = structured(value, column)
     if isinstance(value, str):
         turns = turns_of(value)
@@ -90,6 +91,8 @@ def _with_input(prompt: Asked, value: Any, column: str) -> Asked:
     more = text_of(value, f"`{column}`")
     if not more.strip():
         return prompt
+    if not prompt.messages:
+        return Asked([{"role": "user", "content": more}], more)
     if prompt.text is None:
         raise BadLine("two_prompts", f"`{column}` can't be joined to a prompt of several messages. Leave it out.")
     if prompt.text.strip() == more.strip():
