@@ -49,6 +49,7 @@ class ListedKind(StrEnum):
 
     TRAINING = JobKind.TRAINING.value
     EXPORT = JobKind.EXPORT.value
+    GENERATION = JobKind.GENERATION.value
     ALL = "all"
 
 

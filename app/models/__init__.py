@@ -18,9 +18,11 @@ from app.models.comparison import (
     Split,
 )
 from app.models.count import EvaluatorCount, ProjectCount
+from app.models.evaluation import EVALUATION_TRANSITIONS, Evaluation, EvaluationPair, EvaluationState
 from app.models.export import Export, ExportFormat
 from app.models.extract import Container, Extract, ExtractForm, ExtractState
 from app.models.figures import KeptFigures
+from app.models.generation import Endpoint, Finish, GeneratedAnswer, GenerationPlan, Pairing, Purpose
 from app.models.importing import ColumnMap, Difference, Import, ImportReport, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
@@ -32,6 +34,7 @@ from app.models.user import ApiToken, Link, LinkKind, LoginAttempt, RecoveryCode
 from app.models.worker import Worker
 
 __all__ = [
+    "EVALUATION_TRANSITIONS",
     "FINISHED",
     "TRANSITIONS",
     "Agreed",
@@ -46,6 +49,10 @@ __all__ = [
     "Container",
     "Counts",
     "Difference",
+    "Endpoint",
+    "Evaluation",
+    "EvaluationPair",
+    "EvaluationState",
     "Evaluator",
     "EvaluatorCount",
     "EventType",
@@ -54,6 +61,9 @@ __all__ = [
     "Extract",
     "ExtractForm",
     "ExtractState",
+    "Finish",
+    "GeneratedAnswer",
+    "GenerationPlan",
     "Guideline",
     "Import",
     "ImportReport",
@@ -69,6 +79,7 @@ __all__ = [
     "LinkKind",
     "LoginAttempt",
     "Membership",
+    "Pairing",
     "Project",
     "ProjectCount",
     "ProjectRole",
@@ -76,6 +87,7 @@ __all__ = [
     "Prompt",
     "PromptGroup",
     "PromptKey",
+    "Purpose",
     "RecoveryCode",
     "Rejection",
     "Response",

@@ -98,7 +98,8 @@ class Choice(StrEnum):
 
 
 class Comparison(Base):
-    """Two different answers to one prompt. `pair_hash` is the same whichever comes first."""
+    """Two different answers to one prompt. `pair_hash` is the same whichever comes first. Pairs of an evaluation
+    (`evaluation_id`) never become training or eval pairs."""
 
     __tablename__ = "comparisons"
     __table_args__ = (
@@ -106,6 +107,12 @@ class Comparison(Base):
         # Late pages of many pass over these alone.
         Index("ix_comparisons_project_id_id", "project_id", "id"),
         Index("ix_comparisons_import_id_id", "import_id", "id"),
+        Index(
+            "ix_comparisons_evaluation_id",
+            "evaluation_id",
+            sqlite_where=text("evaluation_id IS NOT NULL"),
+            postgresql_where=text("evaluation_id IS NOT NULL"),
+        ),
         CheckConstraint("first_response_id <> second_response_id", name="two_answers"),
     )
 
@@ -119,6 +126,7 @@ class Comparison(Base):
     gold_choice: Mapped[Choice | None] = mapped_column(string_enum(Choice, "gold_choice"))
     external_id: Mapped[str | None] = mapped_column(String(255))
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
+    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     prompt: Mapped[Prompt] = relationship(lazy="raise")

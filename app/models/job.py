@@ -18,6 +18,7 @@ class JobKind(StrEnum):
 
     TRAINING = "training"
     EXPORT = "export"
+    GENERATION = "generation"
 
 
 class JobState(StrEnum):

@@ -19,7 +19,7 @@ from app.services.accounts.access import Caller
 from app.services.jobs.wishes import RingWorkers
 
 # What people call a job of each kind.
-NOUNS: dict[JobKind, str] = {JobKind.TRAINING: "run", JobKind.EXPORT: "export"}
+NOUNS: dict[JobKind, str] = {JobKind.TRAINING: "run", JobKind.EXPORT: "export", JobKind.GENERATION: "generation"}
 
 
 def queue(

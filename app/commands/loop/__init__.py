@@ -1,0 +1,1 @@
+"""Commands of the loop: generation, evaluations, verdicts, lineage, aliases."""
