@@ -7,8 +7,8 @@ from typing import Any
 from worker.dpo.data import reading
 from worker.dpo.data.answers import Answer, compared
 from worker.dpo.data.pairs import Prompt
+from worker.dpo.decoding.generation import generate
 from worker.dpo.ground.events import Event
-from worker.dpo.model.generation import generate
 from worker.dpo.run.run import Run
 from worker.dpo.run.setup import RunSetup
 

@@ -41,7 +41,9 @@ def sides_of(prompt: Asked, values: tuple[Any, Any], plan: Plan, columns: tuple[
     if not prompt.messages or system_only:
         if isinstance(first, str) and isinstance(second, str):
             if plan.prompts:  # a prompt that was left empty is no reason to take one out of the answers
-                texts = (prompt.text or "", first, second) if Role.CHOSEN in plan.by_role and not prompt.messages else None
+                texts = (
+                    (prompt.text or "", first, second) if Role.CHOSEN in plan.by_role and not prompt.messages else None
+                )
                 return Sides(prompt.messages, _messages(first), _messages(second), texts)
             return _split_texts(first, second, plan, prompt)
         if isinstance(first, str) != isinstance(second, str):

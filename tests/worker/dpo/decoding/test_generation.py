@@ -5,7 +5,8 @@ import torch
 
 from tests.worker.dpo.tiny import tiny_llama, tiny_tokenizer, toy_pairs
 from worker.dpo.data.pairs import Prompt
-from worker.dpo.model.generation import SeededSampling, generate
+from worker.dpo.decoding.generation import generate
+from worker.dpo.decoding.sampling import Sampling, choose
 
 PROMPTS = [Prompt(number, pair["prompt"]) for number, pair in enumerate(toy_pairs(3), start=1)]
 
@@ -97,10 +98,9 @@ def test_an_answer_does_not_depend_on_the_prompts_beside_it(temperature):
 
 def test_sampled_tokens_have_the_probabilities_of_the_softmax():
     logits, temperature, draws = torch.tensor([1.0, 0.0, -1.0, 2.0]), 0.7, 20000
-    drawn = SeededSampling(temperature, range(draws), torch.device("cpu"))(
-        torch.zeros(draws, 0).long(), logits.repeat(draws, 1)
-    )
-    counts = torch.bincount(drawn.argmax(-1), minlength=4) / draws
+    chance = torch.rand(draws, generator=torch.Generator().manual_seed(0)).tolist()
+    drawn = choose(logits.repeat(draws, 1), Sampling(temperature), chance)
+    counts = torch.bincount(drawn, minlength=4) / draws
     assert counts.tolist() == pytest.approx(torch.softmax(logits / temperature, -1).tolist(), abs=0.015)
 
 
