@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from app.config import Settings
 from app.models import Job, JobKind
 from worker.kinds.export import Exporting
+from worker.kinds.generation import Generating
 from worker.kinds.kind import Kind
 from worker.kinds.training import Training
 
-KINDS: Mapping[JobKind, type[Kind]] = {kind.kind: kind for kind in (Training, Exporting)}
+KINDS: Mapping[JobKind, type[Kind]] = {kind.kind: kind for kind in (Training, Exporting, Generating)}
 
 
 def make(job: Job, settings: Settings) -> Kind:

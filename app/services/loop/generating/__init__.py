@@ -1,0 +1,1 @@
+"""What a generation is made of: sources and sampling, prompts, answers as they arrive, pairs, cost."""

@@ -1,0 +1,168 @@
+"""Generations: a job that asks sources for answers to prompts, keeps each as it arrives, and makes pairs of them by rule.
+
+Answers, pairs, prompts and cost are in `generating/`; this module starts a generation and finds it again.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, defer, joinedload
+
+from app import paging
+from app.config import Settings
+from app.errors import Invalid, NotFound
+from app.models import (
+    Checkpoint,
+    GenerationPlan,
+    Job,
+    JobKind,
+    JobState,
+    Pairing,
+    Project,
+    Purpose,
+    TrainingRun,
+    User,
+)
+from app.services.jobs import jobs
+from app.services.loop.generating import prompts as prompts_of
+from app.services.loop.generating import wanted
+from app.services.loop.generating.prompts import From, Rule
+from app.services.loop.generating.wanted import AnswerKind, AnswerSource, Sampling
+from app.services.training import base_models, runs
+
+
+def require(settings: Settings, sources: Sequence[AnswerSource]) -> None:
+    """Raises Invalid unless the base models among the sources are here. It reads files: not within a write transaction."""
+    for source in sources:
+        if source.kind is AnswerKind.BASE:
+            try:
+                runs.require_model(settings, source.name)
+            except Invalid as problem:
+                raise Invalid(problem.what, problem.next_step, field="sources") from None
+
+
+def start(
+    session: Session,
+    *,
+    project: Project,
+    by: User | None,
+    sources: Sequence[AnswerSource],
+    sampling: Sampling,
+    prompts: Sequence[int] = (),
+    rule: Rule | None = None,
+    samples: int = 1,
+    pairing: Pairing = Pairing.ACROSS,
+    purpose: Purpose = Purpose.COLLECTION,
+    evaluation_id: int | None = None,
+    idempotency_key: str | None = None,
+    now: datetime | None = None,
+) -> GenerationPlan:
+    """Queue a generation. The same key from the same person returns the one that it made before.
+
+    prompts: ids in the order in which they are asked; `rule` says how they were chosen. With the purpose of an evaluation
+    source 0 is its checkpoint and source 1 the opponent, the prompts are those of its pairs by place, each source gives
+    one answer to each with the same sampling and seed, and no pairs are made: the end of the job calls `evaluations.seed`.
+    The caller asks `require` before the transaction. Raises Invalid, NotFound (a checkpoint), Conflict (the key).
+    """
+    if purpose is Purpose.EVALUATION:
+        if evaluation_id is None or len(sources) != 2:
+            raise ValueError("an evaluation's answers come from its checkpoint and its opponent")
+        prompts, rule = prompts_of.of_evaluation(session, evaluation_id=evaluation_id), None
+        samples, pairing, chosen_from = 1, Pairing.NONE, From.EVALUATION
+    else:
+        chosen_from = rule.of if rule else From.GIVEN
+    wanted.check(sources=sources, prompts=len(prompts), samples=samples, sampling=sampling.checked(), pairing=pairing)
+    told = {"of": chosen_from.value, "ids": list(prompts)} | (rule.stored() if rule else {})
+    plan: dict[str, Any] = {
+        "purpose": purpose,
+        "prompts": told,
+        "sources": [_known(session, project, source).stored() for source in sources],
+        "samples": samples,
+        "sampling": sampling.stored(),
+        "pairing": pairing,
+        "evaluation_id": evaluation_id,
+    }
+    job, is_new = jobs.queue(
+        session,
+        kind=JobKind.GENERATION,
+        project_id=project.id,
+        by=by,
+        idempotency_key=idempotency_key,
+        now=now,
+        sources=[source.key for source in sources],
+        prompts=len(prompts),
+        samples=samples,
+    )
+    if is_new:
+        counts = {"prompts": len(prompts), "wanted": len(prompts) * len(sources) * samples}
+        session.add(GenerationPlan(job_id=job.id, **plan, counts=counts))
+        session.flush()
+    made = get(session, job.id)
+    if any(getattr(made, name) != value for name, value in plan.items()):
+        raise jobs.key_used(made.job)
+    return made
+
+
+def _known(session: Session, project: Project, source: AnswerSource) -> AnswerSource:
+    """The source as the plan keeps it. Raises Invalid and NotFound."""
+    if source.kind is AnswerKind.CHECKPOINT:
+        row = session.execute(
+            select(Checkpoint.id, Checkpoint.job_id, Job.project_id)
+            .join(TrainingRun, TrainingRun.job_id == Checkpoint.job_id)
+            .join(Job, Job.id == TrainingRun.job_id)
+            .where(Checkpoint.id == source.id)
+        ).first()
+        if row is None or row.project_id != project.id:
+            raise NotFound(f"There is no checkpoint {source.id}.", "Look at the list of checkpoints.", field="sources")
+        return AnswerSource(AnswerKind.CHECKPOINT, f"checkpoint {row.id} of run {row.job_id}", row.id)
+    if not base_models.NAME.fullmatch(source.name):
+        raise Invalid(
+            f"“{source.name[:80]}” can't be the name of a base model.",
+            "`prefloop models list` shows those that are here.",
+            field="sources",
+        )
+    return source
+
+
+def get(session: Session, job_id: int) -> GenerationPlan:
+    """The plan with its job, project and starter. Raises NotFound, also for a job of another kind."""
+    plan = session.scalars(_loaded().where(GenerationPlan.job_id == job_id)).first() if 0 < job_id < 2**31 else None
+    if plan is None:
+        raise NotFound(f"There is no generation {job_id}.", "Look at the project's list of generations.")
+    return plan
+
+
+def listing(session: Session, *, project: Project, page: int = 1, size: int = 50) -> paging.Page[GenerationPlan]:
+    """A project's generations, newest first, each with its job and starter; their prompts aren't loaded."""
+    query = _loaded().join(GenerationPlan.job).where(Job.project_id == project.id)
+    query = query.options(defer(GenerationPlan.prompts, raiseload=True)).order_by(GenerationPlan.job_id.desc())
+    return paging.fetch(session, query, page=page, size=size)
+
+
+def sources(plan: GenerationPlan) -> list[AnswerSource]:
+    """The plan's sources, in the order of their numbers."""
+    return [AnswerSource.of(stored) for stored in plan.sources]
+
+
+def prompt_ids(plan: GenerationPlan) -> list[int]:
+    """The plan's prompts, in the order in which they are asked."""
+    return list(plan.prompts["ids"])
+
+
+def answers_wanted(plan: GenerationPlan) -> int:
+    """How many answers there are at the end, if each comes."""
+    return len(prompt_ids(plan)) * len(plan.sources) * plan.samples
+
+
+def latest(session: Session, *, project: Project, limit: int = 20) -> list[GenerationPlan]:
+    """A project's last generations that ended well, the newest first: what they took says what the next will take."""
+    query = _loaded().join(GenerationPlan.job).where(Job.project_id == project.id, Job.state == JobState.SUCCEEDED)
+    query = query.options(defer(GenerationPlan.prompts, raiseload=True)).order_by(GenerationPlan.job_id.desc())
+    return list(session.scalars(query.limit(limit)))
+
+
+def _loaded() -> Select[GenerationPlan]:
+    job = joinedload(GenerationPlan.job)
+    return select(GenerationPlan).options(job.joinedload(Job.project), job.joinedload(Job.created_by))

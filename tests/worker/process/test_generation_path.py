@@ -1,0 +1,165 @@
+"""The way of a generation with real processes: a worker, the engine and a tiny model; killed in the middle, cancelled, tried again."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from app.config import Settings, get_settings
+from app.db import read_session, write_session
+from app.models import Comparison, Finish, GeneratedAnswer, GenerationPlan, JobState, Pairing, Project, SourceKind, User
+from app.models import Response as Stored
+from app.services.jobs import jobs
+from app.services.loop import generations
+from app.services.loop.generating import prompts
+from app.services.loop.generating.prompts import Rule
+from app.services.loop.generating.wanted import AnswerSource, Sampling
+from tests.factory import Factory
+from tests.worker.running import Watcher, Workers, folder_of
+
+pytestmark = pytest.mark.timeout(300)
+TINY = AnswerSource.base("tiny")
+one_size = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def settings(settings: Settings, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    quick = {
+        "MODELS_DIR": str(tiny_models),
+        "HEARTBEAT_SECONDS": "0.2",
+        "SWEEP_SECONDS": "0.2",
+        "WORKER_LEASE_SECONDS": "2",
+        "CANCEL_GRACE_SECONDS": "20",
+    }
+    for name, value in quick.items():
+        monkeypatch.setenv(f"PREFLOOP_{name}", value)
+    get_settings.cache_clear()
+    return get_settings()
+
+
+@pytest.fixture
+def by(factory: Factory) -> User:
+    return factory.engineer()
+
+
+@pytest.fixture
+def project(factory: Factory) -> Project:
+    return factory.project(slug="tone")
+
+
+def start(engine: Engine, project: Project, by: User, *, count: int = 6, **more: object) -> GenerationPlan:
+    given = prompts.read_given([f"Question number {number} of many?" for number in range(count)])
+    ids = prompts.store(engine, project_id=project.id, given=given)
+    asked = {
+        "sources": [TINY],
+        "samples": 2,
+        "pairing": Pairing.ROUND_ROBIN,
+        "sampling": Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, seed=3),
+    } | more
+    with write_session(engine) as session:
+        return generations.start(
+            session, project=session.merge(project), by=session.merge(by), prompts=ids, rule=Rule(), **asked
+        )
+
+
+def answers(engine: Engine, job_id: int) -> list[GeneratedAnswer]:
+    with read_session(engine) as session:
+        return list(
+            session.scalars(
+                select(GeneratedAnswer)
+                .where(GeneratedAnswer.job_id == job_id)
+                .order_by(GeneratedAnswer.prompt_id, GeneratedAnswer.source, GeneratedAnswer.sample)
+            )
+        )
+
+
+def test_a_base_model_answers_and_its_answers_become_pairs(
+    engine: Engine, settings: Settings, project: Project, by: User, workers: Workers, watcher: Watcher
+) -> None:
+    plan = start(engine, project, by)
+    workers.start()
+    job = watcher.until_over(plan.job_id)
+    assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
+    made = answers(engine, plan.job_id)
+    assert len(made) == 12
+    assert all(one.finish is not Finish.FAILED and one.seed and one.tokens for one in made)
+    with read_session(engine) as session:
+        counts = generations.get(session, plan.job_id).counts
+        pairs = list(session.scalars(select(Comparison)))
+        stored = list(session.scalars(select(Stored)))
+    assert counts["answers"] == 12
+    assert counts["pairs"] + counts.get("same_pairs", 0) + counts.get("near_pairs", 0) == 6
+    assert len(pairs) == counts["pairs"] > 0
+    assert {(one.source_kind, one.source_name) for one in stored} == {(SourceKind.MODEL, "tiny")}
+    assert {one.response_id for one in made if one.response_id} <= {one.id for one in stored}
+    assert (job.step, job.total_steps) == (12, 12)
+    assert counts["speed"]["0"]["made"] == 12
+    assert not (settings.data_dir / "work").joinpath(f"job-{job.id}").exists()
+
+
+@one_size
+def test_a_worker_that_is_killed_loses_no_answer_that_arrived(
+    engine: Engine, settings: Settings, project: Project, by: User, workers: Workers, watcher: Watcher
+) -> None:
+    sampling = Sampling(temperature=1.0, max_new_tokens=120, seed=3)
+    plan = start(engine, project, by, count=100, sampling=sampling)
+    first = workers.start("first")
+    watcher.until("some answers arrived", lambda: len(answers(engine, plan.job_id)) > 20)
+    os.kill(first.pid, signal.SIGKILL)
+    arrived = {(one.prompt_id, one.sample): (one.id, one.text) for one in answers(engine, plan.job_id)}
+    assert 20 < len(arrived) < 200
+    folder = folder_of(settings, plan.job_id)
+    workers.start("second")
+    watcher.until("a second attempt began", lambda: len(watcher.states(plan.job_id)) >= 4)
+    job = watcher.until_over(plan.job_id)
+    assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
+    made = {(one.prompt_id, one.sample): (one.id, one.text) for one in answers(engine, plan.job_id)}
+    assert len(made) == 200
+    assert {place: made[place] for place in arrived} == arrived
+    assert not folder.exists()
+    told = [event.data for event in watcher.events(plan.job_id, "log") if event.data.get("made") is not None]
+    assert told[-1]["made"] <= 200 - len(arrived)
+
+
+@one_size
+def test_a_lost_folder_costs_no_prompt_that_was_answered(
+    engine: Engine, settings: Settings, project: Project, by: User, workers: Workers, watcher: Watcher
+) -> None:
+    sampling = Sampling(temperature=1.0, max_new_tokens=120, seed=3)
+    plan = start(engine, project, by, count=200, samples=1, pairing=Pairing.NONE, sampling=sampling)
+    first = workers.start("first")
+    watcher.until("some answers arrived", lambda: len(answers(engine, plan.job_id)) > 20)
+    with write_session(engine) as session:
+        jobs.cancel(session, job=jobs.get(session, plan.job_id), by=session.merge(by))
+    assert watcher.until_over(plan.job_id).state is JobState.CANCELLED
+    (kept,) = [event for event in watcher.events(plan.job_id, "state") if event.data.get("kept")]
+    arrived = answers(engine, plan.job_id)
+    assert f"{len(arrived)} answers" in kept.data["kept"]
+    first.terminate()
+    first.wait(30)
+    folder = folder_of(settings, plan.job_id)
+    folder.rename(folder.with_name("lost"))
+    with write_session(engine) as session:
+        jobs.retry(session, job=jobs.get(session, plan.job_id), by=session.merge(by))
+    workers.start("elsewhere")
+    watcher.until("it asks again", lambda: (folder / "source-0" / "lines.json").exists())
+    asked = json.loads((folder / "source-0" / "lines.json").read_text())
+    assert set(asked).isdisjoint({one.prompt_id for one in arrived})
+    assert watcher.until_over(plan.job_id).state is JobState.SUCCEEDED
+    with read_session(engine) as session:
+        assert session.scalar(select(func.count()).select_from(GeneratedAnswer)) == 200
+        assert session.scalar(select(func.count()).select_from(Comparison)) == 0
+
+
+@one_size
+def test_a_model_that_is_gone_fails_the_job_in_words(
+    engine: Engine, project: Project, by: User, workers: Workers, watcher: Watcher
+) -> None:
+    plan = start(engine, project, by, sources=[AnswerSource.base("gone")])
+    workers.start()
+    job = watcher.until_over(plan.job_id)
+    assert (job.state, job.error_code) == (JobState.FAILED, "not_found")
+    assert "gone" in job.error
