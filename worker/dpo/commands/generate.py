@@ -144,7 +144,7 @@ def _printed(args: argparse.Namespace) -> int:
     model, tokenizer = _load(args)
     asked = read(asking, tokenizer, model, report)
     turn, early = 0, {}
-    for line, answer in answers(model, tokenizer, asked, asking):
+    for line, answer in answers(model, tokenizer, asked, asking, log=lambda text: print(text, file=sys.stderr)):
         prompt = asked.prompts[line.prompt]
         early[line.prompt * asking.samples + line.sample] = record(prompt, line, answer) | {"prompt": prompt.messages}
         while turn in early:

@@ -92,11 +92,12 @@ def answers(
     *,
     wanted: Callable[[Line], bool] = lambda line: True,
     between: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[Line, Answer]]:
     """The answers to all lines that are `wanted`, each as soon as it is there."""
     lines = [line for line in lines_of(asked.ids, samples=asking.samples, seed=asking.seed) if wanted(line)]
     limits = Limits(chat.end_token_ids(tokenizer), asking.max_new_tokens, asking.lines)
-    for written in generation.write(model, lines, asking.sampling, limits, between=between):
+    for written in generation.write(model, lines, asking.sampling, limits, between=between, log=log):
         yield written.line, generation.answer_of(tokenizer, written)
 
 
@@ -124,7 +125,13 @@ def fill(
     started = told = time.monotonic()
     made = tokens = cut = 0
     missing = answers(
-        model, tokenizer, asked, asking, wanted=lambda line: not _is_kept(file, asked, line), between=stop.check
+        model,
+        tokenizer,
+        asked,
+        asking,
+        wanted=lambda line: not _is_kept(file, asked, line),
+        between=stop.check,
+        log=lambda text: events.emit(Event.LOG, message=text),
     )
     for line, answer in missing:
         file.add(record(asked.prompts[line.prompt], line, answer))

@@ -1,6 +1,7 @@
 """Answers of a model to prompts: greedy, or sampled so that the same seed gives the same answers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,11 @@ from worker.dpo.data.answers import Answer
 from worker.dpo.data.pairs import Prompt
 from worker.dpo.decoding import plain
 from worker.dpo.decoding.lines import Limits, Line, Written, lines_of, prompt_ids, room_for_prompts
+from worker.dpo.decoding.loop import Loop
 from worker.dpo.decoding.sampling import Sampling
+from worker.dpo.decoding.states import Model, require_agreement
+from worker.dpo.ground.memory import is_out_of_memory
+from worker.dpo.model.attention import require_shareable
 
 LINES = 64
 
@@ -52,18 +57,40 @@ def write(
     *,
     together: bool = False,
     between: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Written]:
     """The answers that are wanted, each as soon as it is there, in no order.
 
+    By the decoding loop (`loop.py`) where it serves the model and agrees with it, else by transformers, which `log` is told.
     together: as in `generate`. between: called before each token; what it raises ends all. The model's mode is as before
     afterwards.
     """
     training = model.training
     model.eval()
     try:
-        yield from plain.write(model, lines, sampling, limits, together=together, between=between)
+        ours = None if together or not lines else _served(model, lines[0], log)
+        if ours is None:
+            yield from plain.write(model, lines, sampling, limits, together=together, between=between)
+        else:
+            lines_at_once = ours.lines_that_fit(limits, longest=max(len(line.ids) for line in lines))
+            with ours.attending():
+                yield from Loop(ours, sampling, replace(limits, lines=lines_at_once), between=between).run(lines)
     finally:
         model.train(training)
+
+
+def _served(model: nn.Module, line: Line, log: Callable[[str], None]) -> Model | None:
+    """The model for the decoding loop, or None where transformers must do it."""
+    try:
+        ours = Model(model)
+        require_shareable(ours.causal_lm)
+        require_agreement(ours, line.ids)
+    except (RuntimeError, TypeError, ValueError) as reason:
+        if is_out_of_memory(reason):
+            raise
+        log(f"transformers answers, slower than the engine would: {reason}.")
+        return None
+    return ours
 
 
 def context_of(model: Any) -> int | None:

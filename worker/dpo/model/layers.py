@@ -89,19 +89,19 @@ def _read_forward(inner: Callable, x: Tensor) -> Tensor:
 
 def _forward_for(module: nn.Module, inside_lora: set[int]) -> _Cheaper | None:
     if isinstance(module, LoraLinear):
-        return _Cheaper(_lora_forward, module) if _is_plain_lora(module) else None
+        return _Cheaper(_lora_forward, module) if is_plain_lora(module) else None
     if type(module) is nn.Linear and id(module) not in inside_lora:
         return _Cheaper(_linear_forward, module)
     if type(module).__name__.endswith("RMSNorm") and (offset := _norm_offset(module)) is not None:
         return _Cheaper(_norm_forward, module, _epsilon(module), offset)
     if _is_gated_silu(module):
         down = module.down_proj
-        known = _is_plain_lora(down) if isinstance(down, LoraLinear) else type(down) is nn.Linear
+        known = is_plain_lora(down) if isinstance(down, LoraLinear) else type(down) is nn.Linear
         return _Cheaper(_mlp_forward if known else _half_mlp_forward, module)
     return None
 
 
-def _is_plain_lora(module: LoraLinear) -> bool:
+def is_plain_lora(module: LoraLinear) -> bool:
     """One active adapter of the original kind on an ordinary linear layer, neither merged nor with dropout."""
     return (
         type(module.base_layer) is nn.Linear

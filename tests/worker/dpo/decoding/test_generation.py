@@ -5,7 +5,9 @@ import torch
 
 from tests.worker.dpo.tiny import tiny_llama, tiny_tokenizer, toy_pairs
 from worker.dpo.data.pairs import Prompt
+from worker.dpo.decoding import plain
 from worker.dpo.decoding.generation import generate
+from worker.dpo.decoding.lines import Limits, lines_of
 from worker.dpo.decoding.sampling import Sampling, choose
 
 PROMPTS = [Prompt(number, pair["prompt"]) for number, pair in enumerate(toy_pairs(3), start=1)]
@@ -105,14 +107,15 @@ def test_sampled_tokens_have_the_probabilities_of_the_softmax():
 
 
 def test_a_recurrent_model_is_never_given_padding(monkeypatch):
-    model, tokenizer, widths = tiny_llama(seed=3), tiny_tokenizer(), []
+    model, widths = tiny_llama(seed=3), []
 
     def answer(self, inputs, **kept):
         widths.append(inputs.shape[0])
         return inputs
 
     monkeypatch.setattr(type(model), "generate", answer)
-    generate(model, tokenizer, PROMPTS)
+    lines = list(lines_of([[4, 5], [6], [7]], samples=1, seed=0))
+    list(plain.write(model, lines, Sampling(), Limits(frozenset({2}), 4, 8)))
     model.config.layer_types = ["linear_attention"] * model.config.num_hidden_layers
-    generate(model, tokenizer, PROMPTS)
+    list(plain.write(model, lines, Sampling(), Limits(frozenset({2}), 4, 8)))
     assert widths == [3, 1, 1, 1]
