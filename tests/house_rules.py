@@ -17,7 +17,11 @@ LINE_LIMIT = 300
 BANNER = re.compile(r"^\s*#\s*-{3}", re.MULTILINE)
 MAY_ASK_FOR_THEIR_FILE = {"app/paths.py", "app/bootstrap.py", "worker/dpo/ground/cache.py"}
 # Each table that has a state, and the one module that makes its rows and writes that state.
-WRITERS_OF_STATE = {"Slot": "app/services/collecting/slots.py", "Job": "app/services/jobs/jobs.py"}
+WRITERS_OF_STATE = {
+    "Slot": "app/services/collecting/slots.py",
+    "Job": "app/services/jobs/jobs.py",
+    "Evaluation": "app/services/loop/evaluations.py",
+}
 SHARED_BY_KINDS = {"kind", "registry"}
 
 

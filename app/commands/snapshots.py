@@ -104,7 +104,7 @@ def export(
         return
     with read_session() as session:
         frozen = snapshots.get(session, row.id)
-    for split in Split:
+    for split in (Split.TRAIN, Split.EVAL):
         _write(frozen.project, form, container, out, frozen, split)
 
 

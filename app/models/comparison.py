@@ -11,8 +11,11 @@ from app.models.base import Base, JsonOrNull, now, string_enum
 
 
 class Split(StrEnum):
+    """`kept` prompts serve evaluations alone: nobody is asked about ordinary pairs of theirs, and no run learns from them."""
+
     TRAIN = "train"
     EVAL = "eval"
+    KEPT = "kept"
 
 
 class PromptGroup(Base):
@@ -155,7 +158,7 @@ class Slot(Base):
     `project_id` and `priority` repeat the comparison's, and `place` is the slot's place in the order of asking, so that the next
     slot is one index lookup: by priority, highest first, then ordinal, then comparison. A slot that was opened again is
     asked for before that order (`reopened_at`). Unique (comparison, holder): nobody gets two slots of one comparison.
-    `lease_token` names the Showing that the holder answers.
+    `lease_token` names the Showing that the holder answers. Slots of an evaluation (`evaluation_id`) stand in no ordinary order.
     """
 
     __tablename__ = "slots"
@@ -178,12 +181,21 @@ class Slot(Base):
         *(
             Index(name, "project_id", *more, sqlite_where=text(where), postgresql_where=text(where))
             for name, more, where in (
-                ("ix_slots_next", ["place"], "state = 'open' AND reopened_at IS NULL"),
-                ("ix_slots_reopened", ["reopened_at"], "reopened_at IS NOT NULL"),
+                ("ix_slots_next", ["place"], "state = 'open' AND reopened_at IS NULL AND evaluation_id IS NULL"),
+                ("ix_slots_reopened", ["reopened_at"], "reopened_at IS NOT NULL AND evaluation_id IS NULL"),
                 ("ix_slots_held", ["holder_id", "leased_until"], "state = 'leased'"),
-                ("ix_slots_leased", ["leased_until"], "state = 'leased'"),
+                ("ix_slots_leased", ["leased_until"], "state = 'leased' AND evaluation_id IS NULL"),
             )
         ),
+        Index(
+            "ix_slots_evaluation",
+            "evaluation_id",
+            "comparison_id",
+            "ordinal",
+            sqlite_where=text("state <> 'done' AND evaluation_id IS NOT NULL"),
+            postgresql_where=text("state <> 'done' AND evaluation_id IS NOT NULL"),
+        ),
+        CheckConstraint("evaluation_id IS NULL OR reopened_at IS NULL", name="evaluation"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -197,6 +209,7 @@ class Slot(Base):
     leased_until: Mapped[datetime | None]
     place: Mapped[int] = mapped_column(BigInteger)
     reopened_at: Mapped[datetime | None]
+    evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"))
 
 
 class Showing(Base):

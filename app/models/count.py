@@ -10,7 +10,8 @@ from app.models.base import Base
 
 class ProjectCount(Base):
     """What an import, or a change of a project's rules, counts: comparisons, of these gold questions (`golds`) and those whose
-    prompt is kept for evaluation (`evals`), and wanted judgments. `arrivals` goes up whenever slots come.
+    prompt is kept for evaluation (`evals`), and wanted judgments. `arrivals` goes up whenever slots come. `asking`:
+    evaluations that ask now; their pairs count as wanted judgments only.
 
     `offered` (comparisons with an open slot) and `judged` (comparisons without one that waits) are sums: this row's part
     and those of all EvaluatorCounts.
@@ -26,6 +27,7 @@ class ProjectCount(Base):
     offered: Mapped[int] = mapped_column(default=0)
     judged: Mapped[int] = mapped_column(default=0)
     arrivals: Mapped[int] = mapped_column(default=0)
+    asking: Mapped[int] = mapped_column(default=0)
 
 
 class EvaluatorCount(Base):

@@ -38,8 +38,9 @@ class Evaluation(Base):
 
     The opponent is a checkpoint, or the base model that `opponent_model` names. `goal`, `margin`, `maximum` and
     `confidence` are those of stats.loop.decision.Plan; `votes` are wanted of each prompt; `both_bad` and `skips` say how
-    these choices count. `share` is the percentage of evaluation pairs in the queue. `verdict` is the newest, as
-    services.loop.verdicts wrote it at `verdict_at`, and `word` its word.
+    these choices count. `share` is the percentage of evaluation pairs in the queue. `stop` is why it was decided
+    (stats.loop.decision.Stop), `reason` why it was stopped or is void. `verdict` is the newest, as services.loop.verdicts
+    wrote it at `verdict_at`, and `word` its word.
     """
 
     __tablename__ = "evaluations"
@@ -74,6 +75,7 @@ class Evaluation(Base):
     plan_sha256: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     reason: Mapped[str] = mapped_column(String(500), default="")
+    stop: Mapped[str] = mapped_column(String(24), default="")
     word: Mapped[str] = mapped_column(String(24), default="")
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JsonOrNull)
     verdict_at: Mapped[datetime | None]

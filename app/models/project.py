@@ -11,7 +11,8 @@ from app.models.base import Base, now
 class Project(Base):
     """`eval_percent` of the prompts, picked by content hash, are never trained on. `pairs_version` counts the transactions that
     stored pairs, so that who looked before one can tell that nothing was added since. `open_to_everybody`: each account acts
-    in it by the account's own role; else only its members and admins know of it."""
+    in it by the account's own role; else only its members and admins know of it. `evaluates_runs`: a run that succeeds is
+    compared blind with its parent by itself."""
 
     __tablename__ = "projects"
     __table_args__ = (
@@ -33,6 +34,7 @@ class Project(Base):
     daily_goal: Mapped[int] = mapped_column(default=60)
     eval_percent: Mapped[int] = mapped_column(default=10)
     default_base_model: Mapped[str] = mapped_column(String(255), default="")
+    evaluates_runs: Mapped[bool] = mapped_column(default=False)
     pairs_version: Mapped[int] = mapped_column(default=0)
     is_demo: Mapped[bool] = mapped_column(default=False)
     open_to_everybody: Mapped[bool] = mapped_column(default=False)

@@ -55,7 +55,7 @@ def show(request: Request, session: SessionDep, here: EngineerDep) -> Response:
 def _contents(newest: list[Snapshot]) -> list[tuple[str, str]]:
     contents = [("own", "Everything, with every vote: Prefloop's own form")]
     for row in newest:
-        for split in Split:
+        for split in (Split.TRAIN, Split.EVAL):
             contents += [
                 (f"{form.value}:{row.id}:{split.value}", f"Snapshot {row.number}, {split.value}: {words}")
                 for form, words in ((ExtractForm.TRL, "TRL"), (ExtractForm.OPENAI, "OpenAI's preference form"))

@@ -19,7 +19,7 @@ from app.models import EvaluatorCount, Judgment, Project, ProjectCount
 from app.models.base import UTCDateTime
 
 PENDING = "counts"  # in session.info: [(transaction, project, person or None, changes)]
-OF_PROJECT = ("comparisons", "golds", "evals", "wanted", "offered", "judged", "arrivals")
+OF_PROJECT = ("comparisons", "golds", "evals", "wanted", "offered", "judged", "arrivals", "asking")
 OF_EVALUATOR = ("stored", "judgments", "imported", "done", "known_offered", "offered", "judged")
 REACHED = ("place", "place_arrivals", "reopened_until")  # replaced where given, while the others are added to
 Changes = dict[str, Any]
@@ -46,7 +46,10 @@ ADD_TO_EVALUATOR = _upsert("evaluator_counts", ("project_id", "user_id"), OF_EVA
 class Figures:
     """Of a project: `comparisons` (`golds` and `evals` of these), slots `wanted` and `done`, comparisons that are `offered` (a slot
     is open) or `judged` (no slot waits), current `judgments`, and all that were ever `stored`. Of one person: `mine`,
-    current judgments that weren't imported, and `known_offered`, offered comparisons that they have judged."""
+    current judgments that weren't imported, and `known_offered`, offered comparisons that they have judged.
+
+    Slots and judgments of evaluations are among `wanted`, `done`, `judgments`, `stored` and `mine`, or these would tell them apart;
+    their comparisons are nowhere. `asking`: evaluations that ask now."""
 
     comparisons: int = 0
     golds: int = 0
@@ -59,6 +62,7 @@ class Figures:
     stored: int = 0
     mine: int = 0
     known_offered: int = 0
+    asking: int = 0
 
 
 def _sum(column: Any) -> Any:
@@ -80,6 +84,7 @@ FIGURES = (
         *(_sum(getattr(EvaluatorCount, name)) for name in ("done", "judgments", "stored")),
         _own(EvaluatorCount.judgments - EvaluatorCount.imported),
         _own(EvaluatorCount.known_offered),
+        func.coalesce(ProjectCount.asking, 0),
     )
     .outerjoin(ProjectCount, ProjectCount.project_id == Project.id)
     .outerjoin(EvaluatorCount, EvaluatorCount.project_id == Project.id)

@@ -13,6 +13,8 @@ from app.models import Comparison, Judgment, JudgmentSource, Project, Prompt, Re
 from app.models.base import insert_row
 from app.models.base import now as utc_now
 from app.services.collecting import places, slots
+from app.services.collecting.blind import looks
+from app.services.collecting.blind import slots as blind_slots
 from app.services.collecting.messages import Message
 from app.services.collecting.places import Waiting
 
@@ -159,7 +161,15 @@ def _fresh(
 ) -> Showing | None:
     """A pair that this person hasn't seen, on sides that are drawn now."""
     token = new_token()
-    comparison_id = slots.take(session, waiting, project=project, user=user, token=token, now=now, until=until)
+    comparison_id = None
+    for evaluation_id in looks.turns(session, project_id=project.id) if waiting.asking else (None,):
+        comparison_id = (
+            slots.take(session, waiting, project=project, user=user, token=token, now=now, until=until)
+            if evaluation_id is None
+            else blind_slots.take(session, evaluation_id=evaluation_id, user=user, token=token, now=now, until=until)
+        )
+        if comparison_id is not None:
+            break
     if comparison_id is None:
         return None
     first_side = secrets.choice((Side.LEFT, Side.RIGHT))

@@ -29,6 +29,7 @@ from app.models.base import UTCDateTime
 from app.models.base import now as utc_now
 from app.paging import Page, Stretch
 from app.services.collecting import counts, places
+from app.services.collecting.blind import looks
 from app.services.collecting.judgments import SideChoice, side_of
 from app.services.collecting.messages import Message
 
@@ -114,7 +115,7 @@ def comparisons(
     Filters on a large project give a Stretch from the comparison behind `after`: to count all that match would take longer
     than a page may.
     """
-    of_project = select(Comparison.id).where(Comparison.project_id == project.id)
+    of_project = select(Comparison.id).where(Comparison.project_id == project.id, Comparison.evaluation_id.is_(None))
     if filters.import_id is not None:  # its own index alone: an import may be the last of many
         theirs = session.scalar(select(Import.project_id).where(Import.id == filters.import_id)) == project.id
         of_project = select(Comparison.id).where(Comparison.import_id == filters.import_id, literal(theirs))
@@ -209,13 +210,14 @@ def progress(session: Session, *, project: Project, user: User, now: datetime | 
     day = {"midnight": midnight, "next_midnight": midnight + timedelta(days=1)}
     row = connection_of(session).execute(PROGRESS, where | day).one()
     kept = counts.with_pending(session, row, user.id)
+    blind = looks.waiting(session, project_id=project.id, user_id=user.id, now=now) if kept.asking else 0
     return Progress(
         today=row.today,
         goal=project.daily_goal,
         mine=kept.mine,
         done=kept.done,
         wanted=kept.wanted,
-        waiting_for_me=kept.offered - kept.known_offered + row.coming_free,
+        waiting_for_me=kept.offered - kept.known_offered + row.coming_free + blind,
     )
 
 

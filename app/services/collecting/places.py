@@ -36,8 +36,10 @@ NOW = bindparam("now", type_=UTCDateTime())
 # In words, not as a parameter: that is how a database knows which index answers.
 IS_OPEN = Slot.state == literal_column("'open'")
 IS_LEASED = Slot.state == literal_column("'leased'")
-IS_REOPENED = Slot.reopened_at.is_not(None)
-IS_NEW = IS_OPEN & Slot.reopened_at.is_(None)
+# Slots of evaluations stand in none of these orders: collecting.blind looks for them.
+IS_ORDINARY = Slot.evaluation_id.is_(None)
+IS_REOPENED = Slot.reopened_at.is_not(None) & IS_ORDINARY
+IS_NEW = IS_OPEN & Slot.reopened_at.is_(None) & IS_ORDINARY
 RAN_OUT = IS_LEASED & (Slot.leased_until < NOW)
 # Whether the person has judged (or skipped) a slot's comparison.
 IS_JUDGED = exists().where(Judgment.comparison_id == Slot.comparison_id, Judgment.user_id == USER).correlate(Slot)
@@ -46,13 +48,14 @@ IS_JUDGED = exists().where(Judgment.comparison_id == Slot.comparison_id, Judgmen
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """What waits for a person: the slot that they hold, since when a lease of somebody else's has run out, since when a slot is open
-    again, and the first open `place`. `arrivals` of slots in the project at that moment."""
+    again, and the first open `place`. `arrivals` of slots in the project at that moment, and evaluations that are `asking`."""
 
     arrivals: int
     held: int | None
     ran_out: datetime | None
     reopened: datetime | None
     place: int | None
+    asking: int = 0
 
 
 def place_of(priority: int, ordinal: int, comparison_id: int) -> int:
@@ -76,11 +79,12 @@ LOOK = (
     select(
         ProjectCount.arrivals,
         _first(Slot.id, IS_LEASED, Slot.holder_id == USER, order=Slot.leased_until.desc()).scalar_subquery(),
-        _first(Slot.leased_until, RAN_OUT, ~IS_JUDGED, order=Slot.leased_until).scalar_subquery(),
+        _first(Slot.leased_until, RAN_OUT & IS_ORDINARY, ~IS_JUDGED, order=Slot.leased_until).scalar_subquery(),
         _first(
             Slot.reopened_at, IS_REOPENED, Slot.reopened_at >= _SINCE, ~IS_JUDGED, order=Slot.reopened_at
         ).scalar_subquery(),
         _first(Slot.place, IS_NEW, Slot.place > _REACHED, ~IS_JUDGED, order=Slot.place).scalar_subquery(),
+        ProjectCount.asking,
     )
     .outerjoin(
         EvaluatorCount, (EvaluatorCount.project_id == ProjectCount.project_id) & (EvaluatorCount.user_id == USER)
@@ -98,7 +102,7 @@ def look(session: Session, *, project: Project, user: User, now: datetime) -> Wa
 _IS_OFFERED = exists().where(OTHER.comparison_id == Slot.comparison_id, OTHER.state == literal_column("'open'"))
 _HELD, _FREE = (
     select(Slot.project_id, Slot.comparison_id).where(which, Slot.project_id == PROJECT, ~_IS_OFFERED, ~IS_JUDGED)
-    for which in (IS_LEASED & (Slot.holder_id == USER), RAN_OUT)
+    for which in (IS_LEASED & (Slot.holder_id == USER) & IS_ORDINARY, RAN_OUT & IS_ORDINARY)
 )
 # Comparisons without an open slot of which the person holds one, or could get one whose lease ran out.
 COMING_FREE = select(func.count()).select_from(_HELD.union(_FREE).subquery())

@@ -15,6 +15,7 @@ from app.services.accounts import access, audit, members
 from app.services.accounts.access import Caller
 from app.services.collecting import counts, places, slots, typed_text
 from app.services.collecting import guidelines as guideline_texts
+from app.services.collecting.blind import looks
 
 SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 RESERVED_SLUGS = frozenset({"new"})
@@ -30,6 +31,7 @@ RULES = frozenset(
         "default_base_model",
         "is_demo",
         "open_to_everybody",
+        "evaluates_runs",
     }
 )
 LIMITS = {
@@ -106,6 +108,8 @@ def listing(session: Session, *, caller: Caller) -> list[Overview]:
     all_kept = counts.by_project(session, user_id=caller.user_id)
     kept = {project.id: all_kept[project.id] for project, _ in rows}
     waiting = places.waiting(session, kept, user_id=caller.user_id, now=now())
+    for project_id in [project_id for project_id, figures in kept.items() if figures.asking]:
+        waiting[project_id] += looks.waiting(session, project_id=project_id, user_id=caller.user_id, now=now())
     return [
         Overview(
             project,

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session, aliased
 
 from app.models import (
     Comparison,
+    Evaluation,
+    EvaluationState,
     EvaluatorCount,
     Judgment,
     JudgmentSource,
@@ -111,7 +113,7 @@ def _kept(session: Session, project_id: int | None) -> Iterator[Rows]:
 
 
 def _counted(session: Session, project_id: int | None) -> Iterator[Rows]:
-    is_current = ~Judgment.superseded
+    is_current, is_ordinary = ~Judgment.superseded, Slot.evaluation_id.is_(None)
     statements: tuple[tuple[tuple[str, ...], Any], ...] = (
         (
             ("comparisons", "golds", "evals"),
@@ -123,6 +125,7 @@ def _counted(session: Session, project_id: int | None) -> Iterator[Rows]:
                 func.count().filter(Prompt.split == Split.EVAL),
             )
             .join(Prompt, Prompt.id == Comparison.prompt_id)
+            .where(Comparison.evaluation_id.is_(None))
             .group_by(Comparison.project_id),
         ),
         (
@@ -131,9 +134,15 @@ def _counted(session: Session, project_id: int | None) -> Iterator[Rows]:
                 Slot.project_id,
                 NOBODY,
                 func.count(),
-                func.count(Slot.comparison_id.distinct()).filter(Slot.state == SlotState.OPEN),
-                func.count(Slot.comparison_id.distinct()).filter(Slot.state != SlotState.DONE),
+                func.count(Slot.comparison_id.distinct()).filter(Slot.state == SlotState.OPEN, is_ordinary),
+                func.count(Slot.comparison_id.distinct()).filter(Slot.state != SlotState.DONE, is_ordinary),
             ).group_by(Slot.project_id),
+        ),
+        (
+            ("asking",),
+            select(Evaluation.project_id, NOBODY, func.count())
+            .where(Evaluation.state == EvaluationState.ASKING)
+            .group_by(Evaluation.project_id),
         ),
         (
             ("stored", "judgments", "imported"),
@@ -154,7 +163,13 @@ def _counted(session: Session, project_id: int | None) -> Iterator[Rows]:
         (
             ("known_offered",),
             select(Judgment.project_id, Judgment.user_id, func.count(Judgment.comparison_id.distinct()))
-            .where(exists().where(OPEN.comparison_id == Judgment.comparison_id, OPEN.state == SlotState.OPEN))
+            .where(
+                exists().where(
+                    OPEN.comparison_id == Judgment.comparison_id,
+                    OPEN.state == SlotState.OPEN,
+                    OPEN.evaluation_id.is_(None),
+                )
+            )
             .group_by(Judgment.project_id, Judgment.user_id),
         ),
     )

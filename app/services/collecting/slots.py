@@ -1,4 +1,4 @@
-"""Slots, the wanted judgments: the only code that writes them, so that each one is whole in every state.
+"""Slots, the wanted judgments: the code that writes them, so that each one is whole in every state.
 
 | state | holder | lease (token and until) |
 |---|---|---|
@@ -7,7 +7,7 @@
 | done | whose judgment it is | none: nobody waits for anybody |
 
 CHECKs hold that. A judgment fills a slot wherever it comes from: an imported one that of the person who imported it. A skip
-fills none. A late judgment, for which no slot was left, is kept without one.
+fills none. A late judgment, for which no slot was left, is kept without one. Evaluations' slots are opened by `blind.slots`.
 """
 
 from collections.abc import Collection, Mapping
@@ -147,7 +147,7 @@ def _taking(free: ColumnElement[bool], order: Any) -> Any:
     )
 
 
-TAKE_RAN_OUT = _taking(IS_LEASED & (Slot.leased_until < bindparam("now", type_=UTCDateTime())), Slot.leased_until)
+TAKE_RAN_OUT = _taking(places.RAN_OUT & places.IS_ORDINARY, Slot.leased_until)
 TAKE_REOPENED = _taking(IS_REOPENED & (Slot.reopened_at >= BEGIN), Slot.reopened_at)
 TAKE_PLACE = _taking(IS_NEW & (Slot.place >= bindparam("begin", type_=BigInteger)), Slot.place)
 
@@ -155,7 +155,7 @@ TAKE_PLACE = _taking(IS_NEW & (Slot.place >= bindparam("begin", type_=BigInteger
 def take(
     session: Session, waiting: Waiting, *, project: Project, user: User, token: str, now: datetime, until: datetime
 ) -> int | None:
-    """Leases a slot to this person and returns its comparison's id, or None where nothing waits for them.
+    """Leases an ordinary slot to this person and returns its comparison's id, or None where nothing waits for them.
 
     First comes what was next before: a slot whose lease ran out, then one that was opened again; then the first place. Each is
     one conditional UPDATE of one row: whoever asks at the same time passes over it, and over its comparison, to the next.
@@ -194,15 +194,16 @@ def settle(session: Session, *, project_id: int, comparison_ids: Collection[int]
             (row for row in by_ordinal if row.is_free), None
         )
         opens = sum(row.state is SlotState.OPEN for row in by_ordinal)
+        is_ordinary = by_ordinal[0].evaluation_id is None
         if chosen is not None:
             changed.slots[comparison_id] = chosen.id
             if chosen.state is not SlotState.DONE:
                 done += 1
-                judged += all(row is chosen or row.state is SlotState.DONE for row in by_ordinal)
-            if chosen.state is SlotState.OPEN and opens == 1:
+                judged += is_ordinary and all(row is chosen or row.state is SlotState.DONE for row in by_ordinal)
+            if is_ordinary and chosen.state is SlotState.OPEN and opens == 1:
                 closed.append(comparison_id)
                 opens = 0
-        if opens:
+        if opens and is_ordinary:
             changed.offered.add(comparison_id)
     if changed.slots:
         connection_of(session).execute(FILL, {"slots": list(changed.slots.values()), "user": user.id})
@@ -217,18 +218,20 @@ def open_again(
     """Gives this person's slot of a comparison back to everybody; with a token, only while that lease holds it."""
     rows = list(_locked(session, [comparison_id], user, now))
     theirs = next((row for row in rows if row.is_theirs and token in (None, row.lease_token)), None)
-    was_offered = any(row.state is SlotState.OPEN for row in rows)
+    is_ordinary = all(row.evaluation_id is None for row in rows)
+    was_offered = is_ordinary and any(row.state is SlotState.OPEN for row in rows)
     if theirs is None:
         return Changed(offered={comparison_id} if was_offered else set())
+    opened_at = now if is_ordinary else None  # an evaluation's slots have one order
     session.execute(
-        update(Slot).where(Slot.id == theirs.id).values(**OPENED, reopened_at=now), execution_options=UNMATCHED
+        update(Slot).where(Slot.id == theirs.id).values(**OPENED, reopened_at=opened_at), execution_options=UNMATCHED
     )
     if theirs.state is SlotState.DONE:
-        was_judged = all(row.state is SlotState.DONE for row in rows)
+        was_judged = is_ordinary and all(row.state is SlotState.DONE for row in rows)
         counts.note(session, project_id=project_id, user_id=user.id, done=-1, judged=-was_judged)
-    opened = [] if was_offered else [comparison_id]
+    opened = [] if was_offered or not is_ordinary else [comparison_id]
     counts.note_offers(session, project_id=project_id, user_id=user.id, opened=opened, closed=[])
-    return Changed({comparison_id: theirs.id}, {comparison_id})
+    return Changed({comparison_id: theirs.id}, {comparison_id} if is_ordinary else set())
 
 
 def match(session: Session, *, project: Project) -> None:
@@ -244,7 +247,7 @@ def match(session: Session, *, project: Project) -> None:
         .scalar_subquery()
     )
     session.execute(
-        delete_rows(Slot).where(Slot.project_id == project.id, Slot.state == SlotState.OPEN, before >= wanted),
+        delete_rows(Slot).where(Slot.project_id == project.id, places.IS_OPEN & places.IS_ORDINARY, before >= wanted),
         execution_options=UNMATCHED,
     )
     place = PLACE.replace("priority", "comparisons.priority").replace("comparison_id", "comparisons.id")
@@ -259,7 +262,7 @@ def match(session: Session, *, project: Project) -> None:
             literal_column(place.format(ordinal=ordinal)),
             literal(SlotState.OPEN.value),
         ).where(
-            Comparison.project_id == project.id,
+            (Comparison.project_id == project.id) & Comparison.evaluation_id.is_(None),
             have < wanted,
             ~exists().where(Slot.comparison_id == Comparison.id, Slot.ordinal == ordinal),
         )
@@ -277,6 +280,7 @@ LOCKED = (
         Slot.ordinal,
         Slot.state,
         Slot.lease_token,
+        Slot.evaluation_id,
         func.coalesce(Slot.holder_id == USER, False).label("is_theirs"),
         or_(Slot.state == SlotState.OPEN, places.RAN_OUT).label("is_free"),
     )

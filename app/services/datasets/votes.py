@@ -30,7 +30,9 @@ def decided(session: Session, *, project: Project, rule: Rule, collected: Collec
     Reads votes and lengths, no texts, and keeps none. `collected` is whole once all pairs were taken.
     """
     kept, gold_kept = session.execute(
-        select(func.count(), func.count(Comparison.gold_choice)).where(Comparison.project_id == project.id)
+        select(func.count(), func.count(Comparison.gold_choice)).where(
+            Comparison.project_id == project.id, Comparison.evaluation_id.is_(None)
+        )
     ).one()
     collected.comparisons, collected.left_out["gold"] = kept, gold_kept
     leaking = frozenset[int]() if rule.include_near_duplicates else _on_both_sides(session, project)
@@ -118,7 +120,7 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
         .join(first, first.id == Comparison.first_response_id)
         .join(second, second.id == Comparison.second_response_id)
         .join(Judgment, (Judgment.comparison_id == Comparison.id) & ~Judgment.superseded)
-        .where(Comparison.project_id == project.id)
+        .where(Comparison.project_id == project.id, Comparison.evaluation_id.is_(None))
         .order_by(Comparison.id, Judgment.id)
     )
     yield from session.execute(query.execution_options(yield_per=2000))
