@@ -57,6 +57,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "members": ("projects", "members", "Members of projects."),
     "snapshot": ("snapshots", "snapshot", "Frozen datasets."),
     "jobs": ("jobs", "jobs", "Jobs: training runs, exports."),
+    "verdict": (
+        "loop.verdicts",
+        "verdict",
+        "Show what an evaluation came to; with --wait the exit code says it: 0 goal, 1 worse, 2 undecided, 3 void, 4 timeout.",
+    ),
     "checkpoints": ("checkpoints", "checkpoints", "What training runs saved."),
     "models": ("models", "models", "Base models on this machine."),
 }

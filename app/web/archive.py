@@ -6,8 +6,9 @@ time, and a broken-off download goes on where it stopped.
 
 import hashlib
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from app.storage import StoredFile
 
@@ -39,10 +40,13 @@ def stored(file: StoredFile) -> Content:
     return Content((Part(file.size, key=file.key),) if file.size else (), file.size, file.sha256)
 
 
-def tar(files: Sequence[StoredFile], *, folder: str, mtime: int) -> Content:
+def tar(
+    files: Sequence[StoredFile], *, folder: str, mtime: int, texts: Mapping[str, str] = MappingProxyType({})
+) -> Content:
     """An archive of the files in order, in one folder, all with the same time (Unix seconds), owner and rights.
 
-    Its hash is over headers and file hashes: it names the content without reading it.
+    `texts`: further files, by name, that nobody stored. The hash is over headers and file hashes: it names the content
+    without reading it.
     """
     parts: list[Part] = []
     digest = hashlib.sha256()
@@ -54,6 +58,14 @@ def tar(files: Sequence[StoredFile], *, folder: str, mtime: int) -> Content:
         if padding := -file.size % BLOCK:
             parts.append(Part(padding, data=bytes(padding)))
         digest.update(header + file.sha256.encode())
+    for name, text in texts.items():
+        data = text.encode()
+        info = tarfile.TarInfo(f"{folder}/{name}")
+        info.size, info.mtime, info.mode = len(data), mtime, 0o644
+        header = info.tobuf(tarfile.PAX_FORMAT)
+        whole = header + data + bytes(-len(data) % BLOCK)
+        parts.append(Part(len(whole), data=whole))
+        digest.update(whole)
     end = 2 * BLOCK
     end += -(sum(part.size for part in parts) + end) % RECORD
     parts.append(Part(end, data=bytes(end)))

@@ -16,6 +16,8 @@ from app.errors import NotFound
 from app.services.datasets import snapshots
 from app.services.datasets.extracts import extracts
 from app.services.datasets.extracts.containers import MEDIA_TYPES
+from app.services.loop import verdicts
+from app.services.loop.verdict import card
 from app.services.training import checkpoints, exports
 from app.storage import Storage
 from app.web.archive import Content, stored, tar
@@ -109,13 +111,19 @@ def send_checkpoint_file(
 
 
 def send_checkpoint_archive(request: Request, session: Session, storage: Storage, *, checkpoint_id: int) -> Response:
-    """All files of a checkpoint as one tar, in a folder of its own. Raises NotFound."""
+    """All files of a checkpoint as one tar, in a folder of its own, with what blind evaluations of it came to. Raises NotFound."""
     checkpoint = checkpoints.get(session, checkpoint_id)
     folder = checkpoints.folder_name(checkpoint)
+    verdict = card.text(verdicts.ended_of(session, checkpoint_id=checkpoint_id))
     return send(
         request,
         storage,
-        tar(checkpoint.files, folder=folder, mtime=int(checkpoint.created_at.timestamp())),
+        tar(
+            checkpoint.files,
+            folder=folder,
+            mtime=int(checkpoint.created_at.timestamp()),
+            texts={card.FILE: verdict} if verdict else {},
+        ),
         filename=f"{folder}.tar",
         media_type="application/x-tar",
         modified=checkpoint.created_at,

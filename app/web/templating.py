@@ -45,6 +45,7 @@ SECTIONS = {
     "train": "runs",
     "jobs": "runs",
     "checkpoints": "checkpoints",
+    "evaluations": "checkpoints",
     "people": "people",
     "workers": "workers",
     "audit": "audit",

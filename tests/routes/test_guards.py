@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import write_session
-from app.models import Container, ExtractForm, Project, ProjectRole, Role, User
+from app.models import Container, Evaluation, ExtractForm, Project, ProjectRole, Role, User
 from app.services.accounts import access, members, tokens
 from app.services.collecting.imports import load
 from app.services.datasets.extracts import extracts
@@ -100,6 +100,8 @@ LEADS = {
     "POST /projects/{slug}/guidelines/preview",
     "GET /projects/{slug}/data",
     "GET /comparisons/{comparison_id}",
+    "GET /projects/{slug}/evaluations/{number}",
+    "GET /api/v1/evaluations/{evaluation_id}/verdict",
     "GET /projects/{slug}/import",
     "POST /projects/{slug}/import",
     "GET /imports/{import_id}",
@@ -126,7 +128,7 @@ LEADS = {
     "GET /api/v1/snapshots/{snapshot_id}",
 }
 # What an address holds beside the values that lead to a project: parts of such a thing, and what belongs to an account.
-PARTS = {"name", "format", "username"}
+PARTS = {"name", "format", "username", "number"}
 OF_ACCOUNTS = {"session_id", "token_id", "link_id", "username"}
 
 
@@ -164,8 +166,24 @@ def world(engine: Engine, settings: Settings, factory: Factory) -> World:
             snapshot=None,
             split=None,
         )
+        evaluation = Evaluation(
+            project_id=project.id,
+            number=1,
+            checkpoint_id=checkpoint.id,
+            opponent_model="tiny",
+            goal="superiority",
+            margin=0.05,
+            maximum=10,
+            prompts={},
+            sampling={},
+            seed=1,
+            plan_sha256="ab" * 32,
+        )
+        session.add(evaluation)
     values = {
         "slug": project.slug,
+        "evaluation_id": str(evaluation.id),
+        "number": "1",
         "comparison_id": "1",
         "import_id": str(row.id),
         "extract_id": str(extract.id),
@@ -173,7 +191,7 @@ def world(engine: Engine, settings: Settings, factory: Factory) -> World:
         "job_id": str(run.job_id),
         "checkpoint_id": str(checkpoint.id),
     }
-    assert set(values) == set(access.OF), "something of each kind"
+    assert set(values) - PARTS == set(access.OF), "something of each kind"
     return World(project, values)
 
 

@@ -6,13 +6,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
+from app.config import Settings
 from app.db import read_session, write_session
 from app.models import Checkpoint, ExportFormat, Project
 from app.paging import Page
+from app.routes.loop import verdict_panel
 from app.routes.training import run_page
 from app.routes.training.export_panel import Panel, panel
 from app.routes.training.run_page import Setting
+from app.services.loop import verdicts
+from app.services.loop.verdict import card
+from app.services.loop.verdict.shape import Kept
 from app.services.training import checkpoints, exports, loading, outcome
 from app.services.training.outcome import Verdict
 from app.storage import Storage
@@ -24,6 +30,7 @@ router = APIRouter()
 
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 LARGEST_CARD = 200_000
+MOST_VERDICTS = 3  # of a checkpoint's page; the others are a link away
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,7 @@ class CheckpointPage:
     card: str
     configuration: list[tuple[str, list[Setting]]]
     exports: Panel
+    panels: list[verdict_panel.Panel]
 
 
 @router.get("/projects/{slug}/checkpoints")
@@ -65,10 +73,20 @@ def listing(request: Request, session: SessionDep, here: EngineerDep, page: int 
 def show(
     checkpoint_id: RowId,
     request: Request,
-    session: SessionDep,
-    _: EngineerDep,
+    engine: EngineDep,
+    here: EngineerUploaderDep,
     settings: SettingsDep,
     storage: StorageDep,
+) -> Response:
+    with read_session(engine) as session:
+        evaluated = [row.id for row in verdicts.of_checkpoint(session, checkpoint_id=checkpoint_id)[:MOST_VERDICTS]]
+    told = [verdicts.current(engine, evaluation_id) for evaluation_id in evaluated]
+    with read_session(engine) as session:
+        return _page(request, session, checkpoint_id, settings, storage, told)
+
+
+def _page(
+    request: Request, session: Session, checkpoint_id: int, settings: Settings, storage: Storage, told: list[Kept]
 ) -> Response:
     row = checkpoints.get(session, checkpoint_id)
     is_adapter = loading.is_adapter(row)
@@ -87,9 +105,10 @@ def show(
             snippet=loading.snippet(row, folder=folder, settings=settings),
             is_adapter=is_adapter,
             note=str(base.get("note") or ""),
-            card=_card(row, storage),
+            card=f"{_card(row, storage)}\n\n{card.text(told)}".strip(),
             configuration=run_page.configuration(row.provenance.get("config") or {}),
             exports=panel(session, checkpoint=row, settings=settings, storage=storage, is_adapter=is_adapter),
+            panels=[verdict_panel.panel(one, row.run.job.project) for one in told],
         ),
         block="exports" if is_fragment(request) else None,
     )

@@ -12,6 +12,7 @@ from app.errors import NotFound
 from app.models import (
     Checkpoint,
     Comparison,
+    Evaluation,
     Extract,
     Import,
     Job,
@@ -67,6 +68,7 @@ OF = {
     "import_id": lambda value: _of_row(Import.project_id, Import.id, value),
     "extract_id": lambda value: _of_row(Extract.project_id, Extract.id, value),
     "checkpoint_id": _of_checkpoint,
+    "evaluation_id": lambda value: _of_row(Evaluation.project_id, Evaluation.id, value),
     "slug": lambda value: _of_row(Project.id, Project.slug, value),
 }
 MISSING = {
@@ -76,6 +78,7 @@ MISSING = {
     "import_id": ("There is no import {}.", "Look at the project's data page."),
     "extract_id": ("There is no extract {}.", "Look at the project's page of extracts."),
     "checkpoint_id": ("There is no checkpoint {}.", "Look at the list of checkpoints."),
+    "evaluation_id": ("There is no evaluation {}.", "Look at the project's evaluations."),
     "slug": ("There is no project “{}”.", "Look at the list of projects."),
 }
 
