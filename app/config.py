@@ -15,6 +15,7 @@ from app.site.addresses import (
     Site,
     broker_address,
     database_address,
+    host_and_port,
     host_name,
     public_address,
     sqlite_address,
@@ -102,6 +103,11 @@ class Settings(Policies):
     train_environment: str = Field(
         "", description="Further environment variables that jobs' programs see, names or patterns separated by spaces."
     )
+    endpoint_hosts: str = Field(
+        "",
+        description="Servers that may be asked for answers, each as host:port, separated by commas. Empty: none.",
+    )
+    endpoint_seconds: float = Field(120, gt=0, description="Longest wait for one answer of such a server.")
     stream_poll_seconds: float = Field(
         0.5, gt=0, description="How often a web process looks for new job events when not woken."
     )
@@ -130,6 +136,11 @@ class Settings(Policies):
     @classmethod
     def _normal_hosts(cls, value: str) -> str:
         return ",".join(host_name(name.strip()) for name in value.split(",") if name.strip())
+
+    @field_validator("endpoint_hosts")
+    @classmethod
+    def _normal_host_ports(cls, value: str) -> str:
+        return ",".join(host_and_port(name.strip()) for name in value.split(",") if name.strip())
 
     @field_validator("broker_url", "redis_url")
     @classmethod

@@ -113,6 +113,18 @@ def public_address(text: str) -> PublicAddress:
     return PublicAddress(parts.scheme, host, port, path)
 
 
+def host_and_port(text: str) -> str:
+    """`host:port` of a server, in lower case and ASCII, an IPv6 address in brackets. Raises ValueError, in words."""
+    try:
+        parts = split_url(f"//{text}")
+        host, port = host_name(parts.hostname or ""), parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or not port or parts.path or "@" in parts.netloc:
+        raise ValueError(f"“{text[:100]}” isn't a host with a port, as in 127.0.0.1:8080 or models.example:443.")
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def database_address(text: str) -> str:
     """A database's address with the driver that Prefloop has for it. Raises ValueError, in words.
 

@@ -11,11 +11,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from worker.answers import engine
+from worker.answers import endpoint, engine
 from worker.answers.told import Failed, Progress, Stopped
 
 TERMINATED = 143
-ASKED_BY = {"engine": engine.ask}
+ASKED_BY = {"engine": engine.ask, "endpoint": endpoint.ask}
 
 
 def main(arguments: list[str]) -> int:

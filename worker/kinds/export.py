@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,6 +61,9 @@ class Exporting:
 
     def variables(self) -> Sequence[str]:
         return ()
+
+    def secrets(self) -> Mapping[str, str]:
+        return {}
 
     def record(self, session: Session, printed: Sequence[Event]) -> None:
         """Its events and progress are all that there is to keep."""

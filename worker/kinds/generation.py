@@ -1,9 +1,10 @@
 """Generation: sources and prompts in, answers out as they arrive, and pairs of them at the end."""
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -17,10 +18,10 @@ from app.config import Settings
 from app.db import after_commit, get_engine, read_session, write_session
 from app.errors import PrefloopError
 from app.events.types import Event, Logged
-from app.models import Checkpoint, Finish, GenerationPlan, Job, JobKind
+from app.models import Checkpoint, Endpoint, Finish, GenerationPlan, Job, JobKind
 from app.services.collecting.messages import Message
 from app.services.jobs import leases
-from app.services.loop import generations
+from app.services.loop import endpoints, generations
 from app.services.loop.generating import answers, making, prompts
 from app.services.loop.generating.answers import Arrived, Place
 from app.services.loop.generating.wanted import AnswerKind, AnswerSource
@@ -28,6 +29,7 @@ from app.services.training import base_models, checkpoints, loading
 from app.storage import Storage
 from worker.kinds.kind import Need, Result
 
+KEY = "ANSWERS_KEY_"  # and the source's number: the variable in which the program finds its key
 ANSWERS, PROMPTS, LINES = "answers.jsonl", "prompts.jsonl", "lines.json"
 
 
@@ -53,6 +55,8 @@ class Generating:
         self._plan: GenerationPlan
         self._sources: list[AnswerSource] = []
         self._checkpoints: dict[int, Checkpoint] = {}
+        self._endpoints: dict[int, Endpoint] = {}
+        self._keys: dict[str, str] = {}
         self._prompts: dict[int, list[Message]] = {}
         self._known: set[Place] = set()
         self._files: list[AnswerFile] = []
@@ -67,9 +71,11 @@ class Generating:
         self._sources = generations.sources(self._plan)
         self._prompts = prompts.messages_of(session, ids=generations.prompt_ids(self._plan))
         self._known = answers.places(session, job_id=self._job.id, given=True)
-        for source in self._sources:
+        for number, source in enumerate(self._sources):
             if source.kind is AnswerKind.CHECKPOINT and source.id is not None:
                 self._checkpoints[source.id] = checkpoints.get(session, source.id)
+            elif source.kind is AnswerKind.ENDPOINT and source.id is not None:
+                self._endpoints[number] = endpoints.get(session, source.id)
 
     def command(self, folder: Path, storage: Storage) -> list[str]:
         """Raises CheckpointBroken for damaged files, NotFound for a base model or file that isn't there."""
@@ -97,13 +103,33 @@ class Generating:
             if (count := sum((prompt_id, number, at) not in self._known for at in range(self._plan.samples)))
         }
         file.ask([(prompt_id, self._prompts[prompt_id]) for prompt_id in missing])
-        told = {
-            "number": number,
-            "title": source.title,
-            "missing": sum(missing.values()),
-            "there": file.count,
-        }
+        told = {"number": number, "title": source.title, "missing": sum(missing.values()), "there": file.count}
+        told |= {"data": str(file.prompts), "out": str(file.path)}
+        if source.kind is AnswerKind.ENDPOINT:
+            return told | self._endpoint(number, file)
         return told | self._engine(source, file, folder, storage)
+
+    def _endpoint(self, number: int, file: "AnswerFile") -> dict[str, Any]:
+        """Raises EndpointRefused where this worker may not ask it, Unavailable where it has no key."""
+        endpoint = self._endpoints[number]
+        if key := endpoints.key_of(endpoint, self._settings, os.environ):
+            self._keys[f"{KEY}{number}"] = key
+        return {
+            "kind": "endpoint",
+            "base_url": endpoints.checked_url(endpoint.base_url, self._settings),
+            "model": endpoint.model,
+            "key": f"{KEY}{number}" if key else "",
+            "sampling": self._plan.sampling,
+            "seconds": self._settings.endpoint_seconds,
+            "at_once": endpoint.at_once,
+            "requests_per_minute": endpoint.requests_per_minute,
+            "questions": [
+                (line, sample)
+                for line, prompt_id in enumerate(file.ids, 1)
+                for sample in range(self._plan.samples)
+                if (prompt_id, number, sample) not in self._known
+            ],
+        }
 
     def _engine(self, source: AnswerSource, file: "AnswerFile", folder: Path, storage: Storage) -> dict[str, Any]:
         if source.id is None:
@@ -131,6 +157,9 @@ class Generating:
 
     def variables(self) -> Sequence[str]:
         return ()
+
+    def secrets(self) -> Mapping[str, str]:
+        return self._keys
 
     def record(self, session: Session, printed: Sequence[Event]) -> None:
         """Store the answers that arrived since. Before `command` there is nothing to go by: it stores what is in the files."""
@@ -188,12 +217,12 @@ class AnswerFile:
         self.folder, self.number = folder, number
         self.path, self.prompts, self._lines = folder / ANSWERS, folder / PROMPTS, folder / LINES
         self.count, self.offset = 0, 0  # what is stored: answers, and bytes
-        self._ids: list[int] = []
+        self.ids: list[int] = []
 
     def begin(self) -> None:
         """Take up what an earlier attempt left here; a folder that is half made is made anew."""
         try:
-            self._ids = json.loads(self._lines.read_text())
+            self.ids = json.loads(self._lines.read_text())
         except (OSError, ValueError):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
@@ -205,13 +234,13 @@ class AnswerFile:
 
     def ask(self, messages: Sequence[tuple[int, list[Message]]]) -> None:
         """Write the prompts, unless an attempt has begun with its own."""
-        if self._ids:
+        if self.ids:
             return
         with self.prompts.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps({"prompt": one}, ensure_ascii=False) + "\n" for _, one in messages)
-        self._ids = [prompt_id for prompt_id, _ in messages]
+        self.ids = [prompt_id for prompt_id, _ in messages]
         part = self._lines.with_suffix(".part")
-        part.write_text(json.dumps(self._ids))
+        part.write_text(json.dumps(self.ids))
         part.replace(self._lines)
 
     def new(self) -> Batch | None:
@@ -229,7 +258,7 @@ class AnswerFile:
     def _answer(self, line: bytes) -> Arrived | None:
         try:
             told = json.loads(line)
-            prompt_id, finish = self._ids[told["line"] - 1], Finish(told["finish"])
+            prompt_id, finish = self.ids[told["line"] - 1], Finish(told["finish"])
             text, tokens, read = told["completion"], told["tokens"], told.get("prompt_tokens")
             return Arrived(prompt_id, self.number, told["sample"], told["seed"], text, finish, tokens, read)
         except (ValueError, KeyError, TypeError, IndexError):

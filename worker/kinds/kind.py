@@ -21,7 +21,7 @@ The work folder outlives a failed, cancelled or interrupted attempt, and the nex
 removed when the job has succeeded. Whatever a kind raises fails the job: a PrefloopError with its code and words.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -76,6 +76,10 @@ class Kind(Protocol):
 
     def variables(self) -> Sequence[str]:
         """Names or patterns of environment variables that the program needs beyond what every program sees."""
+        ...
+
+    def secrets(self) -> Mapping[str, str]:
+        """Variables of this program alone, such as a key: they stand in no file and in no command line."""
         ...
 
     def record(self, session: Session, printed: Sequence[Event]) -> None:

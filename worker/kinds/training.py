@@ -82,6 +82,9 @@ class Training:
         names = [wanted] if isinstance(wanted, str) else wanted
         return [pattern for name in names for pattern in TRACKERS.get(str(name), ())]
 
+    def secrets(self) -> Mapping[str, str]:
+        return {}
+
     def record(self, session: Session, printed: Sequence[Event]) -> None:
         runs.record(session, job_id=self._job.id, printed=printed)
 

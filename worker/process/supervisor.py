@@ -130,7 +130,7 @@ class Supervisor:
 
     def _child_environment(self) -> dict[str, str]:
         further = [*self._settings.train_environment.replace(",", " ").split(), *self.kind.variables()]
-        return environment.of_program(os.environ, further, devices=self._environment)
+        return environment.of_program(os.environ, further, devices=self._environment) | dict(self.kind.secrets())
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -26,6 +26,7 @@ from app.models import (
     User,
 )
 from app.services.jobs import jobs
+from app.services.loop import endpoints
 from app.services.loop.generating import prompts as prompts_of
 from app.services.loop.generating import wanted
 from app.services.loop.generating.prompts import From, Rule
@@ -108,15 +109,19 @@ def start(
 def _known(session: Session, project: Project, source: AnswerSource) -> AnswerSource:
     """The source as the plan keeps it. Raises Invalid and NotFound."""
     if source.kind is AnswerKind.CHECKPOINT:
-        row = session.execute(
+        trained = session.execute(
             select(Checkpoint.id, Checkpoint.job_id, Job.project_id)
             .join(TrainingRun, TrainingRun.job_id == Checkpoint.job_id)
             .join(Job, Job.id == TrainingRun.job_id)
             .where(Checkpoint.id == source.id)
         ).first()
-        if row is None or row.project_id != project.id:
+        if trained is None or trained.project_id != project.id:
             raise NotFound(f"There is no checkpoint {source.id}.", "Look at the list of checkpoints.", field="sources")
-        return AnswerSource(AnswerKind.CHECKPOINT, f"checkpoint {row.id} of run {row.job_id}", row.id)
+        return AnswerSource(AnswerKind.CHECKPOINT, f"checkpoint {trained.id} of run {trained.job_id}", trained.id)
+    if source.kind is AnswerKind.ENDPOINT:
+        row = endpoints.by_name(session, source.name)
+        prices = {name: getattr(row, name) for name in ("price_prompt", "price_completion", "currency")}
+        return AnswerSource(AnswerKind.ENDPOINT, row.name, row.id, row.model, **prices)
     if not base_models.NAME.fullmatch(source.name):
         raise Invalid(
             f"“{source.name[:80]}” can't be the name of a base model.",

@@ -13,11 +13,13 @@ from app.db import read_session, write_session
 from app.models import Comparison, Finish, GeneratedAnswer, GenerationPlan, JobState, Pairing, Project, SourceKind, User
 from app.models import Response as Stored
 from app.services.jobs import jobs
-from app.services.loop import generations
+from app.services.loop import endpoints, generations
+from app.services.loop.endpoints import Wanted
 from app.services.loop.generating import prompts
 from app.services.loop.generating.prompts import Rule
 from app.services.loop.generating.wanted import AnswerSource, Sampling
 from tests.factory import Factory
+from tests.worker.answers.serving import Call, Said, completion, serving
 from tests.worker.running import Watcher, Workers, folder_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -163,3 +165,41 @@ def test_a_model_that_is_gone_fails_the_job_in_words(
     job = watcher.until_over(plan.job_id)
     assert (job.state, job.error_code) == (JobState.FAILED, "not_found")
     assert "gone" in job.error
+
+
+@one_size
+def test_an_endpoint_is_asked_nothing_twice_when_its_worker_is_killed(
+    engine: Engine,
+    project: Project,
+    by: User,
+    workers: Workers,
+    watcher: Watcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answer(number: int, call: Call) -> Said:
+        return Said(body=completion(f"{call.body['seed']} times yes."), hang=0.1)
+
+    with serving(answer) as server:
+        monkeypatch.setenv("PREFLOOP_ENDPOINT_HOSTS", server.host)
+        monkeypatch.setenv("PREFLOOP_ENDPOINT_KEY_TEST", "sesame")
+        get_settings.cache_clear()
+        wanted = Wanted("far", server.url, "m", key_variable="PREFLOOP_ENDPOINT_KEY_TEST", at_once=2)
+        with write_session(engine) as session:
+            endpoints.add(session, wanted=wanted, by=None, settings=get_settings())
+        plan = start(engine, project, by, count=40, sources=[AnswerSource.endpoint("far")])
+        first = workers.start("first")
+        watcher.until("some answers arrived", lambda: len(answers(engine, plan.job_id)) > 10)
+        os.kill(first.pid, signal.SIGKILL)
+        workers.start("second")
+        job = watcher.until_over(plan.job_id)
+        asked = server.asked()
+        keys = {call.headers["authorization"] for call in server.calls}
+    assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
+    made = answers(engine, plan.job_id)
+    assert (len(made), {one.finish for one in made}) == (80, {Finish.STOP})
+    assert len(set(asked)) == 80
+    assert len(asked) <= 80 + 2, "at most the calls in flight are asked again"
+    assert keys == {"Bearer sesame"}
+    with read_session(engine) as session:
+        counts = generations.get(session, plan.job_id).counts
+    assert counts["by_source"]["0"] == {"answers": 80, "failed": 0, "tokens": 240, "prompt_tokens": 560}

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,6 +64,9 @@ class Adding:
 
     def variables(self) -> Sequence[str]:
         return ("ADDING_*",)
+
+    def secrets(self) -> Mapping[str, str]:
+        return {}
 
     def record(self, session: Session, printed: Sequence[Event]) -> None:
         self.steps += [event.step for event in printed if isinstance(event, StepTaken) and event.step is not None]

@@ -27,12 +27,15 @@ class AnswerKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class AnswerSource:
     """A source. `name`: the base model's or the endpoint's; `id`: the checkpoint's or the endpoint's; `model`: what an
-    endpoint calls the model."""
+    endpoint calls the model. Prices per million tokens are those of the moment at which the generation was started."""
 
     kind: AnswerKind
     name: str = ""
     id: int | None = None
     model: str = ""
+    price_prompt: float | None = None
+    price_completion: float | None = None
+    currency: str = ""
 
     @classmethod
     def base(cls, name: str) -> "AnswerSource":
@@ -66,7 +69,7 @@ class AnswerSource:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "AnswerSource":
         """As a plan holds it."""
-        return cls(AnswerKind(stored["kind"]), stored.get("name", ""), stored.get("id"), stored.get("model", ""))
+        return cls(**{**stored, "kind": AnswerKind(stored["kind"])})
 
     def stored(self) -> dict[str, Any]:
         """As a plan holds it: what is said, and nothing that is empty."""
