@@ -1,4 +1,4 @@
-"""`python -m worker.dpo train|score|generate|merge|export|estimate|rates`: the engine as a program of its own."""
+"""`python -m worker.dpo train|score|generate|margins|merge|export|estimate|rates`: the engine as a program of its own."""
 
 import sys
 

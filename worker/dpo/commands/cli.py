@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from worker.dpo.commands import estimate, export, generate, merge, rates, score, train
+    from worker.dpo.commands import estimate, export, generate, margins, merge, rates, score, train
 
     codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
     parser = argparse.ArgumentParser(
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", train, "train with DPO or a relative of it"),
         ("score", score, "log-probabilities and rewards per pair"),
         ("generate", generate, "answers to prompts"),
+        ("margins", margins, "each pair's margin from a model that wasn't trained on it"),
         ("merge", merge, "an adapter merged into its base model"),
         ("export", export, "a checkpoint as merged safetensors or GGUF, proven"),
         ("estimate", estimate, "memory that a run would need"),

@@ -26,6 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, examples: str) -> None:
     """What names a training run: model, data and settings."""
+    parser.add_argument("--model", required=True, help="folder or hub id of the base model (safetensors)")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="preference file: JSON Lines, JSON, CSV, TSV or Parquet, gzip too"
+    )
+    parser.add_argument("--eval-data", type=Path, help="preference file to evaluate on")
+    add_settings(parser, examples=examples)
+
+
+def add_settings(parser: argparse.ArgumentParser, *, examples: str) -> None:
+    """A run's settings, from a file and one at a time."""
     from worker.dpo.ground.config import settings_table
 
     settings = "\n".join(
@@ -33,11 +43,6 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, examples: str) -> None
         for name, default, meaning in settings_table()
     )
     parser.epilog = f"{examples}\nsettings, for --set and --config:\n{settings}"
-    parser.add_argument("--model", required=True, help="folder or hub id of the base model (safetensors)")
-    parser.add_argument(
-        "--data", required=True, type=Path, help="preference file: JSON Lines, JSON, CSV, TSV or Parquet, gzip too"
-    )
-    parser.add_argument("--eval-data", type=Path, help="preference file to evaluate on")
     parser.add_argument("--config", type=Path, help="settings as JSON or YAML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="one setting; may be repeated"

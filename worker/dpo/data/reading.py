@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -66,6 +67,13 @@ def read_prompts(
         else:
             given += 1
             yield prompt
+
+
+def read_column(path: str | Path, column: str) -> Iterator[tuple[int, Any]]:
+    """(line, value) of a column on each line that has it. Raises DataFileError where the file can't be read."""
+    for number, row, _ in _rows(Path(path)):
+        if isinstance(row, dict) and column in row:
+            yield number, row[column]
 
 
 def load_dataset(

@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.errors import BadSetting
@@ -26,6 +33,15 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as problem:
         raise ModelError(f"Cannot load a tokenizer from {model}: {_first_line(problem)}") from problem
+
+
+def read_config(model: str) -> PretrainedConfig:
+    """transformers' configuration of a model folder or hub id, of its text part. Raises ModelError."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(model).get_text_config()
+    except (OSError, ValueError, KeyError) as problem:
+        raise ModelError(f"Cannot read the model {model}: {_first_line(problem)}") from problem
+    return config
 
 
 def load_base(model: str, *, dtype: str, device: str = "cpu", load_in_4bit: bool = False) -> PreTrainedModel:

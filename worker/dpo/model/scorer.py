@@ -99,13 +99,24 @@ class PairScorer(nn.Module):
     def forward(self, rows: Rows) -> Tensor:
         """(2, pairs) sums of completion log-probabilities in nats, chosen first."""
         model = self.causal_lm
-        wanted = NAME if rows.layout is not None else model.plain_attention
-        if model.config._attn_implementation != wanted:
-            model.set_attn_implementation(wanted)
+        self._choose_attention(model, rows)
         device = rows.input_ids.device.type
         with torch.autocast(device, dtype=self.autocast) if self.autocast is not None else nullcontext():
             logps = self._logps(model, rows)
         return logps.view(2, rows.pairs)
+
+    def state_sums(self, rows: Rows) -> Tensor:
+        """(2, pairs, width) float64 sums of the decoder's states before each completion token, chosen first."""
+        model = self.causal_lm
+        self._choose_attention(model, rows)
+        states = self._states(model.base_model, rows).double()
+        sums_ = states.new_zeros(2 * rows.pairs, states.shape[-1]).index_add(0, rows.owner, states)
+        return sums_.view(2, rows.pairs, -1)
+
+    def _choose_attention(self, model: PreTrainedModel, rows: Rows) -> None:
+        wanted = NAME if rows.layout is not None else model.plain_attention
+        if model.config._attn_implementation != wanted:
+            model.set_attn_implementation(wanted)
 
     def _logps(self, model: PreTrainedModel, rows: Rows) -> Tensor:
         if not self.own_head:

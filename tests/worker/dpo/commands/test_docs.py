@@ -34,7 +34,7 @@ def test_no_setting_is_listed_that_is_not_there():
     assert listed == {name for name, _, _ in settings_table()}
 
 
-@pytest.mark.parametrize("command", ["train", "score", "generate", "merge", "export", "estimate"])
+@pytest.mark.parametrize("command", ["train", "score", "generate", "margins", "merge", "export", "estimate"])
 def test_every_commands_help_has_examples_that_name_it(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
