@@ -155,6 +155,7 @@ def test_ches_is_that_of_the_states_before_each_token():
     model.requires_grad_(False)
     scorer = choose_scorer(model, pairs, config, log=print)
     scores = ches_scores(scorer, pairs, budget=200)
+    scorer.use_plain_attention()
 
     def summed(prompt, answer):
         states = model.model(torch.tensor([[*prompt, *answer]])).last_hidden_state[0]
