@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "user": ("people", "user", "Accounts."),
     "token": ("tokens", "token", "API tokens."),
     "project": ("projects", "project", "Projects."),
+    "exclude": ("loop.exclusions", "exclude", "What is left out of training; undoing an import."),
     "members": ("projects", "members", "Members of projects."),
     "snapshot": ("snapshots", "snapshot", "Frozen datasets."),
     "jobs": ("jobs", "jobs", "Jobs: training runs, exports."),

@@ -74,6 +74,10 @@ class TooMany(PrefloopError):
     code = "too_many_requests"
 
 
+class ProjectArchived(Conflict):
+    code = "project_archived"
+
+
 class SnapshotEmpty(Conflict):
     code = "snapshot_empty"
 

@@ -1,5 +1,6 @@
 """prefloop user …, prefloop audit"""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -8,9 +9,12 @@ from sqlalchemy.orm import Session
 from app.commands.context import as_called, console, show
 from app.commands.options import AsJson
 from app.config import get_settings
-from app.db import read_session, write_session
+from app.db import get_engine, read_session, write_session
 from app.models import ProjectRole, Role
 from app.services.accounts import audit, links, members, second_factor, sessions, users
+from app.services.loop.removal import people
+from app.services.loop.removal.people import Votes
+from app.storage import get_storage
 
 user = typer.Typer(no_args_is_help=True, help="Accounts.")
 
@@ -157,6 +161,28 @@ def reset_second_factor(username: str) -> None:
     with write_session() as session:
         second_factor.remove(session, user=users.get(session, username), by=None)
     console.print(f"The second factor of {username} is off. For a link: prefloop user link {username}")
+
+
+@user.command("erase")
+def erase(
+    username: str,
+    votes: Annotated[Votes, typer.Option(help="What becomes of their judgments.")] = Votes.KEEP,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a person's name and account out of everything, for good. Their judgments stay as a former evaluator's, or are left out."""
+    if not yes:
+        typer.confirm(f"Erase {username}? This can't be undone.", abort=True)
+    erased = people.erase(get_engine(), get_storage(get_settings()), username=username, by_id=None, votes=votes)
+    if as_json:
+        show([asdict(erased)], as_json=True, empty="")
+        return
+    left_out = ", left out of new snapshots" if erased.excluded else ""
+    console.print(f"{username} is “{erased.now_called}” from now on: {erased.judgments:,} judgments{left_out}.")
+    for one in erased.snapshots:
+        console.print(f"Snapshot {one.number} of {one.project} was made from their votes; its files hold no names.")
+    for one in erased.checkpoints:
+        console.print(f"The files of checkpoint {one.id} ({one.project}) name them as who started the run.")
 
 
 @user.command("invite")

@@ -7,7 +7,8 @@ import typer
 
 from app.commands.context import acting_user, console, pairs_of, show
 from app.commands.options import ActAs, AsJson
-from app.db import read_session, write_session
+from app.config import get_settings
+from app.db import get_engine, read_session, write_session
 from app.errors import Invalid
 from app.models import ProjectRole
 from app.services.accounts import members as member_service
@@ -15,6 +16,7 @@ from app.services.accounts import users
 from app.services.accounts.access import Caller
 from app.services.collecting import guidelines as guideline_texts
 from app.services.collecting import projects
+from app.storage import get_storage
 
 project = typer.Typer(no_args_is_help=True, help="Projects.")
 members = typer.Typer(no_args_is_help=True, help="Members of projects.")
@@ -92,6 +94,55 @@ def change_guidelines(
             session, project=projects.get(session, slug), text=_text_of(file), by=acting_user(session, as_user)
         )
     console.print(f"Guidelines of {slug} are at version {row.version}.")
+
+
+@project.command("archive")
+def archive_project(slug: str, as_user: ActAs = None) -> None:
+    """Make a project one that can only be looked at: nobody is asked in it, nothing new trains."""
+    with write_session() as session:
+        projects.archive(session, project=projects.get(session, slug), by=acting_user(session, as_user))
+    console.print(f"“{slug}” is archived. Bring it back: prefloop project bring-back {slug}")
+
+
+@project.command("bring-back")
+def bring_back_project(slug: str, as_user: ActAs = None) -> None:
+    """Make an archived project one in which people work."""
+    with write_session() as session:
+        projects.bring_back(session, project=projects.get(session, slug), by=acting_user(session, as_user))
+    console.print(f"“{slug}” is back.")
+
+
+@project.command("delete")
+def delete_project(
+    slug: str,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The project's name, to be sure. Asked for otherwise.")
+    ] = None,
+    as_user: ActAs = None,
+) -> None:
+    """Delete a project with everything of it, also stored files. The audit trail stays."""
+    from app.services.loop.removal import projects as removal
+
+    with read_session() as session:
+        row = projects.get(session, slug)
+    typed = name if name is not None else typer.prompt(f"This can't be undone. Type the project's name, {row.name}")
+    with write_session() as session:
+        removal.begin(
+            session,
+            project=projects.get(session, slug),
+            name=typed,
+            by=acting_user(session, as_user),
+            in_background=False,
+        )
+    counts: dict[str, int] = {}
+    with console.status(f"Deleting {row.name}") as status:
+
+        def progress(what: str, count: int) -> None:
+            counts[what] = counts.get(what, 0) + count
+            status.update(f"Deleting {row.name}: {counts[what]:,} of {what.replace('_', ' ')}")
+
+        removal.finish(get_engine(), get_storage(get_settings()), project_id=row.id, progress=progress)
+    console.print(f"“{slug}” is deleted: {sum(counts.values()):,} rows, with their files.")
 
 
 def _text_of(file: Path) -> str:

@@ -19,6 +19,7 @@ from app.models.comparison import (
 )
 from app.models.count import EvaluatorCount, ProjectCount
 from app.models.evaluation import EVALUATION_TRANSITIONS, Evaluation, EvaluationPair, EvaluationState
+from app.models.exclusion import Exclusion, ExclusionKind, LeftoverFile
 from app.models.export import Export, ExportFormat
 from app.models.extract import Container, Extract, ExtractForm, ExtractState
 from app.models.figures import KeptFigures
@@ -56,6 +57,8 @@ __all__ = [
     "Evaluator",
     "EvaluatorCount",
     "EventType",
+    "Exclusion",
+    "ExclusionKind",
     "Export",
     "ExportFormat",
     "Extract",
@@ -75,6 +78,7 @@ __all__ = [
     "Judgment",
     "JudgmentSource",
     "KeptFigures",
+    "LeftoverFile",
     "Link",
     "LinkKind",
     "LoginAttempt",

@@ -122,8 +122,8 @@ class Comparison(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"), index=True)
-    first_response_id: Mapped[int] = mapped_column(ForeignKey("responses.id"))
-    second_response_id: Mapped[int] = mapped_column(ForeignKey("responses.id"))
+    first_response_id: Mapped[int] = mapped_column(ForeignKey("responses.id"), index=True)
+    second_response_id: Mapped[int] = mapped_column(ForeignKey("responses.id"), index=True)
     pair_hash: Mapped[str] = mapped_column(String(64))
     priority: Mapped[int] = mapped_column(default=0)
     gold_choice: Mapped[Choice | None] = mapped_column(string_enum(Choice, "gold_choice"))
@@ -220,7 +220,7 @@ class Showing(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     token: Mapped[str] = mapped_column(String(64), unique=True)
-    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"))
+    comparison_id: Mapped[int] = mapped_column(ForeignKey("comparisons.id"), index=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     first_side: Mapped[Side] = mapped_column(string_enum(Side, "first_side"))
     shown_at: Mapped[datetime]

@@ -23,7 +23,8 @@ class Judgment(Base):
 
     `slot_id` is the slot that it filled: a skip fills none, and neither does a `late` one, which came after its lease had
     passed to somebody else. `lease_token` names the showing that it answers and makes submitting idempotent; an imported
-    judgment has none. The transaction that adds a newer row sets `superseded`.
+    judgment has none. The transaction that adds a newer row sets `superseded`. `import_id`: the import that brought it, unless
+    that was before imports were noted; without a foreign key, which would slow imports down.
     """
 
     __tablename__ = "judgments"
@@ -39,6 +40,13 @@ class Judgment(Base):
             unique=True,
             sqlite_where=text("NOT superseded"),
             postgresql_where=text("NOT superseded"),
+        ),
+        # What a slot's or a pair's removal looks for.
+        Index(
+            "ix_judgments_slot_id",
+            "slot_id",
+            sqlite_where=text("slot_id IS NOT NULL"),
+            postgresql_where=text("slot_id IS NOT NULL"),
         ),
         # A person's own, the latest first: late pages of many pass over it alone.
         Index("ix_judgments_history", "project_id", "user_id", "superseded", "submitted_at", "id"),
@@ -62,6 +70,7 @@ class Judgment(Base):
     late: Mapped[bool] = mapped_column(default=False)
     superseded: Mapped[bool] = mapped_column(default=False)
     supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("judgments.id"), unique=True)
+    import_id: Mapped[int | None]
 
     comparison: Mapped[Comparison] = relationship(lazy="raise")
     user: Mapped[User] = relationship(lazy="raise")

@@ -12,7 +12,8 @@ class Project(Base):
     """`eval_percent` of the prompts, picked by content hash, are never trained on. `pairs_version` counts the transactions that
     stored pairs, so that who looked before one can tell that nothing was added since. `open_to_everybody`: each account acts
     in it by the account's own role; else only its members and admins know of it. `evaluates_runs`: a run that succeeds is
-    compared blind with its parent by itself."""
+    compared blind with its parent by itself. Since `archived_at` it can only be looked at; since `deleting_at` it isn't there
+    for anybody, and its rows go step by step."""
 
     __tablename__ = "projects"
     __table_args__ = (
@@ -38,6 +39,8 @@ class Project(Base):
     pairs_version: Mapped[int] = mapped_column(default=0)
     is_demo: Mapped[bool] = mapped_column(default=False)
     open_to_everybody: Mapped[bool] = mapped_column(default=False)
+    archived_at: Mapped[datetime | None]
+    deleting_at: Mapped[datetime | None]
     created_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 

@@ -17,7 +17,8 @@ from app.storage import StoredFile
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many pairs a rule makes of a project; `left_out` counts comparisons that give none, by reason."""
+    """How many pairs a rule makes of a project; `left_out` counts comparisons that give none, by reason. `excluded_judgments` of
+    comparisons that aren't themselves excluded were left out, and aren't among the `judgments`."""
 
     comparisons: int
     judgments: int
@@ -25,6 +26,7 @@ class Counts:
     train: int
     eval: int
     left_out: dict[str, int]
+    excluded_judgments: int = 0
 
     def of(self, split: Split) -> int:
         """Pairs of one split, which is one file."""

@@ -24,7 +24,7 @@ class User(Base):
 
     An imported rater is a person whose votes came with a file: they have a name, and never an account.
     `totp_secret`: the sealed secret of its second factor, which counts from `totp_since` on; `totp_step` is the last
-    time step (of 30 s since 1970) whose code was used, so that none is used twice.
+    time step (of 30 s since 1970) whose code was used, so that none is used twice. Since `erased_at` nothing says who it was.
     """
 
     __tablename__ = "users"
@@ -41,6 +41,7 @@ class User(Base):
     totp_step: Mapped[int | None] = mapped_column(BigInteger)
     is_demo: Mapped[bool] = mapped_column(default=False)
     is_imported: Mapped[bool] = mapped_column(default=False)
+    erased_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     last_seen_at: Mapped[datetime | None]
 

@@ -12,6 +12,8 @@ from app.config import Settings
 from app.db import write_session
 from app.ops import prune
 from app.services.jobs import leases
+from app.services.loop.removal import imports, projects
+from app.storage import get_storage
 
 log = structlog.get_logger()
 
@@ -22,6 +24,14 @@ def sweep(settings: Settings, engine: Engine) -> None:
         lost = leases.sweep(session, attempts=settings.job_attempts)
     for one in lost:
         log.warning("job.lost", job=one.job_id, state=one.state.value)
+
+
+def go_on(settings: Settings, engine: Engine) -> None:
+    """Finish what a process that died had begun to undo or to delete."""
+    undone = imports.go_on(engine)
+    deleted = projects.go_on(engine, get_storage(settings))
+    if undone or deleted:
+        log.info("removal.finished", imports=undone, projects=deleted)
 
 
 def _prune_daily(settings: Settings) -> None:
@@ -70,6 +80,7 @@ async def _sweep_forever(settings: Settings, engine: Engine) -> None:
             continue
         try:
             await asyncio.to_thread(sweep, settings, engine)
+            await asyncio.to_thread(go_on, settings, engine)
             await asyncio.to_thread(_prune_daily, settings)
         except Exception as error:  # a database that is away comes back
             log.warning("sweep.missed", error=str(error))

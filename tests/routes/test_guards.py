@@ -14,8 +14,9 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import write_session
-from app.models import Container, Evaluation, ExtractForm, Project, ProjectRole, Role, User
+from app.models import Container, Evaluation, ExclusionKind, ExtractForm, Project, ProjectRole, Role, User
 from app.services.accounts import access, members, tokens
+from app.services.collecting import exclusions
 from app.services.collecting.imports import load
 from app.services.datasets.extracts import extracts
 from tests.factory import Factory
@@ -109,6 +110,10 @@ LEADS = {
     "POST /imports/{import_id}/start",
     "POST /imports/{import_id}/discard",
     "POST /imports/{import_id}/stop",
+    "POST /imports/{import_id}/undo",
+    "GET /projects/{slug}/exclusions",
+    "POST /projects/{slug}/exclusions",
+    "POST /exclusions/{exclusion_id}/lift",
     "GET /snapshots/{snapshot_id}",
     "POST /projects/{slug}/snapshots",
     "PATCH /api/v1/projects/{slug}",
@@ -121,6 +126,11 @@ LEADS = {
     "GET /api/v1/projects/{slug}/imports",
     "GET /api/v1/imports/{import_id}",
     "POST /api/v1/imports/{import_id}/stop",
+    "POST /api/v1/imports/{import_id}/undo",
+    "GET /api/v1/projects/{slug}/exclusions",
+    "POST /api/v1/projects/{slug}/exclusions",
+    "GET /api/v1/exclusions/{exclusion_id}",
+    "POST /api/v1/exclusions/{exclusion_id}/lift",
     "GET /api/v1/projects/{slug}/preview",
     "POST /api/v1/projects/{slug}/preview",
     "GET /api/v1/projects/{slug}/snapshots",
@@ -180,6 +190,13 @@ def world(engine: Engine, settings: Settings, factory: Factory) -> World:
             plan_sha256="ab" * 32,
         )
         session.add(evaluation)
+        exclusion = exclusions.exclude(
+            session,
+            project=session.merge(project),
+            kind=ExclusionKind.PAIR,
+            subject_id=1,
+            by=session.merge(maker),
+        )
     values = {
         "slug": project.slug,
         "evaluation_id": str(evaluation.id),
@@ -187,6 +204,7 @@ def world(engine: Engine, settings: Settings, factory: Factory) -> World:
         "comparison_id": "1",
         "import_id": str(row.id),
         "extract_id": str(extract.id),
+        "exclusion_id": str(exclusion.id),
         "snapshot_id": str(run.snapshot_id),
         "job_id": str(run.job_id),
         "checkpoint_id": str(checkpoint.id),

@@ -5,11 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
+from sqlalchemy.orm import Session
 
 from app.models import ProjectRole, Role
 from app.security import local_path
+from app.services.accounts.access import Caller
 from app.services.collecting import projects
 from app.services.collecting.projects import Overview
+from app.services.loop.removal import projects as removal
 from app.web.deps import CallerDep, SessionDep, UserDep
 from app.web.templating import THEMES, redirect, render
 
@@ -19,7 +22,10 @@ YEAR = 365 * 86400
 
 @dataclass(frozen=True)
 class ProjectsPage:
+    """`deleting`: names of projects of which something is still to be removed, for admins."""
+
     overviews: list[Overview]
+    deleting: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,18 @@ def home(request: Request, session: SessionDep, user: UserDep, caller: CallerDep
     overviews = projects.listing(session, caller=caller)
     if user.role is Role.EVALUATOR and [one.role for one in overviews] == [ProjectRole.EVALUATOR]:
         return redirect(f"/projects/{overviews[0].project.slug}/compare")
-    return render(request, "collecting/home/show.html", ProjectsPage(overviews))
+    return render(request, "collecting/home/show.html", projects_page(session, caller, overviews))
+
+
+def projects_page(session: Session, caller: Caller, overviews: list[Overview]) -> ProjectsPage:
+    going = removal.deleting(session) if caller.role is Role.ADMIN else []
+    return ProjectsPage(overviews, [project.name for project in going])
 
 
 @router.get("/menu/projects")
 def menu(request: Request, session: SessionDep, caller: CallerDep) -> Response:
-    return render(
-        request, "collecting/home/menu.html", MenuFragment(projects.listing(session, caller=caller)), block="menu"
-    )
+    open_projects = [one for one in projects.listing(session, caller=caller) if one.project.archived_at is None]
+    return render(request, "collecting/home/menu.html", MenuFragment(open_projects), block="menu")
 
 
 @router.post("/theme")

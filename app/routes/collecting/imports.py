@@ -11,13 +11,16 @@ from typing import BinaryIO
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Conflict, Gone
-from app.models import Import, ImportState, Project, User
+from app.models import ExclusionKind, Import, ImportState, Project, User
+from app.services.collecting import exclusions
+from app.services.collecting.exclusions import Told
 from app.services.collecting.imports import drafts, mapping, preview
 from app.services.collecting.imports import load as imports
 from app.services.collecting.imports.preview import Preview
@@ -33,6 +36,7 @@ router = APIRouter()
 class UploadPage:
     project: Project
     imports: list[Import]
+    undone: frozenset[int]
     limit: int
     error: str = ""
 
@@ -59,6 +63,7 @@ class ImportPage:
     reasons: list[tuple[str, int]] = field(default_factory=list)
     left_out: list[tuple[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    undone: Told | None = None
 
 
 @router.get("/projects/{slug}/import")
@@ -67,7 +72,7 @@ def ask(request: Request, session: SessionDep, here: LeadDep, settings: Settings
     return render(
         request,
         "collecting/imports/new.html",
-        UploadPage(project, imports.listing(session, project=project), settings.max_import_bytes),
+        _upload_page(session, project, settings),
     )
 
 
@@ -87,10 +92,14 @@ async def upload(
     return redirect(f"/imports/{row.id}")
 
 
+def _upload_page(session: Session, project: Project, settings: Settings, error: str = "") -> UploadPage:
+    undone = exclusions.in_force(session, project_id=project.id).imports
+    return UploadPage(project, imports.listing(session, project=project), undone, settings.max_import_bytes, error)
+
+
 def _ask_again(request: Request, engine: Engine, project: Project, settings: Settings) -> Response:
     with read_session(engine) as session:
-        earlier = imports.listing(session, project=project)
-    page = UploadPage(project, earlier, settings.max_import_bytes, "Choose a file that isn't empty.")
+        page = _upload_page(session, project, settings, "Choose a file that isn't empty.")
     return render(request, "collecting/imports/new.html", page, status=422)
 
 
@@ -219,6 +228,7 @@ def show(
     if row.state is ImportState.DRAFT:
         return render(request, "collecting/imports/draft.html", _draft_page(engine, settings, row))
     stalled = imports.is_stalled(row)
+    undone = exclusions.in_force_of(session, kind=ExclusionKind.IMPORT, subject_id=row.id)
     reasons = Counter(rejection["reason"] for rejection in row.rejections).most_common()
     page = ImportPage(
         here.project,
@@ -228,6 +238,7 @@ def show(
         reasons,
         [(column, roles["left_out"]) for column, roles in row.report.columns.items() if roles.keys() == {"left_out"}],
         [f"{count:,} {NOTES[note]}" for note, count in row.report.notes.items() if note in NOTES],
+        exclusions.told(session, row=undone) if undone else None,
     )
     return render(request, "collecting/imports/show.html", page, block="progress" if is_fragment(request) else None)
 

@@ -88,7 +88,7 @@ class SettingsPage:
 @router.get("/projects")
 def listing(request: Request, session: SessionDep, caller: CallerDep) -> Response:
     overviews = projects.listing(session, caller=caller)
-    return render(request, "collecting/home/show.html", home.ProjectsPage(overviews))
+    return render(request, "collecting/home/show.html", home.projects_page(session, caller, overviews))
 
 
 @router.get("/projects/new")

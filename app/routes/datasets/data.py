@@ -7,7 +7,8 @@ from fastapi.responses import Response
 
 from app.models import Choice, Comparison, Judgment, Project, Snapshot, Split
 from app.paging import Page, Stretch
-from app.services.collecting import listing
+from app.services.collecting import exclusions, listing
+from app.services.collecting.exclusions import OfPair
 from app.services.collecting.listing import Filters, Row
 from app.services.datasets import figures, snapshots
 from app.services.datasets.figures import Figures
@@ -17,7 +18,7 @@ from app.web.templating import is_fragment, render
 
 router = APIRouter()
 
-STATES = {"": "All", "waiting": "Waiting", "judged": "Judged"}
+STATES = {"": "All", "waiting": "Waiting", "judged": "Judged", "excluded": "Left out"}
 SPLITS = {"": "Both", "train": "Train", "eval": "Evaluation"}
 CHOICES = {
     Choice.FIRST: "first",
@@ -48,6 +49,7 @@ class ComparisonPage:
     comparison: Comparison
     judgments: list[Judgment]
     choices: dict[Choice, str]
+    excluded: OfPair
 
 
 @router.get("/projects/{slug}/data")
@@ -96,8 +98,7 @@ def show(
 def comparison(comparison_id: RowId, request: Request, session: SessionDep, here: LeadDep) -> Response:
     """One comparison with its sources and every judgment, for those who may see them."""
     row = listing.comparison(session, comparison_id)
-    return render(
-        request,
-        "datasets/data/comparison.html",
-        ComparisonPage(here.project, row, listing.judgments_of(session, row.id), CHOICES),
-    )
+    judgments = listing.judgments_of(session, row.id)
+    excluded = exclusions.of_pair(session, comparison=row, judgments=judgments)
+    page = ComparisonPage(here.project, row, judgments, CHOICES, excluded)
+    return render(request, "datasets/data/comparison.html", page)

@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, bindparam, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.errors import NotFound
+from app.errors import NotFound, ProjectArchived
 from app.models import (
     Checkpoint,
     Comparison,
     Evaluation,
+    Exclusion,
     Extract,
     Import,
     Job,
@@ -67,6 +68,7 @@ OF = {
     "comparison_id": lambda value: _of_row(Comparison.project_id, Comparison.id, value),
     "import_id": lambda value: _of_row(Import.project_id, Import.id, value),
     "extract_id": lambda value: _of_row(Extract.project_id, Extract.id, value),
+    "exclusion_id": lambda value: _of_row(Exclusion.project_id, Exclusion.id, value),
     "checkpoint_id": _of_checkpoint,
     "evaluation_id": lambda value: _of_row(Evaluation.project_id, Evaluation.id, value),
     "slug": lambda value: _of_row(Project.id, Project.slug, value),
@@ -77,6 +79,7 @@ MISSING = {
     "comparison_id": ("There is no comparison {}.", "Look at the project's data."),
     "import_id": ("There is no import {}.", "Look at the project's data page."),
     "extract_id": ("There is no extract {}.", "Look at the project's page of extracts."),
+    "exclusion_id": ("There is no exclusion {}.", "Look at what the project leaves out."),
     "checkpoint_id": ("There is no checkpoint {}.", "Look at the list of checkpoints."),
     "evaluation_id": ("There is no evaluation {}.", "Look at the project's evaluations."),
     "slug": ("There is no project “{}”.", "Look at the list of projects."),
@@ -88,7 +91,7 @@ def _one(of: str, narrowed: bool) -> Select[Project, ProjectRole]:
     """The query of `find`, built once, for every request asks it."""
     mine = and_(Membership.project_id == Project.id, Membership.user_id == bindparam("user"))
     query = select(Project, Membership.role).outerjoin(Membership, mine)
-    query = query.where(Project.id == OF[of](bindparam("value")))
+    query = query.where(Project.id == OF[of](bindparam("value")), Project.deleting_at.is_(None))
     if not narrowed:
         return query
     allowed = select(TokenProject.project_id).where(TokenProject.token_id == bindparam("token"))
@@ -115,6 +118,14 @@ def get(session: Session, *, caller: Caller, of: str, value: str | int) -> tuple
     return place
 
 
+def require_open(project: Project) -> None:
+    """Raises ProjectArchived for a project that can only be looked at."""
+    if project.archived_at is not None:
+        raise ProjectArchived(
+            f"“{project.name}” is archived: it can only be looked at.", "Bring it back in its settings first."
+        )
+
+
 def role_in(project: Project, membership: ProjectRole | None, caller: Caller) -> ProjectRole | None:
     """What the caller is in a project, given their membership in it; None: it is hidden from them."""
     if caller.role is Role.ADMIN:
@@ -125,23 +136,22 @@ def role_in(project: Project, membership: ProjectRole | None, caller: Caller) ->
 
 def may(caller: Caller, least: ProjectRole = ProjectRole.EVALUATOR) -> ColumnElement[bool]:
     """The condition on Project for what the caller may do as `least`. It looks their memberships up by an index."""
+    is_there = Project.deleting_at.is_(None)
     if caller.role is Role.ADMIN:
-        return _not_narrowed_away(caller)
+        return is_there & _not_narrowed_away(caller)
     mine = select(Membership.project_id).where(
         Membership.user_id == caller.user_id, Membership.role.in_(least.and_above)
     )
     allowed: ColumnElement[bool] = Project.id.in_(mine)
     if IN_OPEN_PROJECTS[caller.role].covers(least):
         allowed = allowed | Project.open_to_everybody
-    return allowed & _not_narrowed_away(caller)
+    return is_there & allowed & _not_narrowed_away(caller)
 
 
 def within(
     column: InstrumentedAttribute[int], *, caller: Caller, least: ProjectRole = ProjectRole.EVALUATOR
 ) -> ColumnElement[bool]:
     """The condition for lists of what belongs to projects: `column` holds the project's id."""
-    if caller.role is Role.ADMIN and caller.token_id is None:
-        return true()
     return column.in_(select(Project.id).where(may(caller, least)))
 
 

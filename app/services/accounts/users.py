@@ -78,7 +78,9 @@ def hashed(password: str | HashedPassword, username: str, *names: str) -> Hashed
 
 
 def get(session: Session, username: str) -> User:
-    user = session.scalar(select(User).where(User.username == normalized(username), ~User.is_imported))
+    user = session.scalar(
+        select(User).where(User.username == normalized(username), ~User.is_imported, User.erased_at.is_(None))
+    )
     if user is None:
         raise NotFound(f"There is no user “{username[:64]}”.", "`prefloop user list` names all.")
     return user
@@ -86,7 +88,8 @@ def get(session: Session, username: str) -> User:
 
 def listing(session: Session) -> Sequence[User]:
     """Everybody with an account: active first, then by name."""
-    return session.scalars(select(User).where(~User.is_imported).order_by(User.active.desc(), User.username)).all()
+    with_account = select(User).where(~User.is_imported, User.erased_at.is_(None))
+    return session.scalars(with_account.order_by(User.active.desc(), User.username)).all()
 
 
 def has_admin(session: Session) -> bool:

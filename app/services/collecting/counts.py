@@ -7,7 +7,8 @@ everybody writes would make people wait for each other. A project's figures are 
 What is noted and not yet written is part of the figures that the same transaction reads.
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy import Integer, TextClause, bindparam, case, event, func, select
 from sqlalchemy.orm import Session, SessionTransaction
 
 from app.db import connection_of, is_within
-from app.models import EvaluatorCount, Judgment, Project, ProjectCount
+from app.models import EvaluatorCount, Judgment, Project, ProjectCount, SlotState
 from app.models.base import UTCDateTime
 
 PENDING = "counts"  # in session.info: [(transaction, project, person or None, changes)]
@@ -23,6 +24,7 @@ OF_PROJECT = ("comparisons", "golds", "evals", "wanted", "offered", "judged", "a
 OF_EVALUATOR = ("stored", "judgments", "imported", "done", "known_offered", "offered", "judged")
 REACHED = ("place", "place_arrivals", "reopened_until")  # replaced where given, while the others are added to
 Changes = dict[str, Any]
+Standing = Mapping[int, Sequence[tuple[SlotState, int | None]]]  # (state, holder) of the slots of each comparison
 
 
 def _upsert(table: str, key: tuple[str, ...], added: tuple[str, ...], replaced: tuple[str, ...] = ()) -> TextClause:
@@ -114,15 +116,37 @@ def note(session: Session, *, project_id: int, user_id: int | None = None, **cha
 
 
 def note_offers(
-    session: Session, *, project_id: int, user_id: int, opened: Collection[int], closed: Collection[int]
+    session: Session, *, project_id: int, user_id: int | None, opened: Collection[int], closed: Collection[int]
 ) -> None:
-    """Notes that this person's doing gave comparisons their first open slot, or took their last one: for the project, and for
-    everybody who has judged them. Call it before a judgment of this person's is added."""
+    """Notes that this person's doing (None: nobody's) gave comparisons their first open slot, or took their last one: for the
+    project, and for everybody who has judged them. Call it before a judgment of this person's is added."""
     note(session, project_id=project_id, user_id=user_id, offered=len(opened) - len(closed))
     for comparison_ids, sign in ((opened, 1), (closed, -1)):
         if comparison_ids:
             for knower, known in _knowers(session, comparison_ids):
                 note(session, project_id=project_id, user_id=knower, known_offered=sign * known)
+
+
+def note_slots(session: Session, *, project_id: int, before: Standing, after: Standing) -> None:
+    """Notes what the slots of comparisons were and are now. A comparison that isn't in `after` is about to go; its judgments must
+    still be there."""
+    done = Counter(holder for slots in before.values() for state, holder in slots if state is SlotState.DONE)
+    done.subtract(holder for slots in after.values() for state, holder in slots if state is SlotState.DONE)
+    for user_id, fewer in done.items():
+        note(session, project_id=project_id, user_id=user_id, done=-fewer)
+    wanted = sum(map(len, after.values())) - sum(map(len, before.values()))
+    judged = sum(map(_is_judged, after.values())) - sum(map(_is_judged, before.values()))
+    note(session, project_id=project_id, wanted=wanted, judged=judged, arrivals=wanted > 0)
+    was, now_is = ({key for key, slots in them.items() if _is_offered(slots)} for them in (before, after))
+    note_offers(session, project_id=project_id, user_id=None, opened=now_is - was, closed=was - now_is)
+
+
+def _is_judged(slots: Sequence[tuple[SlotState, int | None]]) -> bool:
+    return all(state is SlotState.DONE for state, _ in slots)
+
+
+def _is_offered(slots: Sequence[tuple[SlotState, int | None]]) -> bool:
+    return any(state is SlotState.OPEN for state, _ in slots)
 
 
 def _knowers(session: Session, comparison_ids: Collection[int]) -> list[tuple[int, int]]:

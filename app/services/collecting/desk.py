@@ -46,8 +46,10 @@ class ShownPair:
 
 
 def show_next(session: Session, *, project: Project, user: User, now: datetime | None = None) -> ShownPair | None:
-    """The pair that this person judges next; None where nothing waits for them. Who asks again before judging,
+    """The pair that this person judges next; None where nothing waits for them, or the project is archived. Who asks again before judging,
     from whatever tab, gets the same pair with the same sides."""
+    if project.archived_at is not None:
+        return None
     now = now or utc_now()
     slots.one_at_a_time(session, user)
     until = now + timedelta(seconds=project.lease_seconds)

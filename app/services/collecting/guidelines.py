@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.models import Guideline, Project, User
-from app.services.accounts import audit
+from app.services.accounts import access, audit
 from app.services.collecting import typed_text
 
 LONGEST = 100_000
@@ -32,6 +32,7 @@ def write(session: Session, *, project: Project, text: str, by: User) -> Guideli
     """Stores a new version; the same text again keeps the version. Raises Invalid."""
     text = text.removeprefix(BOM)
     check(text)
+    access.require_open(project)
     # Locked: two people saving at once get two versions, one after the other.
     session.refresh(project, with_for_update={"key_share": True})
     current = get(session, project=project)

@@ -12,6 +12,7 @@ from app.errors import Conflict, Invalid, NotFound
 from app.models import Choice, Comparison, Judgment, JudgmentSource, Project, Showing, Side, User
 from app.models.base import insert_row
 from app.models.base import now as utc_now
+from app.services.accounts import access
 from app.services.collecting import counts, desk, slots, typed_text
 
 SideChoice = Literal["left", "right", "tie", "both_bad", "skip"]
@@ -87,7 +88,8 @@ def record(
 
     project: the one that the pair must be of. among: a condition on its Project, as for `desk.showing_of`.
     strength: 1 slightly, 2 clearly, 3 far better; kept for `left` and `right` only.
-    Raises NotFound for somebody else's token, Conflict where the token has another answer already, Invalid otherwise.
+    Raises NotFound for somebody else's token, Conflict where the token has another answer already
+    or the project is archived, Invalid otherwise.
     """
     now = now or utc_now()
     slots.one_at_a_time(session, user)
@@ -113,6 +115,7 @@ def record(
             )
         return recorded
     project = project or session.get_one(Project, project_id)
+    access.require_open(project)
     _check(project, choice, strength, said)
     if previous is not None and said.is_in(previous):
         return previous  # looked at again and left as it was

@@ -56,7 +56,7 @@ LOADED = (joinedload(Comparison.prompt), joinedload(Comparison.first), joinedloa
 
 @dataclass(frozen=True)
 class Filters:
-    """What a listing shows: `state` is "", "waiting" (a slot is open or leased) or "judged" (none is)."""
+    """What a listing shows: `state` is "", "waiting" (a slot is open or leased), "judged" (none is) or "excluded"."""
 
     state: str = ""
     split: Split | None = None
@@ -67,12 +67,13 @@ class Filters:
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison (prompt and answers loaded) with its current votes by choice and its slots."""
+    """A comparison (prompt and answers loaded) with its current votes by choice and its slots. `excluded`: it or its import is."""
 
     comparison: Comparison
     votes: dict[Choice, int]
     wanted: int
     done: int
+    excluded: bool
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,9 @@ def _rows(session: Session, ids: list[int]) -> list[Row]:
         .group_by(Judgment.comparison_id, Judgment.choice)
     ):
         votes[comparison_id][choice] = count
-    of_comparison = places.by_comparison(session, ids)
-    return [Row(loaded[comparison_id], votes[comparison_id], *of_comparison[comparison_id]) for comparison_id in ids]
+    slots = places.by_comparison(session, ids)
+    left_out = places.left_out(session, ids)
+    return [Row(loaded[number], votes[number], *slots.get(number, (0, 0)), number in left_out) for number in ids]
 
 
 def judgments_of(session: Session, comparison_id: int) -> list[Judgment]:
@@ -227,6 +229,8 @@ def _filtered(query: Select[int], filters: Filters) -> Select[int]:
     waiting = exists().where(Slot.comparison_id == Comparison.id, Slot.state != SlotState.DONE)
     if filters.state in ("waiting", "judged"):
         query = query.where(waiting if filters.state == "waiting" else ~waiting)
+    if filters.state == "excluded":
+        query = query.where(places.IS_LEFT_OUT)
     if filters.split is not None:
         query = query.join(Prompt, Prompt.id == Comparison.prompt_id).where(Prompt.split == filters.split)
     if filters.source or filters.text:

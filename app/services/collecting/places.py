@@ -12,17 +12,40 @@ again goes to the end of the second order, and when slots arrive (an import, a c
 that the third order is to be searched from its beginning again.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, exists, func, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Session, aliased
 
 from app.db import connection_of
-from app.models import EvaluatorCount, Judgment, Project, ProjectCount, Slot, SlotState, User
+from app.models import (
+    Comparison,
+    EvaluatorCount,
+    Exclusion,
+    Judgment,
+    Project,
+    ProjectCount,
+    Slot,
+    SlotState,
+    User,
+)
 from app.models.base import UTCDateTime
+from app.models.comparison import PLACE
 from app.services.collecting.counts import Figures
 
 BEHIND_ALL = 2**62
@@ -43,6 +66,17 @@ IS_NEW = IS_OPEN & Slot.reopened_at.is_(None) & IS_ORDINARY
 RAN_OUT = IS_LEASED & (Slot.leased_until < NOW)
 # Whether the person has judged (or skipped) a slot's comparison.
 IS_JUDGED = exists().where(Judgment.comparison_id == Slot.comparison_id, Judgment.user_id == USER).correlate(Slot)
+
+# Whether a comparison is left out: it or its import is excluded.
+IS_LEFT_OUT = or_(
+    *(
+        exists().where(of_exclusion == of_comparison, Exclusion.lifted_at.is_(None)).correlate(Comparison)
+        for of_exclusion, of_comparison in (
+            (Exclusion.comparison_id, Comparison.id),
+            (Exclusion.import_id, Comparison.import_id),
+        )
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +158,53 @@ IS_OFFERED = select(exists().where(Slot.comparison_id == bindparam("comparison",
 def is_offered(session: Session, comparison_id: int) -> bool:
     """Whether a slot of the comparison is open."""
     return connection_of(session).scalar(IS_OFFERED, {"comparison": comparison_id}) or False
+
+
+def spare(these: ColumnElement[bool], wanted: int) -> Iterator[ColumnElement[bool]]:
+    """The conditions on Slot for what these comparisons are not to have: open ones beyond those that are wanted, and any that
+    waits where they are left out."""
+    before = (
+        select(func.count())
+        .where(
+            OTHER.comparison_id == Slot.comparison_id, or_(OTHER.state != SlotState.OPEN, OTHER.ordinal < Slot.ordinal)
+        )
+        .scalar_subquery()
+    )
+    yield Slot.comparison_id.in_(select(Comparison.id).where(these)) & IS_OPEN & (before >= wanted)
+    left_out = select(Comparison.id).where(these, IS_LEFT_OUT)
+    yield Slot.comparison_id.in_(left_out) & (Slot.state != SlotState.DONE)
+
+
+def lacking(these: ColumnElement[bool], wanted: int, ordinal: int) -> Any:
+    """The slots of this ordinal that these comparisons lack: project, comparison, ordinal, priority, place, state."""
+    place = PLACE.replace("priority", "comparisons.priority").replace("comparison_id", "comparisons.id")
+    have = select(func.count()).where(Slot.comparison_id == Comparison.id).scalar_subquery()
+    return select(
+        Comparison.project_id,
+        Comparison.id,
+        literal(ordinal),
+        Comparison.priority,
+        literal_column(place.replace("ordinal", str(ordinal))),
+        literal(SlotState.OPEN.value),
+    ).where(
+        these,
+        have < wanted,
+        ~IS_LEFT_OUT,
+        ~exists().where(Slot.comparison_id == Comparison.id, Slot.ordinal == ordinal),
+    )
+
+
+def left_out(session: Session, comparison_ids: Collection[int]) -> set[int]:
+    """Those of the comparisons that are left out."""
+    return set(session.scalars(select(Comparison.id).where(Comparison.id.in_(comparison_ids), IS_LEFT_OUT)))
+
+
+STANDING = (
+    select(Slot.comparison_id, Slot.state, Slot.holder_id)
+    .where(Slot.comparison_id.in_(bindparam("comparisons", expanding=True)))
+    .order_by(Slot.comparison_id, Slot.id)
+    .with_for_update()
+)
 
 
 def by_comparison(session: Session, comparison_ids: Collection[int]) -> dict[int, tuple[int, int]]:

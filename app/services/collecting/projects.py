@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import and_, bindparam, select
 from sqlalchemy.exc import IntegrityError
@@ -95,16 +96,37 @@ def create(
 
 def get(session: Session, slug: str) -> Project:
     project = session.scalar(BY_SLUG, {"slug": slug}) if "\0" not in slug else None
-    if project is None:
+    if project is None or project.deleting_at is not None:
         raise NotFound(f"There is no project “{slug[:64]}”.", "Look at the list of projects.")
     return project
 
 
+def archive(session: Session, *, project: Project, by: User | None) -> None:
+    """Makes a project one that can only be looked at: nobody is asked in it, and nothing new trains. Again changes nothing."""
+    _archive(session, project, by, at=now())
+
+
+def bring_back(session: Session, *, project: Project, by: User | None) -> None:
+    """Makes an archived project one in which people work. Again changes nothing."""
+    _archive(session, project, by, at=None)
+
+
+def _archive(session: Session, project: Project, by: User | None, *, at: datetime | None) -> None:
+    session.refresh(project, with_for_update={"key_share": True})
+    if (project.archived_at is None) is (at is None):
+        return
+    project.archived_at = at
+    session.flush()
+    action = "project.archive" if at else "project.bring_back"
+    audit.record(session, by=by, action=action, target=f"project {project.id}", slug=project.slug)
+
+
 def listing(session: Session, *, caller: Caller) -> list[Overview]:
-    """Every project that the caller may see with its counts, the newest first."""
+    """Every project that the caller may see with its counts, the newest first, archived ones last."""
     mine = and_(Membership.project_id == Project.id, Membership.user_id == caller.user_id)
     seen = select(Project, Membership.role).outerjoin(Membership, mine).where(access.may(caller))
-    rows = session.execute(seen.order_by(Project.id.desc())).tuples().all()
+    order = Project.archived_at.is_not(None), Project.id.desc()
+    rows = session.execute(seen.order_by(*order)).tuples().all()
     all_kept = counts.by_project(session, user_id=caller.user_id)
     kept = {project.id: all_kept[project.id] for project, _ in rows}
     waiting = places.waiting(session, kept, user_id=caller.user_id, now=now())
@@ -139,6 +161,7 @@ def update(
     if name is not None:
         _check_name(name)
     _check_rules(rules)
+    access.require_open(project)
     session.refresh(project, with_for_update={"key_share": True})  # it was looked up before this transaction began
     changes = {"name": name.strip() if name is not None else None, "description": description, **rules}
     changes = {key: value for key, value in changes.items() if value is not None and value != getattr(project, key)}

@@ -23,23 +23,19 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
-    exists,
     func,
     insert,
-    literal,
-    literal_column,
     or_,
     select,
     update,
 )
 from sqlalchemy import delete as delete_rows
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app.bulk import insert_rows
 from app.db import connection_of
 from app.models import Comparison, Project, Slot, SlotState, User
 from app.models.base import UTCDateTime
-from app.models.comparison import PLACE
 from app.services.collecting import counts, places, recount
 from app.services.collecting.places import IS_JUDGED, IS_LEASED, IS_NEW, IS_REOPENED, ONE, PROJECT, USER, Waiting
 
@@ -48,7 +44,6 @@ UNMATCHED = {"synchronize_session": False}
 NO_LEASE = {"lease_token": None, "leased_until": None}
 OPENED = {"state": SlotState.OPEN, "holder_id": None, **NO_LEASE}
 TABLE = cast(Table, Slot.__table__)
-OTHER = aliased(Slot)
 OVERLAP = timedelta(minutes=2)  # longer than a transaction takes, or clocks of servers differ
 BEGIN, UNTIL = bindparam("begin", type_=UTCDateTime()), bindparam("until", type_=UTCDateTime())
 
@@ -236,41 +231,44 @@ def open_again(
 
 def match(session: Session, *, project: Project) -> None:
     """Gives every comparison the slots that the project now wants; what is leased or done stays. Counts the project anew."""
-    wanted = project.judgments_per_comparison
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
     recount.hold_still(session)
-    before = (
-        select(func.count())
-        .where(
-            OTHER.comparison_id == Slot.comparison_id, or_(OTHER.state != SlotState.OPEN, OTHER.ordinal < Slot.ordinal)
-        )
-        .scalar_subquery()
-    )
-    session.execute(
-        delete_rows(Slot).where(Slot.project_id == project.id, places.IS_OPEN & places.IS_ORDINARY, before >= wanted),
-        execution_options=UNMATCHED,
-    )
-    place = PLACE.replace("priority", "comparisons.priority").replace("comparison_id", "comparisons.id")
-    place = place.replace("ordinal", "{ordinal}")
-    for ordinal in range(1, wanted + 1):
-        have = select(func.count()).where(Slot.comparison_id == Comparison.id).scalar_subquery()
-        lacking: Any = select(
-            Comparison.project_id,
-            Comparison.id,
-            literal(ordinal),
-            Comparison.priority,
-            literal_column(place.format(ordinal=ordinal)),
-            literal(SlotState.OPEN.value),
-        ).where(
-            (Comparison.project_id == project.id) & Comparison.evaluation_id.is_(None),
-            have < wanted,
-            ~exists().where(Slot.comparison_id == Comparison.id, Slot.ordinal == ordinal),
-        )
-        session.execute(
-            insert(Slot).from_select(["project_id", "comparison_id", "ordinal", "priority", "place", "state"], lacking)
-        )
+    _fit(session, project, Comparison.project_id == project.id)
     counts.note(session, project_id=project.id, arrivals=1)
     recount.repair(session, project_id=project.id)
+
+
+def fit(session: Session, *, project: Project, comparison_ids: Collection[int]) -> None:
+    """Gives some comparisons the slots that they are to have: where they are left out none that waits, else as many as the
+    project wants. Call it after the exclusion was added or lifted."""
+    session.refresh(project, with_for_update={"key_share": True})
+    before = _standing(session, comparison_ids)
+    _fit(session, project, Comparison.id.in_(comparison_ids))
+    after = _standing(session, comparison_ids)
+    counts.note_slots(session, project_id=project.id, before=before, after=after)
+
+
+def remove(session: Session, *, project_id: int, comparison_ids: Collection[int]) -> None:
+    """Removes all slots of comparisons that are about to go themselves."""
+    before = _standing(session, comparison_ids)
+    session.execute(delete_rows(Slot).where(Slot.comparison_id.in_(comparison_ids)), execution_options=UNMATCHED)
+    counts.note_slots(session, project_id=project_id, before=before, after={})
+
+
+def _fit(session: Session, project: Project, these: ColumnElement[bool]) -> None:
+    wanted, these = project.judgments_per_comparison, these & Comparison.evaluation_id.is_(None)
+    for spare in places.spare(these, wanted):
+        session.execute(delete_rows(Slot).where(spare), execution_options=UNMATCHED)
+    columns = ["project_id", "comparison_id", "ordinal", "priority", "place", "state"]
+    for ordinal in range(1, wanted + 1):
+        session.execute(insert(Slot).from_select(columns, places.lacking(these, wanted, ordinal)))
+
+
+def _standing(session: Session, comparison_ids: Collection[int]) -> counts.Standing:
+    """(state, holder) of the slots of each comparison, which are locked."""
+    rows = session.execute(places.STANDING, {"comparisons": list(comparison_ids)}).tuples()
+    by_comparison = {key: [row[1:] for row in of_one] for key, of_one in groupby(rows, key=lambda row: row[0])}
+    return dict.fromkeys(comparison_ids, ()) | by_comparison
 
 
 LOCKED = (

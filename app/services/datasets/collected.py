@@ -39,6 +39,7 @@ class Collected:
 
     comparisons: int = 0
     judgments: int = 0
+    excluded_judgments: int = 0
     pairs: int = 0
     evaluated: int = 0
     left_out: Counter[str] = field(default_factory=Counter)

@@ -22,6 +22,7 @@ def counts(collected: Collected) -> Counts:
         train=collected.pairs - collected.evaluated,
         eval=collected.evaluated,
         left_out={reason: collected.left_out[reason] for reason in LEFT_OUT if collected.left_out[reason]},
+        excluded_judgments=collected.excluded_judgments,
     )
 
 
@@ -178,6 +179,8 @@ def sentence(counts: Counts) -> str:
         f"{_many(counts.train, 'pair')} to train on and {_many(counts.eval, 'pair')} to evaluate with, from "
         f"{_many(counts.judgments, 'judgment')} of {_many(counts.comparisons, 'comparison')}"
     )
+    if counts.excluded_judgments:
+        text += f" ({_many(counts.excluded_judgments, 'more judgment')} excluded)"
     left_out = left_out_text(counts.left_out)
     return f"{text}; left out: {left_out}." if left_out else f"{text}."
 

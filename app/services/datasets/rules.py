@@ -11,6 +11,7 @@ from app.models import Choice
 
 # Why a comparison is left out, in the order in which people are told.
 LEFT_OUT = {
+    "excluded": "excluded",
     "not_judged": "without a judgment",
     "too_few_judgments": "with too few judgments",
     "tie": "judged a tie",

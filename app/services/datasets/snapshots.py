@@ -14,7 +14,7 @@ from app.db import read_session, write_session
 from app.errors import NotFound, SnapshotEmpty
 from app.models import Counts, Project, Snapshot, Statistics, User, Warned
 from app.models.base import now as utc_now
-from app.services.accounts import audit
+from app.services.accounts import access, audit
 from app.services.datasets import files, report, votes
 from app.services.datasets.collected import Collected
 from app.services.datasets.rules import Rule
@@ -75,9 +75,10 @@ def freeze(
 
     Looks and uploads while others write; one short transaction adds the row. Who fails in between leaves files that are
     named by their content, which nothing refers to and which the next try overwrites with the same bytes.
-    Raises SnapshotEmpty where nothing is left to train on, and Invalid where the rule is.
+    Raises SnapshotEmpty where nothing is left to train on, ProjectArchived, and Invalid where the rule is.
     """
     applied = Rule.of(rule)
+    access.require_open(project)
     with tempfile.TemporaryDirectory(prefix="prefloop-snapshot-") as folder:
         with read_session(engine) as session:
             if engine.dialect.name == "postgresql":  # every look at the same state, as SQLite does it anyway

@@ -20,6 +20,8 @@ from app.models import (
     Split,
     User,
 )
+from app.services.collecting import exclusions, places
+from app.services.collecting.exclusions import Excluded
 from app.services.datasets.collected import Collected, Pair
 from app.services.datasets.rules import Rule, Vote, decide
 
@@ -34,11 +36,19 @@ def decided(session: Session, *, project: Project, rule: Rule, collected: Collec
             Comparison.project_id == project.id, Comparison.evaluation_id.is_(None)
         )
     ).one()
+    excluded = exclusions.in_force(session, project_id=project.id)
     collected.comparisons, collected.left_out["gold"] = kept, gold_kept
+    collected.left_out["excluded"] = gone = _pairs_excluded(session, project, excluded)
     leaking = frozenset[int]() if rule.include_near_duplicates else _on_both_sides(session, project)
     judged = 0
-    for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:13]):
-        votes = [row[13:] for row in rows]
+    for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:14]):
+        if excluded.has_pair(comparison[0], comparison[13]):
+            continue
+        votes = [row[14:] for row in rows]
+        counted = [vote for vote in votes if not excluded.has_vote(vote[-1], vote[0])]
+        collected.excluded_judgments += len(votes) - len(counted)
+        if not (votes := counted):
+            continue
         collected.judgments += len(votes)
         _count_people(collected, votes)
         if comparison[4] is not None:  # a gold question
@@ -47,9 +57,19 @@ def decided(session: Session, *, project: Project, rule: Rule, collected: Collec
         if pair := _decide(collected, comparison, votes, rule, leaking):
             collected.add(pair)
             yield pair
-    collected.left_out["not_judged"] += kept - gold_kept - judged
+    collected.left_out["not_judged"] += kept - gold_kept - gone - judged
     names = select(User.id, User.display_name).where(User.id.in_(collected.votes.made))
     collected.names = dict(session.execute(names).tuples().all())
+
+
+def _pairs_excluded(session: Session, project: Project, excluded: Excluded) -> int:
+    """How many comparisons are left out, gold questions apart."""
+    if not excluded.pairs and not excluded.imports:
+        return 0
+    left_out = select(func.count()).where(
+        Comparison.project_id == project.id, Comparison.gold_choice.is_(None), places.IS_LEFT_OUT
+    )
+    return session.scalar(left_out) or 0
 
 
 def _on_both_sides(session: Session, project: Project) -> frozenset[int]:
@@ -67,9 +87,9 @@ def _on_both_sides(session: Session, project: Project) -> frozenset[int]:
 def _decide(
     collected: Collected, comparison: Sequence[Any], votes: Sequence[Any], rule: Rule, leaking: frozenset[int]
 ) -> Pair | None:
-    (comparison_id, prompt_id, split, group_id, _, *answers) = comparison
+    (comparison_id, prompt_id, split, group_id, _, *answers, _) = comparison
     decision = decide(
-        [Vote(user_id, choice, strength, late, bool(flags)) for user_id, choice, strength, late, flags, _, _ in votes],
+        [Vote(user_id, choice, strength, late, bool(flags)) for user_id, choice, strength, late, flags, *_ in votes],
         rule,
     )
     if decision.chosen is None:
@@ -108,6 +128,7 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
             second.words,
             second.content_hash,
             second.source_name,
+            Comparison.import_id,
             Judgment.user_id,
             Judgment.choice,
             Judgment.strength,
@@ -115,6 +136,7 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
             Judgment.flags,
             Judgment.first_side,
             Judgment.source,
+            Judgment.id,
         )
         .join(Prompt, Prompt.id == Comparison.prompt_id)
         .join(first, first.id == Comparison.first_response_id)
@@ -128,7 +150,7 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
 
 def _count_people(collected: Collected, votes: Sequence[Any]) -> None:
     said = []
-    for user_id, choice, _, _, _, first_side, source in votes:
+    for user_id, choice, _, _, _, first_side, source, _ in votes:
         if source is JudgmentSource.IMPORT:
             collected.imported += 1
             continue

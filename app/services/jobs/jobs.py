@@ -35,11 +35,12 @@ def queue(
     """A queued job, and whether it is new: the same key from the same person returns the job that it made before.
 
     The caller adds the row of the kind's own table in the same transaction. `audited` goes into the audit trail.
-    Raises Conflict if the key made a job of another kind.
+    Raises Conflict if the key made a job of another kind, or the project is archived.
     """
     now = now or utc_now()
     if known := by_key(session, kind=kind, by=by, key=idempotency_key):
         return known, False
+    access.require_open(session.get_one(Project, project_id))
     job = Job(
         kind=kind,
         project_id=project_id,
@@ -145,6 +146,7 @@ def retry(session: Session, *, job: Job, by: User | None, now: datetime | None =
     Raises Conflict if it is queued, running or has succeeded.
     """
     now = now or utc_now()
+    access.require_open(job.project)
     fresh: dict[str, Any] = {
         "attempts": 0,
         "error": "",

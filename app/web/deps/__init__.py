@@ -6,7 +6,9 @@ project. `tests/routes/test_guards.py` asks every route as everybody.
 """
 
 from app.web.deps.people import (
+    AdminApartDep,
     AdminDep,
+    ApiAdminApartDep,
     ApiAdminDep,
     ApiCallerApartDep,
     ApiCallerDep,
@@ -43,7 +45,9 @@ from app.web.deps.projects import (
 from app.web.deps.work import BearerDep, EngineDep, RowId, SessionDep, SettingsDep, StorageDep, UseNoted, client_address
 
 __all__ = [
+    "AdminApartDep",
     "AdminDep",
+    "ApiAdminApartDep",
     "ApiAdminDep",
     "ApiCallerApartDep",
     "ApiCallerDep",

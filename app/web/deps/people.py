@@ -195,6 +195,26 @@ async def _browser_session(request: Request, _: UserDep) -> int:
 BrowserSessionDep = Annotated[int, Depends(_browser_session)]
 
 
+def _admin_apart(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> User:
+    with read_session(engine) as session:
+        return check_second_factor(request, allowed(signed_in_user(request, session, settings), ADMINS))
+
+
+def _api_admin_apart(
+    request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted, bearer: BearerDep
+) -> User:
+    with read_session(engine) as session:
+        user = token_user(request, session, settings, bearer)
+    if caller_of(request).token_id is not None:
+        raise NotAllowed("This token is for some projects only.", "Use one that isn't narrowed to projects.")
+    return allowed(user, ADMINS)
+
+
+# As above, for admins.
+AdminApartDep = Annotated[User, Depends(_admin_apart)]
+ApiAdminApartDep = Annotated[User, Depends(_api_admin_apart)]
+
+
 @dataclass(frozen=True)
 class Browser:
     """A signed-in browser, looked up in a session that is over: for what works in sessions of its own."""

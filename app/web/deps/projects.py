@@ -29,6 +29,9 @@ from app.web.deps.people import (
 )
 from app.web.deps.work import BearerDep, EngineDep, SessionDep, SettingsDep, UseNoted, client_address
 
+# What may be done in an archived project: bring it back, delete it, end what still runs.
+OPEN_WHILE_ARCHIVED = ("/archive", "/bring-back", "/delete", "/cancel", "/stop")
+
 
 @dataclass(frozen=True, slots=True)
 class Here:
@@ -44,12 +47,15 @@ class Here:
 
 
 def _here(request: Request, session: Session, user: User | None, least: ProjectRole) -> Here:
-    """Raises NotFound where the project is hidden or isn't there, NotAllowed where the role doesn't do."""
+    """Raises NotFound where the project is hidden or isn't there, NotAllowed where the role doesn't do, ProjectArchived for a
+    change of an archived one."""
     user = check_second_factor(request, allowed(user, EVERYBODY))
     state, caller = request_state.of(request), caller_of(request)
     ((of, value),) = [(name, value) for name, value in request.path_params.items() if name in access.OF]
     project, role = access.get(session, caller=caller, of=of, value=value)
     require(role, least)
+    if request.method not in ("GET", "HEAD") and not request.url.path.endswith(OPEN_WHILE_ARCHIVED):
+        access.require_open(project)
     state.role = role
     signed_in = state.still_in
 

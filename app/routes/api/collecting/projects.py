@@ -77,6 +77,7 @@ class ProjectOut(BaseModel):
     default_base_model: str
     open_to_everybody: bool
     is_demo: bool
+    archived_at: datetime | None = Field(description="Since then it can only be looked at.")
     created_at: datetime
 
 
@@ -136,6 +137,7 @@ class ComparisonOut(BaseModel):
     votes: dict[Choice, int] = Field(description="Current judgments by choice.")
     wanted: int
     done: int
+    excluded: bool = Field(description="Left out of new snapshots, by itself or with its import.")
 
     @classmethod
     def of(cls, row: Row) -> "ComparisonOut":
@@ -152,6 +154,7 @@ class ComparisonOut(BaseModel):
             votes=row.votes,
             wanted=row.wanted,
             done=row.done,
+            excluded=row.excluded,
         )
 
 
@@ -234,7 +237,7 @@ def list_comparisons(
     slug: Slug,
     session: SessionDep,
     here: ApiLeadDep,
-    state: Literal["", "waiting", "judged"] = "",
+    state: Literal["", "waiting", "judged", "excluded"] = "",
     split: Split | None = None,
     source: str = Query("", max_length=255),
     text: str = Query("", max_length=200),

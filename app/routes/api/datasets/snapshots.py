@@ -68,6 +68,7 @@ class Counts(BaseModel):
     train: int
     eval: int
     left_out: dict[str, int] = Field(description="Comparisons that give no pair, by reason.")
+    excluded_judgments: int = Field(description="Judgments of other comparisons that were excluded.")
 
 
 class Warning(BaseModel):

@@ -14,7 +14,7 @@ from app.db import write_session
 from app.errors import Conflict, NotFound, PrefloopError, disk_full
 from app.models import Import, ImportState, Project, User
 from app.models.base import now as utc_now
-from app.services.accounts import audit
+from app.services.accounts import access, audit
 from app.services.collecting.imports import mapping, storing, told
 from app.services.collecting.imports.forms import parse_row, unfit
 from app.services.collecting.imports.outcome import Numbered, Outcome
@@ -85,6 +85,7 @@ def load(
 def _begin(engine: Engine, project_id: int, user_id: int, filename: str, draft_id: int | None) -> Import:
     with write_session(engine) as session:
         project = session.get_one(Project, project_id)
+        access.require_open(project)
         if draft_id is None:
             row = Import(project_id=project.id, user_id=user_id, filename=clean(filename))
             session.add(row)
@@ -213,6 +214,14 @@ def _finish(engine: Engine, import_id: int, error: str) -> Import:
 def get(session: Session, import_id: int) -> Import:
     row = session.get(Import, import_id)
     if row is None:
+        raise NotFound(f"There is no import {import_id}.", "Look at the project's data page.")
+    return row
+
+
+def of_project(session: Session, project: Project, import_id: int) -> Import:
+    """One of a project's imports; another's is as one that isn't there. Raises NotFound."""
+    row = get(session, import_id)
+    if row.project_id != project.id:
         raise NotFound(f"There is no import {import_id}.", "Look at the project's data page.")
     return row
 

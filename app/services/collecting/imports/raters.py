@@ -36,7 +36,14 @@ def key_in_file(vote: Vote) -> str:
     return hashlib.sha256(vote.rater.encode()).hexdigest()[:40]
 
 
-def judge(session: Session, *, project: Project, rated: Sequence[tuple[int, Stored, Parsed]], outcome: Outcome) -> int:
+def judge(
+    session: Session,
+    *,
+    project: Project,
+    rated: Sequence[tuple[int, Stored, Parsed]],
+    outcome: Outcome,
+    import_id: int | None = None,
+) -> int:
     """Records the votes of raters; how many pairs got one. What a rater said of a pair before isn't recorded again, and a
     line that says otherwise is named."""
     if not rated:
@@ -58,7 +65,7 @@ def judge(session: Session, *, project: Project, rated: Sequence[tuple[int, Stor
             mine[at.comparison_id] = votes
             judged.add(at.comparison_id)
     for key, mine in chains.items():
-        record(session, user=people[key], project=project, votes=mine)
+        record(session, user=people[key], project=project, votes=mine, import_id=import_id)
     return len(judged)
 
 

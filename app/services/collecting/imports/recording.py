@@ -17,7 +17,9 @@ def is_superseded(vote: Vote) -> bool:
     return bool(vote.details and vote.details.get("superseded"))
 
 
-def record(session: Session, *, user: User, project: Project, votes: Mapping[int, Sequence[Vote]]) -> None:
+def record(
+    session: Session, *, user: User, project: Project, votes: Mapping[int, Sequence[Vote]], import_id: int | None = None
+) -> None:
     """Records what a person said of comparisons that they haven't judged: of each one vote, or, the last one in force,
     several of which the earlier ones were changed."""
     if not votes:
@@ -33,14 +35,15 @@ def record(session: Session, *, user: User, project: Project, votes: Mapping[int
     offered = places.offered(session, others) if others else set()
     changed = slots.settle(session, project_id=project.id, comparison_ids=settled, user=user, now=now)
     rows = {
-        number: _row(vote, project, user, number, now) | {"slot_id": changed.slots.get(number)}
+        number: _row(vote, project, user, number, now, import_id) | {"slot_id": changed.slots.get(number)}
         for number, vote in last.items()
     }
     for number in [number for number, of_one in votes.items() if len(of_one) > 1]:
         before: int | None = None
         for vote in votes[number][:-1]:
             earlier = Judgment(
-                **_row(vote, project, user, number, now) | {"superseded": True, "slot_id": None}, supersedes_id=before
+                **_row(vote, project, user, number, now, import_id) | {"superseded": True, "slot_id": None},
+                supersedes_id=before,
             )
             session.add(earlier)
             session.flush()
@@ -61,7 +64,7 @@ def record(session: Session, *, user: User, project: Project, votes: Mapping[int
     )
 
 
-def _row(vote: Vote, project: Project, user: User, comparison_id: int, now: datetime) -> dict[str, Any]:
+def _row(vote: Vote, project: Project, user: User, comparison_id: int, now: datetime, import_id: int) -> dict[str, Any]:
     """The same columns for every vote."""
     details = vote.details or {}
     return {
@@ -79,4 +82,5 @@ def _row(vote: Vote, project: Project, user: User, comparison_id: int, now: date
         "guideline_version": details.get("guideline_version", project.guideline_version),
         "late": bool(details.get("late")),
         "superseded": is_superseded(vote),
+        "import_id": import_id,
     }

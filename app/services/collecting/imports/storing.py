@@ -65,8 +65,10 @@ def store(session: Session, row: Import, batch: Batch, outcome: Outcome) -> None
             rated.append((number, at, one))
         outcome.added += at.added
         outcome.duplicates += not at.added
-    recording.record(session, user=user, project=project, votes={number: [vote] for number, vote in fresh.items()})
-    outcome.judged += len(fresh) + raters.judge(session, project=project, rated=rated, outcome=outcome)
+    own_votes = {number: [vote] for number, vote in fresh.items()}
+    recording.record(session, user=user, project=project, votes=own_votes, import_id=row.id)
+    of_raters = raters.judge(session, project=project, rated=rated, outcome=outcome, import_id=row.id)
+    outcome.judged += len(fresh) + of_raters
     filling.fill(session, project=project, stored=stored, parsed=parsed, outcome=outcome)
 
 
