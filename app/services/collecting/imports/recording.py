@@ -64,7 +64,9 @@ def record(
     )
 
 
-def _row(vote: Vote, project: Project, user: User, comparison_id: int, now: datetime, import_id: int) -> dict[str, Any]:
+def _row(
+    vote: Vote, project: Project, user: User, comparison_id: int, now: datetime, import_id: int | None
+) -> dict[str, Any]:
     """The same columns for every vote."""
     details = vote.details or {}
     return {
