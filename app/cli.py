@@ -50,6 +50,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Write a project's data into a folder; for trl and openai its current pairs are frozen first.",
     ),
     "train": ("runs", "train", "Train on the project's current dataset (or on a snapshot)."),
+    "generate": (
+        "loop.generations",
+        "generate",
+        "Ask models for new answers to prompts, and make pairs of them to be judged.",
+    ),
+    "endpoints": ("loop.endpoints", "endpoints", "Servers with OpenAI's API that give answers."),
     "workers": ("workers", "list_workers", "Show the workers: which live, what each can do, on what, and its job."),
     "user": ("people", "user", "Accounts."),
     "token": ("tokens", "token", "API tokens."),

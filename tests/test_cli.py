@@ -359,3 +359,33 @@ def test_a_token_and_an_invitation_are_narrowed_by_words(settings: Settings) -> 
     assert prefloop("user", "invite", "--project", "tone=lead").exit_code == 0
     (row,) = [json.loads(line) for line in prefloop("user", "invitations", "--json").output.splitlines()]
     assert row["projects"] == "tone=lead"
+
+
+def test_new_answers_are_asked_for(admin: str, pairs: Path, settings: Settings, tmp_path: Path) -> None:
+    prepare_model(settings)
+    prefloop("project", "create", "tone", "--name", "Tone")
+    asked = ("generate", "tone", "--from", "base:tiny", "--samples", "2", "--pairing", "round_robin")
+    given = tmp_path / "prompts.txt"
+    given.write_text("Why?\n\nWho?\n")
+    said = prefloop(*asked, "--prompts", str(given), "--cost")
+    assert "4 answers will be asked for." in said.output
+    assert "Queued" not in said.output
+    assert "Queued generation 1" in prefloop(*asked, "--prompts", str(given)).output
+    (job,) = prefloop("jobs", "list", "--kind", "generation", "--json").output.splitlines()
+    assert json.loads(job)["state"] == "queued"
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "How?"}\n{"messages": [{"role": "user", "content": "When?"}]}\n"Where?"\n')
+    assert "Queued generation 2" in prefloop(*asked, "--prompts", str(lines)).output
+    assert "Queued generation 3" in prefloop(*asked, "--limit", "2").output
+
+
+def test_endpoints_are_added_and_removed(admin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFLOOP_ENDPOINT_HOSTS", "127.0.0.1:8080")
+    get_settings.cache_clear()
+    added = ("endpoints", "add", "vllm", "--url", "http://127.0.0.1:8080/v1", "--model", "m", "--key-stdin")
+    assert "endpoint:vllm" in prefloop(*added, given="sesame\n").output
+    listed = prefloop("endpoints", "list", "--json").output
+    assert json.loads(listed)["key"] == "sealed"
+    assert "sesame" not in listed
+    assert "removed" in prefloop("endpoints", "remove", "vllm").output
+    assert "No endpoints yet" in prefloop("endpoints", "list").output

@@ -74,7 +74,9 @@ NARROWED = {
     "GET /api/v1/checkpoints",
 }
 MAKERS_ONLY = {"GET /projects/new", "POST /projects/new", "POST /api/v1/projects", "GET /api/v1/workers"}
-ADMINS_ONLY = re.compile(r"\w+ (/people|/audit|/workers|/storage|/api/v1/(storage|users|invitations|audit))\b.*")
+ADMINS_ONLY = re.compile(
+    r"\w+ (/people|/audit|/workers|/storage|/endpoints|/api/v1/(storage|users|invitations|audit|endpoints))\b.*"
+)
 # What belongs to a project: a member who is less than an engineer reaches only this.
 EVALUATORS = {
     "GET /projects/{slug}",
@@ -139,7 +141,7 @@ LEADS = {
 }
 # What an address holds beside the values that lead to a project: parts of such a thing, and what belongs to an account.
 PARTS = {"name", "format", "username", "number"}
-OF_ACCOUNTS = {"session_id", "token_id", "link_id", "username"}
+OF_ACCOUNTS = {"session_id", "token_id", "link_id", "username", "endpoint_id"}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from app.events.types import Event, Logged
 from app.models import Checkpoint, Endpoint, Finish, GenerationPlan, Job, JobKind
 from app.services.collecting.messages import Message
 from app.services.jobs import leases
-from app.services.loop import endpoints, generations
+from app.services.loop import endpoints, evaluations, generations
 from app.services.loop.generating import answers, making, prompts
 from app.services.loop.generating.answers import Arrived, Place
 from app.services.loop.generating.wanted import AnswerKind, AnswerSource
@@ -185,7 +185,13 @@ class Generating:
         making.pair(engine, job_id=self._job.id, token=token)
         with read_session(engine) as session:
             counts = making.tally(session, job_id=self._job.id)
-        return Result(lambda session: making.note(session, job_id=self._job.id, **counts), lambda session: True)
+
+        def end(session: Session) -> None:
+            making.note(session, job_id=self._job.id, **counts)
+            if self._plan.evaluation_id is not None:
+                evaluations.seed(session, evaluation_id=self._plan.evaluation_id)
+
+        return Result(end, lambda session: True)
 
     def _store_rest(self, file: "AnswerFile") -> None:
         """Outside of any session: what is in the file and isn't stored, some at a time."""

@@ -12,6 +12,7 @@ from app.models import FINISHED, Job, JobEvent, JobKind, JobState, Project
 from app.services.jobs import waiting
 from app.services.jobs.jobs import NOUNS
 from app.services.jobs.waiting import Waiting
+from app.services.loop import generations
 from app.services.training import exports, history
 from app.web.templating import duration, number
 
@@ -27,6 +28,8 @@ PHASES = {
     "writing": "Writing the files",
     "proving": "Comparing with the trained model",
     "publishing": "Storing the result",
+    "generating": "Writing answers",
+    "asking": "Asking for answers",
 }
 ENDS = {JobState.SUCCEEDED: "Finished", JobState.FAILED: "Failed", JobState.CANCELLED: "Cancelled"}
 NEXT_STEPS = {
@@ -40,11 +43,23 @@ NEXT_STEPS_OF_EXPORTS = {
     "export_refused": "Export the checkpoint as merged weights instead.",
     "not_found": "Add the base model on the worker's machine (prefloop models add), then press Retry.",
 }
+NEXT_STEPS_OF_GENERATIONS = {
+    "out_of_memory": "Ask a smaller model, or run a worker on a machine with more memory, then press Retry.",
+    "not_found": "Add the base model on the worker's machine (prefloop models add), then press Retry.",
+    "endpoint_refused": "Whoever runs the worker adds the server to PREFLOOP_ENDPOINT_HOSTS; then press Retry.",
+    "endpoint_redirects": "An admin removes the endpoint and adds the address that it leads to; then ask anew.",
+    "endpoint_missing": "An admin removes the endpoint and adds it with the right address and model; then ask anew.",
+}
 NEXT_STEPS_OF_RUNS = {
     "out_of_memory": "Retry with a lower “Longest pair”, token budget or batch size, or take a smaller model.",
     "killed": "The machine most likely ran out of memory: free some, or retry with a lower token budget or “Longest pair”.",
     "not_finite": "Retry with a lower learning rate, or with float32 weights.",
     "disk_full": "Free space on the worker's machine, then press Retry: the run goes on from its last training state.",
+}
+NEXT_STEPS_OF = {
+    JobKind.TRAINING: NEXT_STEPS_OF_RUNS,
+    JobKind.EXPORT: NEXT_STEPS_OF_EXPORTS,
+    JobKind.GENERATION: NEXT_STEPS_OF_GENERATIONS,
 }
 RETRY = "Press Retry to try it again."
 RETRY_RUN = "Press Retry to go on from the last training state, or start a new run with other settings."
@@ -111,6 +126,10 @@ def page(session: Session, *, job: Job, settings: Settings) -> JobPage:
 
 
 def _subject(session: Session, job: Job) -> tuple[str, str] | None:
+    if job.kind is JobKind.GENERATION:
+        plan = generations.get(session, job.id)
+        sources = ", ".join(source.title for source in generations.sources(plan))
+        return f"{plan.counts.get('wanted', 0):,} answers of {sources}", f"/generations/{job.id}"
     if job.kind is not JobKind.EXPORT:
         return None
     export = exports.get(session, job.id)
@@ -142,6 +161,8 @@ def status(job: Job, waiting: Waiting | None) -> Status:
             if job.state is JobState.QUEUED
             else "Its training state is saved first, and Retry goes on from it."
             if job.kind is JobKind.TRAINING
+            else "Answers that arrived are kept, and Retry asks for the others."
+            if job.kind is JobKind.GENERATION
             else "Retry starts it again."
         ),
     )
@@ -171,7 +192,7 @@ def outcome(session: Session, job: Job) -> Outcome:
     retry = RETRY_RUN if is_run else RETRY
     if job.state is JobState.FAILED:
         why = history.last_error(session, job=job) or Failed()
-        next_steps = NEXT_STEPS | (NEXT_STEPS_OF_RUNS if is_run else NEXT_STEPS_OF_EXPORTS)
+        next_steps = NEXT_STEPS | NEXT_STEPS_OF[job.kind]
         return Outcome(
             why.kept or "",
             next_steps.get(job.error_code, retry),

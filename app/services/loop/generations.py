@@ -4,14 +4,16 @@ Answers, pairs, prompts and cost are in `generating/`; this module starts a gene
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session, defer, joinedload
 
 from app import paging
 from app.config import Settings
+from app.db import settings_of, write_session
 from app.errors import Invalid, NotFound
 from app.models import (
     Checkpoint,
@@ -27,11 +29,14 @@ from app.models import (
 )
 from app.services.jobs import jobs
 from app.services.loop import endpoints
+from app.services.loop.generating import cost, wanted
 from app.services.loop.generating import prompts as prompts_of
-from app.services.loop.generating import wanted
+from app.services.loop.generating.cost import Cost
 from app.services.loop.generating.prompts import From, Rule
 from app.services.loop.generating.wanted import AnswerKind, AnswerSource, Sampling
 from app.services.training import base_models, runs
+
+LOOKED_AT = 200  # prompts of which the length is looked at
 
 
 def require(settings: Settings, sources: Sequence[AnswerSource]) -> None:
@@ -42,6 +47,76 @@ def require(settings: Settings, sources: Sequence[AnswerSource]) -> None:
                 runs.require_model(settings, source.name)
             except Invalid as problem:
                 raise Invalid(problem.what, problem.next_step, field="sources") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A generation as somebody asks for it. `given`: prompts that they bring; without them `rule` says which of the project's."""
+
+    sources: Sequence[AnswerSource]
+    sampling: Sampling = field(default_factory=Sampling)
+    samples: int = 1
+    pairing: Pairing = Pairing.ACROSS
+    rule: Rule = field(default_factory=Rule)
+    given: Sequence[object] = ()
+
+
+def begin(
+    engine: Engine,
+    *,
+    project: Project,
+    by_id: int,
+    order: Order,
+    idempotency_key: str | None = None,
+    address: str = "",
+) -> GenerationPlan:
+    """Store the prompts that were given, and queue a generation. A double click with one key makes one.
+
+    Opens its own sessions: files are read before them, and prompts are stored some at a time. Raises what `start`,
+    `require` and the choice of prompts raise.
+    """
+    settings = settings_of(engine)
+    given = prompts_of.read_given(order.given)
+    likely = len(given) or 1  # the rest is checked before prompts are stored that nobody wanted
+    asked = {"sources": order.sources, "samples": order.samples, "sampling": order.sampling, "pairing": order.pairing}
+    wanted.check(prompts=likely, **asked)  # type: ignore[arg-type]
+    require(settings, order.sources)
+    ids = prompts_of.store(engine, project_id=project.id, given=given) if given else []
+    with write_session(engine) as session:
+        session.info["address"] = address
+        return start(
+            session,
+            project=session.get_one(Project, project.id),
+            by=session.get_one(User, by_id),
+            prompts=ids or prompts_of.choose(session, project=project, rule=order.rule),
+            rule=None if given else order.rule,
+            idempotency_key=idempotency_key,
+            **asked,  # type: ignore[arg-type]
+        )
+
+
+def estimate(session: Session, *, project: Project, order: Order) -> Cost:
+    """What an order will take, before it is given. Raises Invalid and NotFound, as `start` would."""
+    given = prompts_of.read_given(order.given)
+    ids = [] if given else prompts_of.choose(session, project=project, rule=order.rule)
+    count = len(given) or len(ids)
+    wanted.check(
+        sources=order.sources,
+        prompts=count,
+        samples=order.samples,
+        sampling=order.sampling.checked(),
+        pairing=order.pairing,
+    )
+    looked_at = given[:LOOKED_AT] or list(prompts_of.messages_of(session, ids=ids[:LOOKED_AT]).values())
+    signs = sum(len(message["content"]) for messages in looked_at for message in messages) / max(1, len(looked_at))
+    return cost.estimate(
+        sources=[_known(session, project, source) for source in order.sources],
+        prompts=count,
+        prompt_signs=signs,
+        samples=order.samples,
+        sampling=order.sampling,
+        earlier=latest(session, project=project),
+    )
 
 
 def start(

@@ -1,0 +1,82 @@
+"""The form of new answers: what people typed, as an order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.errors import Invalid
+from app.models import Pairing
+from app.services.loop.generating.prompts import From, Rule
+from app.services.loop.generating.wanted import AnswerSource, Sampling
+from app.services.loop.generations import Order
+
+SAMPLING = ("temperature", "top_p", "max_new_tokens", "seed")
+FROM = {
+    From.PROJECT: "All prompts of the project",
+    From.TRAIN: "Those of the train split",
+    From.EVAL: "Those of the eval split",
+    From.IMPORT: "Those of an import",
+    From.GIVEN: "Prompts that I write here",
+}
+PAIRINGS = {
+    Pairing.ACROSS: "Each two sources against each other",
+    Pairing.ROUND_ROBIN: "Each answer against the next",
+    Pairing.NONE: "No pairs, answers only",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Text as it was typed."""
+
+    sources: list[str] = field(default_factory=list)
+    samples: str = "1"
+    pairing: str = Pairing.ACROSS.value
+    prompts_from: str = From.PROJECT.value
+    import_id: str = ""
+    limit: str = "200"
+    given: str = ""
+    sampling: dict[str, str] = field(
+        default_factory=lambda: {key: str(value) for key, value in Sampling().stored().items()}
+    )
+    key: str = ""
+
+    def order(self) -> Order:
+        """Raises Invalid with the field."""
+        sampling = Sampling.of(self.sampling)
+        given = [line.strip() for line in self.given.splitlines() if line.strip()]
+        is_given = self.prompts_from == From.GIVEN
+        if is_given and not given:
+            raise Invalid("No prompt was written.", "Write one a line.", field="given")
+        of_import = _whole(self.import_id, "import_id") if self.prompts_from == From.IMPORT else None
+        return Order(
+            sources=[AnswerSource.parse(text) for text in self.sources],
+            sampling=sampling,
+            samples=_whole(self.samples, "samples"),
+            pairing=Pairing(self.pairing) if self.pairing in set(Pairing) else Pairing.ACROSS,
+            rule=Rule(
+                From(self.prompts_from) if self.prompts_from in FROM and not is_given else From.PROJECT,
+                of_import,
+                _whole(self.limit, "limit"),
+                sampling.seed,
+            ),
+            given=given if is_given else (),
+        )
+
+
+def read(fields: Mapping[str, Any], sources: list[str]) -> Form:
+    """The form from what a browser sent."""
+    told = {name: str(value) for name, value in fields.items() if isinstance(value, str)}
+    names = ("samples", "pairing", "prompts_from", "import_id", "limit", "given")
+    return Form(
+        sources=sources,
+        sampling={name: told[name] for name in SAMPLING if name in told},
+        key=told.get("key", "")[:64],
+        **{name: told[name] for name in names if name in told},
+    )
+
+
+def _whole(text: str, name: str) -> int:
+    if not (text.strip().isascii() and text.strip().isdecimal() and len(text.strip()) < 10):
+        raise Invalid(f"“{text[:40]}” isn't a whole number.", "Write digits.", field=name)
+    return int(text)
