@@ -69,6 +69,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "verdict",
         "Show what an evaluation came to; with --wait the exit code says it: 0 goal, 1 worse, 2 undecided, 3 void, 4 timeout.",
     ),
+    "aliases": ("loop.aliases", "aliases", "A team's names on checkpoints: production, candidate …"),
     "checkpoints": ("checkpoints", "checkpoints", "What training runs saved."),
     "models": ("models", "models", "Base models on this machine."),
 }

@@ -1,5 +1,6 @@
 """The tables, a file a noun."""
 
+from app.models.alias import Alias, AliasEvent, Deed, NeededVerdict
 from app.models.audit import AuditEntry
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint, CheckpointFile, Stage
@@ -39,6 +40,8 @@ __all__ = [
     "FINISHED",
     "TRANSITIONS",
     "Agreed",
+    "Alias",
+    "AliasEvent",
     "ApiToken",
     "AuditEntry",
     "Base",
@@ -49,6 +52,7 @@ __all__ = [
     "Comparison",
     "Container",
     "Counts",
+    "Deed",
     "Difference",
     "Endpoint",
     "Evaluation",
@@ -83,6 +87,7 @@ __all__ = [
     "LinkKind",
     "LoginAttempt",
     "Membership",
+    "NeededVerdict",
     "Pairing",
     "Project",
     "ProjectCount",

@@ -49,6 +49,7 @@ SECTIONS = {
     "jobs": "runs",
     "checkpoints": "checkpoints",
     "evaluations": "checkpoints",
+    "aliases": "checkpoints",
     "people": "people",
     "workers": "workers",
     "audit": "audit",

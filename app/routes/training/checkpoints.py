@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import Checkpoint, ExportFormat, Project
+from app.models import Alias, Checkpoint, ExportFormat, Project
 from app.paging import Page
 from app.routes.loop import verdict_panel
 from app.routes.training import run_page
 from app.routes.training.export_panel import Panel, panel
 from app.routes.training.run_page import Setting
-from app.services.loop import verdicts
+from app.services.loop import aliases, verdicts
 from app.services.loop.verdict import card
 from app.services.loop.verdict.shape import Kept
 from app.services.training import checkpoints, exports, loading, outcome
@@ -58,6 +58,7 @@ class CheckpointPage:
     configuration: list[tuple[str, list[Setting]]]
     exports: Panel
     panels: list[verdict_panel.Panel]
+    aliases: list[Alias]
 
 
 @router.get("/projects/{slug}/checkpoints")
@@ -108,6 +109,7 @@ def _page(
             card=f"{_card(row, storage)}\n\n{card.text(told)}".strip(),
             configuration=run_page.configuration(row.provenance.get("config") or {}),
             exports=panel(session, checkpoint=row, settings=settings, storage=storage, is_adapter=is_adapter),
+            aliases=aliases.of_checkpoint(session, checkpoint_id=checkpoint_id),
             panels=[verdict_panel.panel(one, row.run.job.project) for one in told],
         ),
         block="exports" if is_fragment(request) else None,

@@ -1,0 +1,34 @@
+"""What the verdict of a checkpoint says to a name that wants to move there."""
+
+import pytest
+
+from app.db import read_session
+from app.models import Alias, EvaluationState, NeededVerdict
+from app.services.loop import gate
+from app.services.loop.gate import GateClosed
+from tests.services.loop.evaluated import Evaluated
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "needed", "opens"),
+    [
+        ("better", NeededVerdict.BETTER, True),
+        ("better", NeededVerdict.NOT_WORSE, True),
+        ("not_worse", NeededVerdict.NOT_WORSE, True),
+        ("not_worse", NeededVerdict.BETTER, False),
+        ("undecided", NeededVerdict.NOT_WORSE, False),
+        ("worse", NeededVerdict.NONE, True),
+    ],
+)
+def test_a_word_is_enough_or_not(evaluated: Evaluated, word: str, needed: NeededVerdict, opens: bool) -> None:
+    row = evaluated.evaluation("w", state=EvaluationState.DECIDED, word=word)
+    alias = Alias(project_id=evaluated.project.id, name="production", checkpoint_id=None, needs_verdict=needed)
+    with read_session(evaluated.engine) as session:
+        if not opens:
+            with pytest.raises(GateClosed, match="moves only to a checkpoint that is"):
+                gate.justification(session, alias=alias, checkpoint_id=evaluated.checkpoint.id)
+            return
+        justified = gate.justification(session, alias=alias, checkpoint_id=evaluated.checkpoint.id)
+        assert (justified.id if justified else None) == (None if word == "worse" else row.id)
