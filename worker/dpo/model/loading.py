@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,8 +20,10 @@ from transformers import (
 
 from worker.dpo.ground.config import TrainConfig
 from worker.dpo.ground.errors import BadSetting
+from worker.dpo.ground.memory import is_out_of_memory
 
 MOST_CHARACTERS = 4000
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class ModelError(BadSetting):
@@ -46,13 +49,25 @@ def read_config(model: str) -> PretrainedConfig:
 
 def load_base(model: str, *, dtype: str, device: str = "cpu", load_in_4bit: bool = False) -> PreTrainedModel:
     """A causal language model in `dtype` on `device`, without any dropout. Raises ModelError."""
-    options: dict = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    if load_in_4bit:
-        options |= _four_bit(device, options["dtype"])
+    options: dict = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
+    options |= _four_bit(device, options["dtype"]) if load_in_4bit else {"ignore_mismatched_sizes": True}
+    if (Path(model) / ADAPTER).is_file() and not (Path(model) / "config.json").is_file():
+        raise ModelError(
+            f"{model} holds an adapter, not a model. Name the model that it was trained on, and it as the adapter."
+        )
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, **options)
-    except (OSError, ValueError, KeyError, ImportError) as problem:
+        loaded, report = AutoModelForCausalLM.from_pretrained(model, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as problem:
+        if is_out_of_memory(problem):
+            raise
         raise ModelError(f"Cannot load the model {model}: {_first_line(problem)}") from problem
+    # transformers fills both with random numbers.
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{model} is damaged: its files lack {_some(missing)}. Fetch the model anew.")
+    if other := sorted(str(key) for key, *_ in report["mismatched_keys"]):
+        raise ModelError(
+            f"{model} is damaged: {_some(other)} isn't of the size that its config.json says. Fetch it anew."
+        )
     if not load_in_4bit:
         loaded.to(device)
     remove_dropout(loaded)
@@ -120,13 +135,38 @@ def prepare_policy(base: PreTrainedModel, config: TrainConfig) -> PreTrainedMode
 
 def load_adapter(base: PreTrainedModel, adapter: str, *, trainable: bool = False) -> PeftModel:
     """The base with the adapter of a folder. Raises ModelError."""
-    folder = Path(adapter)
-    if folder.is_dir() and not (folder / "adapter_model.safetensors").exists():
-        raise ModelError(f"{adapter} holds no adapter_model.safetensors. Name the folder that a training run wrote.")
+    weights = Path(adapter) / ADAPTER_WEIGHTS
+    if weights.parent.is_dir() and not weights.exists():
+        raise ModelError(f"{adapter} holds no {ADAPTER_WEIGHTS}. Name the folder that a training run wrote.")
     try:
-        return PeftModel.from_pretrained(base, adapter, is_trainable=trainable, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        policy = PeftModel.from_pretrained(base, adapter, is_trainable=trainable, use_safetensors=True)
+        if weights.exists():
+            _require_whole(policy, weights)
+        return policy
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
+        if isinstance(problem, ModelError) or is_out_of_memory(problem):
+            raise
         raise ModelError(f"Cannot load the adapter {adapter}: {_all_lines(problem)}") from problem
+
+
+def _require_whole(policy: PeftModel, weights: Path) -> None:
+    """Raise ModelError unless the file has a matrix for each place in the model, and a place for each: peft only warns."""
+    with safe_open(weights, framework="pt") as file:
+        kept = {name for name in file.keys() if ".lora_" in name}  # noqa: SIM118
+    wanted = {name for name in get_peft_model_state_dict(policy, save_embedding_layers=False) if ".lora_" in name}
+    if missing := sorted(wanted - kept):
+        raise ModelError(
+            f"The adapter {weights.parent} lacks {_some(missing)}: it is damaged, or was trained on a smaller model."
+        )
+    if strangers := sorted(kept - wanted):
+        raise ModelError(
+            f"The adapter {weights.parent} has {_some(strangers)}, for which the model has no place. Name the model that it "
+            "was trained on."
+        )
+
+
+def _some(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def choose_device(wanted: str) -> str:
