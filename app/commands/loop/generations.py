@@ -16,7 +16,7 @@ from app.models import Pairing
 from app.services.collecting import projects
 from app.services.loop import generations
 from app.services.loop.generating.prompts import From, Rule
-from app.services.loop.generating.wanted import AnswerSource, Sampling
+from app.services.loop.generating.wanted import AnswerSource, Sampling, drawn_seed
 from app.services.loop.generations import Order
 
 
@@ -36,12 +36,13 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 takes the most likely word.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="Of the likeliest words that together have this probability.")] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    seed: Annotated[int, typer.Option(help="Draws prompts and words.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Draws prompts and words. Default: a new one.")] = None,
     cost_only: Annotated[bool, typer.Option("--cost", help="Say what it would take, and start nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     as_user: ActAs = None,
 ) -> None:
     """Ask models for new answers, and make pairs of them to be judged."""
+    seed = drawn_seed() if seed is None else seed
     order = Order(
         sources=[AnswerSource.parse(text) for text in sources],
         sampling=Sampling(temperature, top_p, max_new_tokens, seed).checked(),

@@ -21,6 +21,7 @@ from app.services.loop import endpoints, generations
 from app.services.loop.generating import answers, cost
 from app.services.loop.generating.cost import Cost
 from app.services.loop.generating.likeness import Mark
+from app.services.loop.generating.wanted import Sampling, drawn_seed
 from app.services.training import base_models, checkpoints
 from app.web.deps import (
     EngineDep,
@@ -114,7 +115,10 @@ def new(request: Request, session: SessionDep, here: EngineerDep, settings: Sett
     if not form.key:
         known = [model.name for model in base_models.list_models(settings)]
         asked = form.sources or [f"base:{name}" for name in known if name == here.project.default_base_model]
-        form = Form(sources=asked, samples="2", pairing="round_robin", key=secrets.token_urlsafe(16))
+        sampling = Sampling(seed=drawn_seed() % 1_000_000).stored()
+        drawn = {name: str(value) for name, value in sampling.items()}
+        key = secrets.token_urlsafe(16)
+        form = Form(sources=asked, samples="2", pairing="round_robin", sampling=drawn, key=key)
     page = _page(session, here.project, form, settings)
     return render(request, "loop/generations/new.html", page, block="cost" if is_fragment(request) else None)
 

@@ -46,6 +46,7 @@ NEXT_STEPS_OF_EXPORTS = {
 NEXT_STEPS_OF_GENERATIONS = {
     "out_of_memory": "Ask a smaller model, or run a worker on a machine with more memory, then press Retry.",
     "not_found": "Add the base model on the worker's machine (prefloop models add), then press Retry.",
+    "endpoint_unavailable": "Look at the server; when it answers again, press Retry.",
     "endpoint_refused": "Whoever runs the worker adds the server to PREFLOOP_ENDPOINT_HOSTS; then press Retry.",
     "endpoint_redirects": "An admin removes the endpoint and adds the address that it leads to; then ask anew.",
     "endpoint_missing": "An admin removes the endpoint and adds it with the right address and model; then ask anew.",

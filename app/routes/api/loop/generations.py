@@ -15,7 +15,7 @@ from app.routes.api.training.jobs import JobOut, jobs_out
 from app.services.loop import generations
 from app.services.loop.generating import answers, cost
 from app.services.loop.generating.prompts import From, Rule
-from app.services.loop.generating.wanted import MOST_PROMPTS, AnswerSource, Sampling
+from app.services.loop.generating.wanted import MOST_PROMPTS, AnswerSource, Sampling, drawn_seed
 from app.services.loop.generations import Order
 from app.web.deps import (
     ApiEngineerDep,
@@ -41,8 +41,9 @@ class SamplingIn(BaseModel):
     temperature: float = Field(0.8, description="0 takes the most likely word; then one answer a prompt.")
     top_p: float = 0.95
     max_new_tokens: int = 256
-    seed: int = Field(
-        0, description="Each answer gets a seed of its own from it. Endpoints are told it; what they do is theirs."
+    seed: int | None = Field(
+        None,
+        description="Left out: one is drawn. Each answer gets a seed of its own from it. Endpoints are told it; what they do is theirs.",
     )
 
 
@@ -68,18 +69,20 @@ class NewGeneration(BaseModel):
     import_id: int | None = Field(None, ge=1, le=2**31 - 1)
     limit: int = Field(200, description="Prompts at most. They are drawn by the seed.")
 
-    def order(self) -> Order:
+    def order(self, key: str | None = None) -> Order:
         """Raises Invalid."""
+        sampling = self.sampling.model_dump()
+        sampling["seed"] = drawn_seed(key) if sampling["seed"] is None else sampling["seed"]
         return Order(
             sources=[AnswerSource.parse(text) for text in self.sources],
-            sampling=Sampling.of(self.sampling.model_dump()),
+            sampling=Sampling.of(sampling),
             samples=self.samples,
             pairing=self.pairing,
             rule=Rule(
                 self.prompts_from if self.prompts_from in OPEN_RULES else From.PROJECT,
                 self.import_id,
                 self.limit,
-                self.sampling.seed,
+                sampling["seed"],
             ),
             given=self.prompts,
         )
@@ -184,7 +187,7 @@ def create(
 ) -> GenerationOut:
     """Queue a generation. With an `Idempotency-Key`, a repeated request answers with the same one."""
     plan = generations.begin(
-        engine, project=here.project, by_id=here.user.id, order=body.order(),
+        engine, project=here.project, by_id=here.user.id, order=body.order(idempotency_key),
         idempotency_key=idempotency_key, address=client_address(request),
     )  # fmt: skip
     with read_session(engine) as session:

@@ -1,6 +1,8 @@
 """What is wanted of a generation: which sources are asked, and how they draw their words."""
 
+import hashlib
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -89,6 +91,13 @@ class AnswerSource:
             case AnswerKind.ENDPOINT:
                 return f"{self.name} ({self.model})" if self.model else self.name
         return self.name
+
+
+def drawn_seed(key: str | None = None) -> int:
+    """A seed for who names none: answers like the last ones would be no news. One key always gives the same."""
+    if key is None:
+        return secrets.randbelow(LARGEST_SEED)
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) >> 1
 
 
 @dataclass(frozen=True, slots=True)
