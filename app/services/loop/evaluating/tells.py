@@ -3,11 +3,9 @@
 import re
 from collections.abc import Iterable
 
-NAMES = re.compile(
-    r"\b(?:chat ?gpt|gpt-?[2345][\w.]*|openai|anthropic|claude|deepseek[\w.-]*|qwen[\w.-]*|smollm[\w.-]*|mixtral|mistral|"
-    r"hugging ?face|llama[ -]?[1234]?[\w.]*|gemma|gemini|vicuna)\b",
-    re.IGNORECASE,
-)
+from app.services.loop.generating import likeness
+from app.services.loop.generating.likeness import Mark
+
 FORMATTING = {
     "headings": re.compile(r"^#{1,6} ", re.MULTILINE),
     "lists": re.compile(r"^\s*(?:[-*+]|\d+[.)]) ", re.MULTILINE),
@@ -16,7 +14,6 @@ FORMATTING = {
     "tables": re.compile(r"^\s*\|.*\|\s*$", re.MULTILINE),
     "formulas": re.compile(r"\$\$|\\\(|\\\["),
 }
-SHORTEST_NAME = 4
 
 
 def of_pair(new: str, old: str, *, cut: tuple[bool, bool], names: Iterable[str] = ()) -> dict[str, list[str]]:
@@ -24,12 +21,12 @@ def of_pair(new: str, old: str, *, cut: tuple[bool, bool], names: Iterable[str] 
 
     cut: whether each answer stopped at the length limit. names: those of the sources.
     """
-    known = [name.casefold() for name in names if len(name) >= SHORTEST_NAME]
+    known = list(names)
     told = {}
     for side, text, other, is_cut in (("new", new, old, cut[0]), ("old", old, new, cut[1])):
         kinds = [
-            *(["names_a_model"] if NAMES.search(text) or any(name in text.casefold() for name in known) else []),
-            *(["at_limit"] if is_cut else []),
+            *([Mark.NAMES_A_MODEL.value] if likeness.names_a_model(text, known) else []),
+            *([Mark.AT_LIMIT.value] if is_cut else []),
             *(f"only_{kind}" for kind, sign in FORMATTING.items() if sign.search(text) and not sign.search(other)),
         ]
         told[side] = kinds
