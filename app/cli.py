@@ -64,6 +64,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "members": ("projects", "members", "Members of projects."),
     "snapshot": ("snapshots", "snapshot", "Frozen datasets."),
     "jobs": ("jobs", "jobs", "Jobs: training runs, exports."),
+    "evaluate": (
+        "loop.evaluations",
+        "evaluate",
+        "Compare a checkpoint blind with its parent, its base or another checkpoint.",
+    ),
+    "evaluations": ("loop.evaluations", "evaluations", "Blind batches of checkpoints."),
     "verdict": (
         "loop.verdicts",
         "verdict",

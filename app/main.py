@@ -21,7 +21,7 @@ from app.routes import api
 from app.routes.accounts import account, members, people, person, second_factor, session
 from app.routes.collecting import compare, guidelines, history, home, imports, projects
 from app.routes.datasets import data, extracts, snapshots
-from app.routes.loop import aliases, endpoints, exclusions, generations, removal, verdicts
+from app.routes.loop import aliases, endpoints, evaluations, exclusions, generations, removal, verdicts
 from app.routes.ops import audit, health, storage, workers
 from app.routes.training import checkpoints, jobs, new_run
 from app.web import failures
@@ -55,6 +55,7 @@ PAGES: tuple[Any, ...] = (
     new_run,
     jobs,
     checkpoints,
+    evaluations,
     verdicts,
     aliases,
     workers,

@@ -12,6 +12,7 @@ from app.config import Settings
 from app.db import write_session
 from app.ops import prune
 from app.services.jobs import leases
+from app.services.loop import evaluations
 from app.services.loop.removal import imports, projects
 from app.storage import get_storage
 
@@ -32,6 +33,12 @@ def go_on(settings: Settings, engine: Engine) -> None:
     deleted = projects.go_on(engine, get_storage(settings))
     if undone or deleted:
         log.info("removal.finished", imports=undone, projects=deleted)
+
+
+def _settle(engine: Engine) -> None:
+    """Count what people said in evaluations that ask, and end those that are decided: no judgment waits for that."""
+    for evaluation_id in evaluations.settle_all(engine):
+        log.info("evaluation.ended", evaluation=evaluation_id)
 
 
 def _prune_daily(settings: Settings) -> None:
@@ -81,6 +88,7 @@ async def _sweep_forever(settings: Settings, engine: Engine) -> None:
         try:
             await asyncio.to_thread(sweep, settings, engine)
             await asyncio.to_thread(go_on, settings, engine)
+            await asyncio.to_thread(_settle, engine)
             await asyncio.to_thread(_prune_daily, settings)
         except Exception as error:  # a database that is away comes back
             log.warning("sweep.missed", error=str(error))

@@ -32,6 +32,7 @@ PAGES = (
     "/projects/{slug}/runs",
     "/projects/{slug}/checkpoints",
     "/projects/{slug}/train",
+    "/projects/{slug}/evaluations",
 )
 # Where a page shows what was collected, it reads it; the desk and the lists don't.
 BY_INDEX = tuple(page for page in PAGES if "/data" not in page and "/train" not in page)

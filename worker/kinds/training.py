@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.db import after_commit
 from app.errors import PrefloopError
 from app.events.types import Event
 from app.models import Job, JobKind, TrainingRun
 from app.services.datasets import snapshots
+from app.services.loop.batches import Evaluate
 from app.services.training import base_models, checkpoints, run_settings, runs
 from app.storage import Storage
 from worker.dpo.publish.card import write_card
@@ -102,7 +104,8 @@ class Training:
         files = checkpoints.upload(storage, out, prefix=f"checkpoints/job-{self._job.id}/{token[:12]}")
 
         def end(session: Session) -> None:
-            checkpoints.publish(session, run=self._run, files=files, facts=facts, provenance=provenance)
+            made = checkpoints.publish(session, run=self._run, files=files, facts=facts, provenance=provenance)
+            after_commit(session, Evaluate(made.id))
             numbers = {name: facts.get(name) for name in ("peak_memory_bytes", "train_seconds")}
             runs.record_end(session, job_id=self._job.id, numbers=numbers)
 

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from app.routes.api.accounts import members, people
 from app.routes.api.collecting import imports, judgments, projects
 from app.routes.api.datasets import extracts, snapshots
-from app.routes.api.loop import aliases, endpoints, exclusions, generations, removal, verdicts
+from app.routes.api.loop import aliases, endpoints, evaluations, exclusions, generations, removal, verdicts
 from app.routes.api.ops import storage
 from app.routes.api.training import checkpoints, exports, jobs
 from app.web.problems import problems
@@ -18,6 +18,7 @@ router.include_router(checkpoints.router)
 router.include_router(exports.router)
 router.include_router(generations.router)
 router.include_router(endpoints.router)
+router.include_router(evaluations.router)
 router.include_router(verdicts.router)
 router.include_router(aliases.router)
 router.include_router(storage.router)

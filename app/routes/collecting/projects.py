@@ -32,6 +32,7 @@ class ProjectForm(BaseModel):
     allow_tie: bool = False
     allow_both_bad: bool = False
     allow_skip: bool = False
+    evaluates_runs: bool = False
 
     @classmethod
     def of(cls, project: Project) -> "ProjectForm":
@@ -47,6 +48,7 @@ class ProjectForm(BaseModel):
             allow_tie=project.allow_tie,
             allow_both_bad=project.allow_both_bad,
             allow_skip=project.allow_skip,
+            evaluates_runs=project.evaluates_runs,
         )
 
     def rules(self) -> dict[str, object]:
@@ -63,6 +65,7 @@ class ProjectForm(BaseModel):
             "allow_tie": self.allow_tie,
             "allow_both_bad": self.allow_both_bad,
             "allow_skip": self.allow_skip,
+            "evaluates_runs": self.evaluates_runs,
         }
 
     def _number(self, name: str, kind: type[int] | type[float]) -> int | float:

@@ -148,9 +148,14 @@ def nothing_to_ask(chosen: Chosen, wanted: Wanted) -> Invalid:
             "Add prompts that are kept for evaluation, on the page of evaluations.",
             field="prompts",
         )
-    reasons = "; ".join(WHY_NOT[reason].format(f"{count:,}") for reason, count in chosen.left_out.most_common())
+    reasons = "; ".join(why_not(chosen))
     return Invalid(
         f"No prompt {split} can be asked blind: {reasons}.",
         "Add prompts that are kept for evaluation, or invite people who haven't judged these.",
         field="prompts",
     )
+
+
+def why_not(chosen: Chosen) -> list[str]:
+    """Why prompts that were looked at can't serve, with how many those are."""
+    return [WHY_NOT[reason].format(f"{count:,}") for reason, count in chosen.left_out.most_common()]

@@ -37,6 +37,9 @@ class Rules(BaseModel):
         None, ge=0, le=50, description="Share of prompts never trained on; 10 by default."
     )
     default_base_model: str | None = Field(None, max_length=255)
+    evaluates_runs: StrictBool | None = Field(
+        None, description="A run that succeeds is compared blind with its parent by itself; off by default."
+    )
     open_to_everybody: StrictBool | None = Field(
         None, description="Every account acts in the project by its own role; by default only its members see it."
     )
@@ -76,6 +79,7 @@ class ProjectOut(BaseModel):
     eval_percent: int
     default_base_model: str
     open_to_everybody: bool
+    evaluates_runs: bool
     is_demo: bool
     archived_at: datetime | None = Field(description="Since then it can only be looked at.")
     created_at: datetime

@@ -95,6 +95,43 @@ def _ordinary_waits(session: Session, project_id: int) -> bool:
     return bool(session.scalar(select(waits)))
 
 
+def notes(evaluation: Evaluation, standing: Standing) -> list[str]:
+    """What an engineer has to know of a batch, in words. `evaluation` has its checkpoint loaded."""
+    told = []
+    if standing.same:
+        told.append(
+            f"{standing.same:,} of {standing.prompts:,}: same answer. They are ties that nobody is asked about."
+        )
+    if standing.alone:
+        told.append(
+            "No ordinary pair waits, so these pairs come alone and people may guess what they are: blinding is weaker. "
+            "Import pairs to have them mixed in."
+        )
+    if standing.unaskable:
+        told.append(
+            f"{standing.unaskable:,} of {standing.waiting:,} prompts that wait are left for nobody: everybody who may judge has "
+            "judged them, or one like them. It helps to invite people who haven't, or to start anew with prompts that are kept "
+            "for evaluation."
+        )
+    if standing.is_of_eval_split and picks_best(evaluation):
+        told.append(
+            "The same eval split picked the best step of this run (publish=best), which speaks in its favour. "
+            "Prompts that are kept for evaluation don't."
+        )
+    if standing.told:
+        told.append(
+            f"{standing.told:,} pairs have something that may give a side away; the verdict is told without them too."
+        )
+    return told
+
+
+def picks_best(evaluation: Evaluation) -> bool:
+    """Whether the checkpoint's run published the step that did best on its eval split."""
+    config = evaluation.checkpoint.provenance.get("config") or {}
+    publish = config.get("publish")
+    return publish == "best" or (publish == "auto" and bool(config.get("early_stopping_patience")))
+
+
 def kept_prompts(session: Session, *, project_id: int) -> bool:
     """Whether the project has prompts that are kept for evaluation."""
     has = exists().where(Prompt.project_id == project_id, Prompt.split == Split.KEPT)

@@ -57,7 +57,7 @@ def choose(session: Session, *, project: Project, rule: Rule) -> list[int]:
         raise Invalid(f"{rule.limit:,} prompts were wanted.", f"Choose 1 to {MOST_PROMPTS:,}.", field="limit")
     if rule.of is From.IMPORT:
         return _of_import(session, project, rule)
-    query = select(Prompt.id).where(Prompt.project_id == project.id)
+    query = select(Prompt.id).where(Prompt.project_id == project.id, Prompt.split != Split.KEPT)
     if rule.of in (From.TRAIN, From.EVAL):
         query = query.where(Prompt.split == Split(rule.of.value))
     # Content hashes are an order by chance, and an index has them in this order.
@@ -115,8 +115,11 @@ def read_given(given: Sequence[object]) -> list[list[Message]]:
     return read
 
 
-def store(engine: Engine, *, project_id: int, given: Sequence[Sequence[Message]]) -> list[int]:
-    """Stores prompts that the project hasn't yet, in short transactions. Returns the ids of all, each once."""
+def store(
+    engine: Engine, *, project_id: int, given: Sequence[Sequence[Message]], split: Split | None = None
+) -> list[int]:
+    """Stores prompts that the project hasn't yet, in short transactions. Returns the ids of all, each once. split: that of those to
+    which nothing is near, where it isn't to be drawn."""
     ids: dict[int, None] = {}
     for first in range(0, len(given), STORED_AT_ONCE):
         batch = {prompt_hash(list(one)): list(one) for one in given[first : first + STORED_AT_ONCE]}
@@ -124,7 +127,7 @@ def store(engine: Engine, *, project_id: int, given: Sequence[Sequence[Message]]
         with read_session(engine) as session:
             looked = _look(session, session.get_one(Project, project_id), batch)
         with write_session(engine) as session:
-            stored = _store(session, session.get_one(Project, project_id), batch, looked)
+            stored = _store(session, session.get_one(Project, project_id), batch, looked, split)
         ids |= dict.fromkeys(stored[key] for key in batch)
     return list(ids)
 
@@ -146,7 +149,9 @@ def _look(session: Session, project: Project, batch: Mapping[str, list[Message]]
     return _Looked(version, ids, groups.look(session, project=project, new=new))
 
 
-def _store(session: Session, project: Project, batch: Mapping[str, list[Message]], looked: _Looked) -> dict[str, int]:
+def _store(
+    session: Session, project: Project, batch: Mapping[str, list[Message]], looked: _Looked, split: Split | None
+) -> dict[str, int]:
     """One writer of a project's prompts at a time, as `pairs.add_many` has it."""
     version = session.scalars(
         update(Project)
@@ -161,7 +166,7 @@ def _store(session: Session, project: Project, batch: Mapping[str, list[Message]
     if not new:
         return looked.ids
     ids = dict(zip(new, next_ids(session, Prompt, len(new)), strict=True))
-    alone = {key: pairs.split_of(key, project.eval_percent) for key in new}
+    alone = {key: split or pairs.split_of(key, project.eval_percent) for key in new}
     placed = groups.place(session, project=project, looked=looked.near, ids=ids, alone=alone)
     insert_rows(
         session,
