@@ -6,7 +6,8 @@
 Both answer the same prompts of the HH pairs (of up to `--most` tokens) with draws from the whole softmax, float32 on a CPU. First each
 batch size of transformers, in prompts, answers as many prompts with `--search` tokens (with one size, none does); the fastest then runs
 in turn with ours, which starts anew each time: reading prompts and laying out weights count. Every answer has `--tokens` tokens; with
-`--ended` answers end by themselves, and tokens up to their end count. Lines of like length share a batch on both sides.
+`--ended` answers end by themselves, and tokens up to their end count. Lines of like length share a batch on both sides. With
+`--one-batch` transformers answers only the batch in the middle: its batches know nothing of each other, so its rate is that of all.
 Beside other programs the seconds of a run are theirs as well: so the table has tokens a second of processor time, too. Writes OUT.json and OUT.md.
 """
 
@@ -54,8 +55,10 @@ def main() -> None:
         )
     best = max(search, key=lambda size: search[size].processor) if search else args.batches[0]
     rounds = []
+    middle = max(0, len(prompts) - best) // 2
+    asked = prompts[middle : middle + best] if args.one_batch else prompts
     for _ in range(args.rounds):
-        theirs = transformers_rate(model, prompts, ends, args, size=best, tokens=args.tokens)
+        theirs = transformers_rate(model, asked, ends, args, size=best, tokens=args.tokens)
         rounds.append({"transformers": theirs, "prefloop": our_rate(model, prompts, ends, args)})
         print(rounds[-1], flush=True)
     result = {
@@ -68,6 +71,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "transformers_batches": {size: rate._asdict() for size, rate in search.items()},
         "transformers_best_batch": best,
+        "transformers_prompts": len(asked),
+        "transformers_mean_prompt_tokens": round(fmean(map(len, asked)), 1),
         "rounds": [{name: rate._asdict() for name, rate in one.items()} for one in rounds],
         **machine_facts(),
     }
@@ -84,6 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--search", type=int, default=32, help="tokens of an answer where batch sizes are compared")
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 4, 8], help="prompts in a batch of transformers")
     parser.add_argument("--lines", type=int, default=generation.LINES, help="our answers at a time")
+    parser.add_argument("--one-batch", action="store_true", help="transformers answers one batch, of middling length")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, help="threads of both (default: PyTorch's)")
     parser.add_argument(
@@ -164,7 +170,8 @@ def report(result: dict[str, Any]) -> str:
             f"{result['processor']}, {result['cores']} cores, {result['threads']} threads; torch {result['torch']}, "
             f"transformers {result['transformers']}.",
             f"transformers, tokens/s (a processor second) by prompts in a batch: {search or 'not compared'}; "
-            f"taken: {result['transformers_best_batch']}.",
+            f"taken: {result['transformers_best_batch']}, for {result['transformers_prompts']} prompts of "
+            f"{result['transformers_mean_prompt_tokens']} tokens.",
             "",
             "| round | transformers, tokens/s | Prefloop | × | transformers, tokens a processor second | Prefloop | × |",
             "|---|---|---|---|---|---|---|",

@@ -26,7 +26,7 @@ from worker.dpo.margins.scores import score
 from worker.dpo.model import loading
 from worker.dpo.publish.merge import read_facts, read_tokenizer
 from worker.dpo.run.loop import train
-from worker.dpo.run.setup import RunRequest
+from worker.dpo.run.setup import WITHOUT_EFFECT, RunRequest
 
 RESULT, SETTINGS = "margins.jsonl", "margins.json"
 # A part's steps on the wire, and the share of them that is training.
@@ -107,9 +107,7 @@ def _settle(wanted: Wanted, pairs: Sequence[Grouped]) -> Wanted:
     names = ("report_to", "sample_prompts", "early_stopping_patience", "publish")
     quiet = dict(zip(names, (["none"], 0, 0, "last"), strict=True))
     config = config.model_copy(update=quiet)
-    deciding = {
-        name: value for name, value in config.as_dict().items() if name not in ("num_workers", "reference_cache")
-    }
+    deciding = {name: value for name, value in config.as_dict().items() if name not in WITHOUT_EFFECT}
     settings = {
         "model": _name_of(wanted.model),
         "data_sha256": file_sha256(wanted.data),
@@ -119,7 +117,7 @@ def _settle(wanted: Wanted, pairs: Sequence[Grouped]) -> Wanted:
         "config": deciding,
     }
     path = wanted.out / SETTINGS
-    kept = rows.read_rows(path)[0] if path.exists() else None
+    kept = _kept_settings(path)
     if kept is None:
         rows.write_rows(path, [settings])
     else:
@@ -137,6 +135,17 @@ def _settle(wanted: Wanted, pairs: Sequence[Grouped]) -> Wanted:
     return Wanted(
         wanted.model, wanted.data, wanted.out, config, wanted.folds, wanted.seed, wanted.plant, wanted.plantings
     )
+
+
+def _kept_settings(path: Path) -> dict[str, Any] | None:
+    """What OUT's folds were made with; None where there are none. Raises OtherMargins for a damaged file."""
+    if not path.exists():
+        return None
+    try:
+        (kept,) = rows.read_rows(path)
+        return {"plant": None} | kept
+    except (ValueError, TypeError) as problem:
+        raise OtherMargins(f"{path} is damaged: {problem}. Name another folder, or say --fresh.") from problem
 
 
 def _name_of(model: str) -> str:

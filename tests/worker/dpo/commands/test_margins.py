@@ -110,6 +110,9 @@ def test_other_settings_or_data_are_refused_until_fresh(engine, tmp_path):
     assert code == 2 and "another config" in events[-1]["message"]
     code, events = engine(*asked(tmp_path, path=data(tmp_path, 10)))
     assert code == 2 and "another data_sha256" in events[-1]["message"]
+    (tmp_path / "out" / "margins.json").write_text("{")
+    code, events = engine(*asked(tmp_path, path=data(tmp_path, 10)))
+    assert code == 2 and "is damaged" in events[-1]["message"] and "--fresh" in events[-1]["message"]
     code, events = engine(*asked(tmp_path, "--fresh", path=data(tmp_path, 10)))
     assert code == 0 and len(read(tmp_path)) == 10
 

@@ -11,6 +11,7 @@ from worker.dpo.decoding.loop import Loop
 from worker.dpo.decoding.packed import PackedLayers
 from worker.dpo.decoding.sampling import Sampling
 from worker.dpo.decoding.states import Model, require_agreement
+from worker.dpo.ground import matmul
 from worker.dpo.model.attention import NotShareable
 
 ENDS = frozenset({3, 5, 11, 17, 23, 31})
@@ -124,7 +125,9 @@ def test_a_prompt_is_read_once_for_its_answers_and_ended_lines_leave(monkeypatch
     assert max(count for kind, count in rows if kind == "Step") <= 4
 
 
-def test_weights_that_are_laid_out_give_the_same_tokens_and_are_given_back(monkeypatch):
+@pytest.mark.parametrize("onednn", [False, True], ids=["mkl", "onednn"])
+def test_weights_that_are_laid_out_give_the_same_tokens_and_are_given_back(monkeypatch, onednn):
+    monkeypatch.setattr(matmul, "_ONEDNN", onednn)
     monkeypatch.setattr(loop, "LEAST_ROWS", 2)
     monkeypatch.setattr(loop, "WORTHWHILE", 1)
     for model in (tiny_model("llama", {}).float(), with_lora(tiny_model("qwen2", {})).float()):
