@@ -75,6 +75,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "verdict",
         "Show what an evaluation came to; with --wait the exit code says it: 0 goal, 1 worse, 2 undecided, 3 void, 4 timeout.",
     ),
+    "guess": ("loop.guesses", "guess", "After a blind batch: guess which answer of a pair that you judged was new."),
+    "progress": (
+        "loop.progress",
+        "progress",
+        "Show all checkpoints of a project on one scale, by every blind comparison of them.",
+    ),
     "aliases": ("loop.aliases", "aliases", "A team's names on checkpoints: production, candidate …"),
     "checkpoints": ("checkpoints", "checkpoints", "What training runs saved."),
     "models": ("models", "models", "Base models on this machine."),

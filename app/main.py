@@ -21,7 +21,17 @@ from app.routes import api
 from app.routes.accounts import account, members, people, person, second_factor, session
 from app.routes.collecting import compare, guidelines, history, home, imports, projects
 from app.routes.datasets import data, extracts, snapshots
-from app.routes.loop import aliases, endpoints, evaluations, exclusions, generations, removal, verdicts
+from app.routes.loop import (
+    aliases,
+    endpoints,
+    evaluations,
+    exclusions,
+    generations,
+    guesses,
+    progress,
+    removal,
+    verdicts,
+)
 from app.routes.ops import audit, health, storage, workers
 from app.routes.training import checkpoints, jobs, new_run
 from app.web import failures
@@ -58,6 +68,8 @@ PAGES: tuple[Any, ...] = (
     evaluations,
     verdicts,
     aliases,
+    progress,
+    guesses,
     workers,
     generations,
     endpoints,

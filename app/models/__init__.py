@@ -25,6 +25,7 @@ from app.models.export import Export, ExportFormat
 from app.models.extract import Container, Extract, ExtractForm, ExtractState
 from app.models.figures import KeptFigures
 from app.models.generation import Endpoint, Finish, GeneratedAnswer, GenerationPlan, Pairing, Purpose
+from app.models.guess import EvaluationGuess
 from app.models.importing import ColumnMap, Difference, Import, ImportReport, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
@@ -56,6 +57,7 @@ __all__ = [
     "Difference",
     "Endpoint",
     "Evaluation",
+    "EvaluationGuess",
     "EvaluationPair",
     "EvaluationState",
     "Evaluator",

@@ -32,6 +32,7 @@ THEMES = ("auto", "light", "dark")
 SECTIONS = {
     "compare": "compare",
     "history": "history",
+    "guess": "guess",
     "guidelines": "guidelines",
     "settings": "settings",
     "members": "members",
@@ -50,6 +51,7 @@ SECTIONS = {
     "checkpoints": "checkpoints",
     "evaluations": "checkpoints",
     "aliases": "checkpoints",
+    "progress": "checkpoints",
     "people": "people",
     "workers": "workers",
     "audit": "audit",

@@ -5,7 +5,17 @@ from fastapi import APIRouter
 from app.routes.api.accounts import members, people
 from app.routes.api.collecting import imports, judgments, projects
 from app.routes.api.datasets import extracts, snapshots
-from app.routes.api.loop import aliases, endpoints, evaluations, exclusions, generations, removal, verdicts
+from app.routes.api.loop import (
+    aliases,
+    endpoints,
+    evaluations,
+    exclusions,
+    generations,
+    guesses,
+    progress,
+    removal,
+    verdicts,
+)
 from app.routes.api.ops import storage
 from app.routes.api.training import checkpoints, exports, jobs
 from app.web.problems import problems
@@ -21,6 +31,8 @@ router.include_router(endpoints.router)
 router.include_router(evaluations.router)
 router.include_router(verdicts.router)
 router.include_router(aliases.router)
+router.include_router(progress.router)
+router.include_router(guesses.router)
 router.include_router(storage.router)
 router.include_router(exclusions.router)
 router.include_router(removal.router)

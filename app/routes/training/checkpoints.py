@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import Alias, Checkpoint, ExportFormat, Project
+from app.models import Alias, Checkpoint, EvaluationState, ExportFormat, Project
 from app.paging import Page
 from app.routes.loop import verdict_panel
 from app.routes.training import run_page
@@ -82,6 +82,7 @@ def show(
     with read_session(engine) as session:
         evaluated = [row.id for row in verdicts.of_checkpoint(session, checkpoint_id=checkpoint_id)[:MOST_VERDICTS]]
     told = [verdicts.current(engine, evaluation_id) for evaluation_id in evaluated]
+    told.sort(key=lambda one: one.evaluation.state is EvaluationState.VOID)  # what counts comes first
     with read_session(engine) as session:
         return _page(request, session, checkpoint_id, settings, storage, told)
 

@@ -14,3 +14,7 @@ def test_what_only_one_says_is_marked() -> None:
 def test_long_answers_stand_as_they_are() -> None:
     assert differing("word " * MOST_WORDS, "word " * MOST_WORDS) is None
     assert differing("", "") == ([], [])
+
+
+def test_answers_that_share_next_to_nothing_are_not_marked_all_over() -> None:
+    assert differing("Open Reports and press Export.", "You can find it within the menu of your account") is None

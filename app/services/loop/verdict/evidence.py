@@ -14,6 +14,7 @@ from app.models import (
     Choice,
     Comparison,
     Evaluation,
+    EvaluationGuess,
     EvaluationPair,
     EvaluationState,
     Import,
@@ -69,7 +70,7 @@ class Evidence:
     picks_best: bool = False
 
 
-def read(session: Session, evaluation: Evaluation, *, guesses: Sequence[Guess] = ()) -> Evidence:
+def read(session: Session, evaluation: Evaluation) -> Evidence:
     """Everything that a verdict is computed from. It costs what the evaluation is large, whatever the project is."""
     rows, parts = _pairs(session, evaluation), _parts(session, evaluation)
     ended: dict[int, datetime] = {}
@@ -102,7 +103,12 @@ def read(session: Session, evaluation: Evaluation, *, guesses: Sequence[Guess] =
         for pair, _, longer_by, split in rows
     ]
     return Evidence(
-        evaluation, pairs, ballots, basis(session, evaluation), list(guesses), _picks_best(session, evaluation)
+        evaluation,
+        pairs,
+        ballots,
+        basis(session, evaluation),
+        guesses(session, evaluation),
+        _picks_best(session, evaluation),
     )
 
 
@@ -116,7 +122,7 @@ def vote_of(choice: Choice, *, new_is_first: bool, both_bad: str) -> float | Non
 
 
 def basis(session: Session, evaluation: Evaluation) -> Basis:
-    """What says whether a kept verdict still is that of now: two counts over the evaluation's own rows."""
+    """What says whether a kept verdict still is that of now: counts over the evaluation's own rows."""
     judged = (
         select(func.count(Judgment.id), func.max(Judgment.id))
         .join(Comparison, Comparison.id == Judgment.comparison_id)
@@ -125,13 +131,40 @@ def basis(session: Session, evaluation: Evaluation) -> Basis:
     counted = select(func.count(EvaluationPair.value)).where(
         EvaluationPair.evaluation_id == evaluation.id, EvaluationPair.left_out == ""
     )
+    guessed = select(func.count(EvaluationGuess.id)).where(EvaluationGuess.evaluation_id == evaluation.id)
     judgments, newest = session.execute(judged).one()
     return Basis(
         state=evaluation.state.value,
         judgments=judgments,
         newest_judgment=newest or 0,
         counted=session.scalar(counted) or 0,
+        guesses=session.scalar(guessed) or 0,
     )
+
+
+def guesses(session: Session, evaluation: Evaluation) -> list[Guess]:
+    """Each guess with what its maker had chosen: only pairs that they judged with a winner tell knowledge from taste."""
+    query = (
+        select(EvaluationGuess, EvaluationPair, Judgment.choice, Comparison.first_response_id)
+        .join(EvaluationPair, EvaluationPair.id == EvaluationGuess.pair_id)
+        .join(Comparison, Comparison.id == EvaluationPair.comparison_id)
+        .join(Judgment, (Judgment.comparison_id == Comparison.id) & (Judgment.user_id == EvaluationGuess.user_id))
+        .where(
+            EvaluationGuess.evaluation_id == evaluation.id,
+            EvaluationPair.left_out == "",
+            ~Judgment.superseded,
+            Judgment.choice.in_((Choice.FIRST, Choice.SECOND)),
+        )
+        .order_by(EvaluationGuess.id)
+    )
+    return [
+        Guess(
+            guess.user_id,
+            chose_new=(choice is Choice.FIRST) == (first == pair.new_response_id),
+            right=guess.response_id == pair.new_response_id,
+        )
+        for guess, pair, choice, first in session.execute(query)
+    ]
 
 
 def in_order(pairs: Sequence[Pair]) -> list[Pair]:

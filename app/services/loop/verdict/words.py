@@ -12,7 +12,7 @@ WORDS = {
     Word.WORSE: "Worse",
     Word.UNDECIDED: "Undecided",
 }
-TELLS = {"names_a_model": "name a model", "at_limit": "stop at the length limit"}
+TELLS = {"names_a_model": "with a model's name", "at_limit": "cut at the length limit"}
 LEFT_OUT = {
     "failed": "without an answer",
     "there": "asked before",
@@ -73,12 +73,19 @@ def to_go(verdict: Verdict) -> str:
     """About 200 more judgments (110–600) until it is decided."""
     if verdict.to_go is None:
         return ""
-    low, high = verdict.to_go.low, verdict.to_go.high
-    if verdict.to_go.median is None:
+    median, low, high = verdict.to_go.median, verdict.to_go.low, verdict.to_go.high
+    if median is None:
         return f"It will probably stay undecided within {verdict.maximum:,} prompts."
+    more = many(_rough(median), "more judgment")
     if low is None or high is None:
-        return f"About {verdict.to_go.median:,} more judgments ({low or 0:,} or more) until it is decided."
-    return f"About {many(verdict.to_go.median, 'more judgment')} ({low:,}–{high:,}) until it is decided."
+        return f"About {more} ({_rough(low or 0):,} or more) until it is decided."
+    return f"About {more} ({_rough(low):,}–{_rough(high):,}) until it is decided."
+
+
+def _rough(count: int) -> int:
+    """Two digits: a forecast with more of them would claim what it doesn't know."""
+    digits = 10 ** max(0, len(str(count)) - 2)
+    return round(count / digits) * digits
 
 
 def ended(evaluation: Evaluation, verdict: Verdict | None) -> str:
@@ -155,9 +162,9 @@ def telling(verdict: Verdict) -> str:
 
 
 def kind_of_tell(kind: str) -> str:
-    """What such an answer does: `only_lists` is formatting that the other side hasn't."""
+    """What such a pair has: `only_lists` is formatting that the other side hasn't."""
     if kind.startswith("only_"):
-        return f"alone have {kind.removeprefix('only_').replace('_', ' ')}"
+        return f"with {kind.removeprefix('only_').replace('_', ' ')} on one side alone"
     return TELLS.get(kind, kind.replace("_", " "))
 
 

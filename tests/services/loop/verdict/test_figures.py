@@ -1,5 +1,6 @@
 """The figures of a verdict are those of app.stats.loop on what counts."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def told(evaluated: Evaluated, letters: str, guesses: list[Guess] | None = None, **more: object) -> Verdict:
     row = evaluated.evaluation(letters, **more)
     with read_session(evaluated.engine) as session:
-        given = evidence.read(session, verdicts.get(session, row.id), guesses=guesses or ())
-    return figures.compute(given, as_of=AS_OF)
+        given = evidence.read(session, verdicts.get(session, row.id))
+    return figures.compute(replace(given, guesses=guesses or []), as_of=AS_OF)
 
 
 def test_the_interval_is_the_sequences(evaluated: Evaluated) -> None:

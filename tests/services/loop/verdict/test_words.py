@@ -143,7 +143,7 @@ def test_the_lines_say_what_to_mind() -> None:
     assert shown == [
         "Without any one person: 55–60 %. By one look it hangs on 1 person.",
         "31 of 700: same answer.",
-        "3 pairs might give a side away (3 name a model); without them: better, 57 % (51–62 %).",
+        "3 pairs might give a side away (3 with a model's name); without them: better, 57 % (51–62 %).",
         "These eval prompts also picked the checkpoint's best step, which flatters it a little.",
     ]
 
