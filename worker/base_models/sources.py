@@ -133,8 +133,8 @@ def from_folder(staging: Path, name: str, request: dict[str, str], report: Repor
     model_folder.refuse_by_names(set(files), str(folder))
     wanted = {file_name: path for file_name, path in files.items() if model_folder.is_wanted(file_name)}
     for path in wanted.values():
-        _refuse_link_out(path, folder)
-    _need_room(staging, sum(path.stat().st_size for path in wanted.values()))
+        refuse_link_out(path, folder)
+    need_room(staging, sum(path.stat().st_size for path in wanted.values()))
     for file_name, path in sorted(wanted.items()):
         report(f"Copying {file_name} ({path.stat().st_size / 1e6:,.1f} MB)")
         (staging / file_name).parent.mkdir(exist_ok=True)
@@ -142,7 +142,7 @@ def from_folder(staging: Path, name: str, request: dict[str, str], report: Repor
     return Origin({"kind": "folder", "path": str(folder)}, folder.name, model_folder.stated_licence(staging))
 
 
-def _refuse_link_out(path: Path, folder: Path) -> None:
+def refuse_link_out(path: Path, folder: Path) -> None:
     """A folder that somebody else filled must not make us copy a file of ours, such as a key, into a model."""
     target = path.resolve()
     if not target.is_relative_to(folder.resolve()):
@@ -164,7 +164,7 @@ def from_hub(staging: Path, name: str, request: dict[str, str], report: Report) 
         model_folder.refuse_by_names(set(sizes), identifier)
         wanted = sorted(file_name for file_name in sizes if model_folder.is_wanted(file_name))
         missing = [file_name for file_name in wanted if not (staging / file_name).exists()]
-        _need_room(staging, sum(sizes[file_name] for file_name in missing))
+        need_room(staging, sum(sizes[file_name] for file_name in missing))
         for number, file_name in enumerate(wanted, start=1):
             report(f"Downloading {file_name} ({sizes[file_name] / 1e6:,.1f} MB), {number} of {len(wanted)}")
             hf_hub_download(identifier, file_name, revision=info.sha, local_dir=staging)
@@ -200,7 +200,7 @@ SOURCES: dict[str, Callable[[Path, str, dict[str, str], Report], Origin]] = {
 }
 
 
-def _need_room(folder: Path, size: int) -> None:
+def need_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise Refused(

@@ -61,6 +61,8 @@ class BaseModel:
         match self.source["kind"]:
             case "wheel":
                 return "{file} of the Python package {distribution} {version}".format_map(self.source)
+            case "adapter":
+                return f"adapter {self.source['path']} on {self.source['base']}"
             case "hub":
                 return f"{self.source['id']} at {self.source['commit'][:12]} on the model hub"
             case _:
@@ -113,11 +115,13 @@ def add(
     source: str | None = None,
     *,
     revision: str | None = None,
+    on: str | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> BaseModel:
     """Prepares a base model, or returns it when it is there already.
 
-    source: a folder on this machine, a hub id (owner/name), or None for the package that holds a model of this name.
+    source: a folder on this machine, a hub id (owner/name), or None for the package that holds a model of this name. on: the base
+    model of this machine that a folder is an adapter to; the two are merged.
     Nothing appears under the name before all of it is there and was checked; a broken-off download goes on.
     """
     if not NAME.fullmatch(name):
@@ -127,17 +131,26 @@ def add(
     if source is None and (settings.models / name / MANIFEST).is_file():
         return get(settings, name)
     _prepare(
-        settings, ["--models-dir", str(settings.models), "--name", name, *_source_options(source, revision)], progress
+        settings,
+        ["--models-dir", str(settings.models), "--name", name, *_source_options(source, revision, on)],
+        progress,
     )
     return get(settings, name)
 
 
-def _source_options(source: str | None, revision: str | None) -> list[str]:
+def _source_options(source: str | None, revision: str | None, on: str | None) -> list[str]:
+    if on is not None and not NAME.fullmatch(on):
+        raise Invalid(f"{on!r} can't be the name of a base model.", "`prefloop models list` shows those that are here.")
+    folder = Path(source or "").expanduser()
+    is_folder = source is not None and (folder.exists() or source.startswith((".", "/", "~")))
+    if on is not None and not is_folder:
+        raise Invalid(
+            "Only an adapter in a folder on this machine is merged.", "Give its folder: --from FOLDER --on BASE"
+        )
     if source is None:
         return ["--wheel"]
-    folder = Path(source).expanduser()
-    if folder.exists() or source.startswith((".", "/", "~")):
-        return ["--folder", str(folder.resolve())]
+    if is_folder:
+        return ["--folder", str(folder.resolve()), *(["--on", on] if on else [])]
     if not HUB_ID.fullmatch(source):
         raise Invalid(f"{source!r} is neither a folder on this machine nor a hub id.", "A hub id reads owner/name.")
     return ["--hub", source, *(["--revision", revision] if revision else [])]

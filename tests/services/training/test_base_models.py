@@ -219,3 +219,14 @@ def test_without_a_network_the_hub_is_named_and_the_folder_offered(hub: Hub, set
     hub.server.server_close()
     with pytest.raises(Unavailable, match=r"can't be reached.*from a folder"):
         base_models.add(settings, "tiny", "team/tiny")
+
+
+@pytest.mark.parametrize("source", [None, "owner/name"])
+def test_only_an_adapter_in_a_folder_is_merged(settings: Settings, source: str | None) -> None:
+    with pytest.raises(Invalid, match="--from FOLDER --on BASE"):
+        base_models.add(settings, "mine", source, on="tiny")
+
+
+def test_the_base_of_an_adapter_has_a_name(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="can't be the name"):
+        base_models.add(settings, "mine", str(tmp_path), on="../elsewhere")
