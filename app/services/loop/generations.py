@@ -84,11 +84,12 @@ def begin(
     ids = prompts_of.store(engine, project_id=project.id, given=given) if given else []
     with write_session(engine) as session:
         session.info["address"] = address
+        ids = prompts_of.without_kept(session, ids=ids)
         return start(
             session,
             project=session.get_one(Project, project.id),
             by=session.get_one(User, by_id),
-            prompts=ids or prompts_of.choose(session, project=project, rule=order.rule),
+            prompts=ids if given else prompts_of.choose(session, project=project, rule=order.rule),
             rule=None if given else order.rule,
             idempotency_key=idempotency_key,
             **asked,  # type: ignore[arg-type]

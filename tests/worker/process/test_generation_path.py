@@ -10,19 +10,34 @@ from sqlalchemy import Engine, func, select
 
 from app.config import Settings, get_settings
 from app.db import read_session, write_session
-from app.models import Comparison, Finish, GeneratedAnswer, GenerationPlan, JobState, Pairing, Project, SourceKind, User
+from app.models import (
+    Comparison,
+    EvaluationState,
+    Finish,
+    GeneratedAnswer,
+    GenerationPlan,
+    JobState,
+    Pairing,
+    Project,
+    SourceKind,
+    User,
+)
 from app.models import Response as Stored
 from app.services.jobs import jobs
-from app.services.loop import endpoints, generations
+from app.services.loop import batches, endpoints, evaluations, generations
 from app.services.loop.endpoints import Wanted
+from app.services.loop.evaluating.wanted import Wanted as EvaluationWanted
 from app.services.loop.generating import prompts
 from app.services.loop.generating.prompts import Rule
 from app.services.loop.generating.wanted import AnswerSource, Sampling
+from app.services.training import checkpoints, runs
+from app.storage import get_storage
 from tests.factory import Factory
 from tests.worker.answers.serving import Call, Said, completion, serving
-from tests.worker.running import Watcher, Workers, folder_of
+from tests.worker.running import QUICK, Watcher, Workers, folder_of
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
+PATIENCE = 400  # seconds that a run may need on a busy machine
 TINY = AnswerSource.base("tiny")
 one_size = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -203,3 +218,34 @@ def test_an_endpoint_is_asked_nothing_twice_when_its_worker_is_killed(
     with read_session(engine) as session:
         counts = generations.get(session, plan.job_id).counts
     assert counts["by_source"]["0"] == {"answers": 80, "failed": 0, "tokens": 240, "prompt_tokens": 560}
+
+
+@one_size
+def test_a_checkpoint_and_its_base_answer_for_an_evaluation_which_then_begins_to_ask(
+    engine: Engine, settings: Settings, factory: Factory, by: User, workers: Workers, watcher: Watcher
+) -> None:
+    project = factory.judged(8, eval_percent=50)
+    run = runs.train_on_current(
+        engine, project=project, by_id=by.id, base_model="tiny", storage=get_storage(settings),
+        config={**QUICK, "max_steps": 1, "batch_size": 2, "learning_rate": 0.05},
+    )  # fmt: skip
+    workers.start()
+    assert watcher.until_over(run.job_id, PATIENCE).state is JobState.SUCCEEDED, workers.logs()
+    given = prompts.read_given([f"What of the {number}th thing that nobody has seen?" for number in range(12)])
+    prompts.store(engine, project_id=project.id, given=given)
+    with read_session(engine) as session:
+        (checkpoint,) = checkpoints.of_run(session, run=run)
+    sampling = Sampling(temperature=1.0, max_new_tokens=8).stored()
+    evaluation = batches.start(
+        engine, settings, checkpoint_id=checkpoint.id, by_id=by.id, wanted=EvaluationWanted(sampling=sampling)
+    )
+    job = watcher.until_over(evaluation.job_id or 0, PATIENCE)
+    assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
+    made = answers(engine, job.id)
+    assert {one.source for one in made} == {0, 1}
+    assert {one.finish for one in made} <= {Finish.STOP, Finish.LENGTH}
+    seeds = {one.prompt_id: one.seed for one in made if one.source == 0}
+    assert {one.prompt_id: one.seed for one in made if one.source == 1} == seeds
+    with read_session(engine) as session:
+        assert evaluations.get(session, evaluation.id).state is EvaluationState.ASKING
+        assert session.scalar(select(func.count()).where(Comparison.evaluation_id == evaluation.id))

@@ -52,7 +52,8 @@ class Rule:
 
 
 def choose(session: Session, *, project: Project, rule: Rule) -> list[int]:
-    """The ids of the prompts. It reads as many rows as are wanted, however many the project has. Raises Invalid."""
+    """The ids of the prompts, none of them kept for evaluations. It reads as many rows as are wanted, however many the project
+    has. Raises Invalid."""
     if not 1 <= rule.limit <= MOST_PROMPTS:
         raise Invalid(f"{rule.limit:,} prompts were wanted.", f"Choose 1 to {MOST_PROMPTS:,}.", field="limit")
     if rule.of is From.IMPORT:
@@ -75,12 +76,13 @@ def _of_import(session: Session, project: Project, rule: Rule) -> list[int]:
     after = 0
     while len(ids) < rule.limit:
         rows = session.execute(
-            select(Comparison.id, Comparison.prompt_id)
+            select(Comparison.id, Comparison.prompt_id, Prompt.split)
+            .join(Prompt, Prompt.id == Comparison.prompt_id)
             .where(Comparison.import_id == rule.import_id, Comparison.project_id == project.id, Comparison.id > after)
             .order_by(Comparison.id)
             .limit(LOOKED_AT_ONCE)
         ).all()
-        ids |= dict.fromkeys(prompt_id for _, prompt_id in rows)
+        ids |= dict.fromkeys(row.prompt_id for row in rows if row.split is not Split.KEPT)
         if len(rows) < LOOKED_AT_ONCE:
             break
         after = rows[-1][0]
@@ -130,6 +132,13 @@ def store(
             stored = _store(session, session.get_one(Project, project_id), batch, looked, split)
         ids |= dict.fromkeys(stored[key] for key in batch)
     return list(ids)
+
+
+def without_kept(session: Session, *, ids: Sequence[int]) -> list[int]:
+    """Those that aren't kept for evaluations, in their order: who judged an answer to one could no longer be asked about it."""
+    kept = select(Prompt.id).where(among(session, Prompt.id, ids), Prompt.split == Split.KEPT)
+    left_out = set(session.scalars(kept))
+    return [number for number in ids if number not in left_out]
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,3 +96,13 @@ def test_near_duplicates_of_given_prompts_share_their_split(engine: Engine, fact
 def test_a_prompt_that_is_none_is_named_by_its_number() -> None:
     with pytest.raises(Invalid, match="Prompt 2"):
         prompts.read_given(["One?", "  "])
+
+
+def test_prompts_that_are_kept_for_evaluations_are_left_alone(engine: Engine, factory: Factory) -> None:
+    project = factory.project()
+    ids = prompts.store(engine, project_id=project.id, given=prompts.read_given(["One?", "Two?"]))
+    with write_session(engine) as session:
+        session.get_one(Prompt, ids[0]).split = Split.KEPT
+    assert chosen(engine, project) == [ids[1]]
+    with read_session(engine) as session:
+        assert prompts.without_kept(session, ids=ids) == [ids[1]]
