@@ -41,6 +41,13 @@ class Prompt(Base):
             sqlite_where=text("group_id IS NOT NULL"),
             postgresql_where=text("group_id IS NOT NULL"),
         ),
+        Index(
+            "ix_prompts_kept",
+            "project_id",
+            "content_hash",
+            sqlite_where=text("split = 'kept'"),
+            postgresql_where=text("split = 'kept'"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

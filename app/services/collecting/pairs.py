@@ -182,7 +182,8 @@ def add_many(
     now = utc_now()
     prompts, splits = _store_prompts(session, project, pairs, looked, now)
     responses = _store_responses(session, pairs, prompts, looked, now)
-    comparisons = _store_comparisons(session, project, pairs, prompts, responses, looked, import_id, now)
+    kept = {prompts[key] for key, split in splits.items() if split is Split.KEPT}
+    comparisons = _store_comparisons(session, project, pairs, prompts, responses, looked, import_id, now, kept)
     fresh = comparisons.keys() - looked.comparisons.keys()
     _count(session, project, fresh, pairs, splits)
     stored = []
@@ -257,8 +258,9 @@ def _store_comparisons(
     looked: Looked,
     import_id: int | None,
     now: datetime,
+    kept: Collection[int],
 ) -> dict[str, tuple[int, int]]:
-    """(comparison id, its first response's id) by pair hash."""
+    """(comparison id, its first response's id) by pair hash. Nobody is asked about pairs of `kept` prompts."""
     new: dict[str, tuple[Any, ...]] = {}
     for pair in pairs:
         if pair.hashes.pair in looked.comparisons or pair.hashes.pair in new:
@@ -277,11 +279,9 @@ def _store_comparisons(
         import_id=import_id,
         created_at=now,
     )
-    slots.seed(
-        session,
-        project=project,
-        priorities={number: row[3] for number, row in zip(ids, new.values(), strict=True)},
-    )
+    asked = {number: row[3] for number, row in zip(ids, new.values(), strict=True) if row[0] not in kept}
+    slots.seed(session, project=project, priorities=asked)
+    counts.note(session, project_id=project.id, judged=len(new) - len(asked))  # as `recount` has it: none waits
     return looked.comparisons | {key: (number, row[1]) for number, (key, row) in zip(ids, new.items(), strict=True)}
 
 

@@ -40,6 +40,7 @@ from app.models import (
     Judgment,
     Project,
     ProjectCount,
+    Prompt,
     Slot,
     SlotState,
     User,
@@ -68,6 +69,10 @@ RAN_OUT = IS_LEASED & (Slot.leased_until < NOW)
 IS_JUDGED = exists().where(Judgment.comparison_id == Slot.comparison_id, Judgment.user_id == USER).correlate(Slot)
 
 # Whether a comparison is left out: it or its import is excluded.
+# A comparison whose prompt is kept for evaluation: nobody is asked about it.
+IS_KEPT = (
+    exists().where(Prompt.id == Comparison.prompt_id, Prompt.split == literal_column("'kept'")).correlate(Comparison)
+)
 IS_LEFT_OUT = or_(
     *(
         exists().where(of_exclusion == of_comparison, Exclusion.lifted_at.is_(None)).correlate(Comparison)
@@ -171,7 +176,7 @@ def spare(these: ColumnElement[bool], wanted: int) -> Iterator[ColumnElement[boo
         .scalar_subquery()
     )
     yield Slot.comparison_id.in_(select(Comparison.id).where(these)) & IS_OPEN & (before >= wanted)
-    left_out = select(Comparison.id).where(these, IS_LEFT_OUT)
+    left_out = select(Comparison.id).where(these, IS_LEFT_OUT | IS_KEPT)
     yield Slot.comparison_id.in_(left_out) & (Slot.state != SlotState.DONE)
 
 
@@ -190,6 +195,7 @@ def lacking(these: ColumnElement[bool], wanted: int, ordinal: int) -> Any:
         these,
         have < wanted,
         ~IS_LEFT_OUT,
+        ~IS_KEPT,
         ~exists().where(Slot.comparison_id == Comparison.id, Slot.ordinal == ordinal),
     )
 

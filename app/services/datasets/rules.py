@@ -20,6 +20,7 @@ LEFT_OUT = {
     "no_majority": "without a majority",
     "flagged": "flagged as unfit",
     "near_duplicate": "nearly the same as a prompt kept for evaluation",
+    "kept": "of prompts kept for evaluation",
     "gold": "kept as gold questions",
 }
 

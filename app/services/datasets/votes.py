@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session, aliased
 
 from app.models import (
@@ -25,6 +25,8 @@ from app.services.collecting.exclusions import Excluded
 from app.services.datasets.collected import Collected, Pair
 from app.services.datasets.rules import Rule, Vote, decide
 
+IS_KEPT = Prompt.split == literal_column("'kept'")  # in words, for the index of these
+
 
 def decided(session: Session, *, project: Project, rule: Rule, collected: Collected) -> Iterator[Pair]:
     """The pairs that a rule makes of a project's judgments, in the order of their comparisons, from one streamed query.
@@ -39,6 +41,7 @@ def decided(session: Session, *, project: Project, rule: Rule, collected: Collec
     excluded = exclusions.in_force(session, project_id=project.id)
     collected.comparisons, collected.left_out["gold"] = kept, gold_kept
     collected.left_out["excluded"] = gone = _pairs_excluded(session, project, excluded)
+    collected.left_out["kept"] = for_evaluation = _kept_for_evaluation(session, project)
     leaking = frozenset[int]() if rule.include_near_duplicates else _on_both_sides(session, project)
     judged = 0
     for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:14]):
@@ -57,7 +60,7 @@ def decided(session: Session, *, project: Project, rule: Rule, collected: Collec
         if pair := _decide(collected, comparison, votes, rule, leaking):
             collected.add(pair)
             yield pair
-    collected.left_out["not_judged"] += kept - gold_kept - gone - judged
+    collected.left_out["not_judged"] += kept - gold_kept - gone - for_evaluation - judged
     names = select(User.id, User.display_name).where(User.id.in_(collected.votes.made))
     collected.names = dict(session.execute(names).tuples().all())
 
@@ -70,6 +73,16 @@ def _pairs_excluded(session: Session, project: Project, excluded: Excluded) -> i
         Comparison.project_id == project.id, Comparison.gold_choice.is_(None), places.IS_LEFT_OUT
     )
     return session.scalar(left_out) or 0
+
+
+def _kept_for_evaluation(session: Session, project: Project) -> int:
+    """How many comparisons are of prompts that are kept for evaluation, gold questions apart."""
+    kept = select(func.count()).where(
+        Comparison.prompt_id.in_(select(Prompt.id).where(Prompt.project_id == project.id, IS_KEPT)),
+        Comparison.gold_choice.is_(None),
+        Comparison.evaluation_id.is_(None),
+    )
+    return session.scalar(kept) or 0
 
 
 def _on_both_sides(session: Session, project: Project) -> frozenset[int]:
@@ -142,7 +155,7 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
         .join(first, first.id == Comparison.first_response_id)
         .join(second, second.id == Comparison.second_response_id)
         .join(Judgment, (Judgment.comparison_id == Comparison.id) & ~Judgment.superseded)
-        .where(Comparison.project_id == project.id, Comparison.evaluation_id.is_(None))
+        .where(Comparison.project_id == project.id, Comparison.evaluation_id.is_(None), ~IS_KEPT)
         .order_by(Comparison.id, Judgment.id)
     )
     yield from session.execute(query.execution_options(yield_per=2000))

@@ -1,5 +1,6 @@
 """Evaluations: planned and hashed, seeded by the answers, asked blind, and ended by their plan."""
 
+import io
 from datetime import timedelta
 
 import pytest
@@ -8,9 +9,24 @@ from sqlalchemy import Engine, func, select
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Conflict
-from app.models import AuditEntry, Comparison, EvaluationState, Judgment, ProjectCount, Slot, SlotState
+from app.models import (
+    AuditEntry,
+    Comparison,
+    Container,
+    EvaluationState,
+    Judgment,
+    Project,
+    ProjectCount,
+    Slot,
+    SlotState,
+)
 from app.models.base import now
-from app.services.collecting import recount
+from app.services.collecting import listing, recount
+from app.services.collecting.imports import load
+from app.services.collecting.listing import Filters
+from app.services.datasets import snapshots
+from app.services.datasets.extracts import own
+from app.services.datasets.extracts.containers import chunks
 from app.services.loop import evaluations
 from app.services.loop.evaluating.wanted import BothBad, Skips, Wanted
 from tests.factory import Factory
@@ -194,3 +210,35 @@ def test_a_rule_of_the_project_changes_no_slot_of_an_evaluation(batch: Batch) ->
         assert session.scalar(slots) == 6
         assert session.scalar(select(func.count()).select_from(Judgment)) == 4
     assert counts_are_right(batch)
+
+
+def test_what_was_said_in_an_evaluation_is_in_no_dataset(batch: Batch, settings: Settings) -> None:
+    with read_session(batch.engine) as session:
+        project = session.get_one(Project, batch.project.id)
+        before = snapshots.preview(session, project=project), listing.comparisons(session, project=project).total
+    evaluation = batch.asking(3, Wanted(share=100))
+    for _ in range(3):
+        batch.judge(batch.evaluators[0], prefers_new)
+    with read_session(batch.engine) as session:
+        project = session.get_one(Project, batch.project.id)
+        assert (
+            snapshots.preview(session, project=project),
+            listing.comparisons(session, project=project).total,
+        ) == before
+        filters = Filters(text="The new way")
+        assert listing.comparisons(session, project=project, filters=filters).items == []
+    rows = list(own.rows(batch.engine, project_id=batch.project.id))
+    apart = [row for row in rows if "evaluation" in row]
+    assert len(rows) == 7 and [row["evaluation"] for row in apart] == [evaluation.number] * 3
+    assert all("responses" not in row and len(row["compared"]) == 2 and row["judgments"] for row in apart)
+    other = batch.factory.project()
+    for container in Container:
+        row = load.load(
+            batch.engine,
+            project_id=other.id,
+            user_id=batch.engineer.id,
+            stream=io.BytesIO(b"".join(chunks(rows, container))),
+            filename="own",
+            settings=settings,
+        )
+        assert row.rejected == 3 and row.added + row.duplicates == 4

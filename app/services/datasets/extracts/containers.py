@@ -92,20 +92,20 @@ def _schema(first: dict[str, Any]) -> Any:
 
     text, number = pyarrow.string(), pyarrow.int64()
     messages = pyarrow.list_(pyarrow.struct([("role", text), ("content", text)]))
-    if first.keys() >= {"responses"}:
+    if first.keys() & {"responses", "compared"}:
         source = pyarrow.struct([("kind", text), ("name", text)])
         vote = [
             (name, text) for name in ("rater", "name", "choice", "rationale", "first_side", "shown_at", "submitted_at")
         ]
         vote += [("strength", number), ("guideline_version", number), ("flags", pyarrow.list_(text))]
         vote += [("late", pyarrow.bool_()), ("superseded", pyarrow.bool_())]
+        answers = pyarrow.list_(pyarrow.struct([("text", text), ("messages", messages), ("source", source)]))
         return pyarrow.schema(
             [
                 ("prompt", messages),
-                (
-                    "responses",
-                    pyarrow.list_(pyarrow.struct([("text", text), ("messages", messages), ("source", source)])),
-                ),
+                ("responses", answers),
+                ("compared", answers),
+                ("evaluation", number),
                 ("id", text),
                 ("priority", number),
                 ("gold", text),

@@ -1,4 +1,8 @@
-"""Prefloop's own form: a project's pairs with every vote on them, one JSON object a pair, which an import reads back whole."""
+"""Prefloop's own form: a project's pairs with every vote on them, one JSON object a pair, which an import reads back whole.
+
+Pairs of evaluations are told apart: they have `compared` in place of `responses`, and the `evaluation`'s number. An import refuses these
+lines, so that no way leads from an evaluation into what is trained on.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +11,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import read_session
-from app.models import Comparison, Judgment, Prompt, Response, SourceKind, User
+from app.models import Comparison, Evaluation, Judgment, Prompt, Response, SourceKind, User
 from app.services.collecting.imports.raters import key_of
 
 PAGE = 500
@@ -33,10 +37,11 @@ def rows(engine: Engine, *, project_id: int) -> Iterator[dict[str, Any]]:
 def _page(session: Session, project_id: int, after: int, newest: int) -> list[tuple[int, dict[str, Any]]]:
     first, second = aliased(Response), aliased(Response)
     pairs = session.execute(
-        select(Comparison, Prompt.messages, first, second)
+        select(Comparison, Prompt.messages, first, second, Evaluation.number)
         .join(Prompt, Prompt.id == Comparison.prompt_id)
         .join(first, first.id == Comparison.first_response_id)
         .join(second, second.id == Comparison.second_response_id)
+        .outerjoin(Evaluation, Evaluation.id == Comparison.evaluation_id)
         .where(Comparison.project_id == project_id, Comparison.id > after, Comparison.id <= newest)
         .order_by(Comparison.id)
         .limit(PAGE)
@@ -50,14 +55,21 @@ def _page(session: Session, project_id: int, after: int, newest: int) -> list[tu
     for judgment, user in session.execute(said).tuples():
         votes.setdefault(judgment.comparison_id, []).append((judgment, user))
     return [
-        (pair.id, _row(pair, messages, (one, other), votes.get(pair.id, []))) for pair, messages, one, other in pairs
+        (pair.id, _row(pair, messages, (one, other), votes.get(pair.id, []), number))
+        for pair, messages, one, other, number in pairs
     ]
 
 
 def _row(
-    pair: Comparison, messages: list[Any], answers: tuple[Response, Response], votes: list[tuple[Judgment, User]]
+    pair: Comparison,
+    messages: list[Any],
+    answers: tuple[Response, Response],
+    votes: list[tuple[Judgment, User]],
+    evaluation: int | None,
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"prompt": messages, "responses": [_answer(answer) for answer in answers]}
+    told = [_answer(answer) for answer in answers]
+    row: dict[str, Any] = {"prompt": messages}
+    row |= {"responses": told} if evaluation is None else {"compared": told, "evaluation": evaluation}
     if pair.external_id:
         row["id"] = pair.external_id
     if pair.priority:

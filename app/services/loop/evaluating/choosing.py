@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Select, exists, select
+from sqlalchemy import Select, exists, literal_column, select
 from sqlalchemy.orm import Session, aliased
 
 from app.bulk import among
@@ -62,7 +62,7 @@ def _candidates(
     start = f"{draw.randrange(2**32):08x}"
     query: Select[int, str, int | None] = (
         select(Prompt.id, Prompt.content_hash, Prompt.group_id)
-        .where(Prompt.project_id == project.id, Prompt.split == split)
+        .where(Prompt.project_id == project.id, Prompt.split == literal_column(f"'{split.value}'"))
         .order_by(Prompt.content_hash)
     )
     rows = list(session.execute(query.where(Prompt.content_hash >= start).limit(limit)).tuples())

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, literal_column, select
 from sqlalchemy.orm import Session
 
 from app.models import Evaluation, EvaluationPair, EvaluationState, Prompt, Slot, SlotState, Split, User
@@ -134,5 +134,5 @@ def picks_best(evaluation: Evaluation) -> bool:
 
 def kept_prompts(session: Session, *, project_id: int) -> bool:
     """Whether the project has prompts that are kept for evaluation."""
-    has = exists().where(Prompt.project_id == project_id, Prompt.split == Split.KEPT)
+    has = exists().where(Prompt.project_id == project_id, Prompt.split == literal_column("'kept'"))
     return bool(session.scalar(select(has)))
