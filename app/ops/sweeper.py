@@ -12,7 +12,7 @@ from app.config import Settings
 from app.db import write_session
 from app.ops import prune
 from app.services.jobs import leases
-from app.services.loop import evaluations
+from app.services.loop import evaluations, verdicts
 from app.services.loop.removal import imports, projects
 from app.storage import get_storage
 
@@ -39,6 +39,7 @@ def _settle(engine: Engine) -> None:
     """Count what people said in evaluations that ask, and end those that are decided: no judgment waits for that."""
     for evaluation_id in evaluations.settle_all(engine):
         log.info("evaluation.ended", evaluation=evaluation_id)
+        verdicts.current(engine, evaluation_id)  # so that its card and archive have it before anybody opens its page
 
 
 def _prune_daily(settings: Settings) -> None:

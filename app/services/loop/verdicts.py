@@ -1,10 +1,8 @@
 """Verdicts: what an evaluation came to, computed outside of any transaction, kept with it, and cheap to read."""
 
 import threading
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import structlog
 from pydantic import ValidationError
 from sqlalchemy import Engine, Select, or_, select, update
 from sqlalchemy.orm import Session, joinedload
@@ -16,20 +14,8 @@ from app.models.base import now as utc_now
 from app.services.loop.verdict import evidence, figures
 from app.services.loop.verdict.shape import FORM, Kept, Verdict
 
-log = structlog.get_logger()
-
 REST = timedelta(seconds=30)  # a verdict of a running batch is shown for so long before it is computed again
 _LOCKS: dict[int, threading.Lock] = {}
-
-
-@dataclass(frozen=True)
-class Refresh:
-    """After the commit that ended a batch, or that changed what counts: compute its verdict in a thread of its own."""
-
-    evaluation_id: int
-
-    def carry_out(self, engine: Engine) -> None:
-        threading.Thread(target=_try, args=(engine, self.evaluation_id), daemon=True).start()
 
 
 def get(session: Session, evaluation_id: int) -> Evaluation:
@@ -103,13 +89,6 @@ def compute(engine: Engine, evaluation_id: int, *, now: datetime | None = None) 
             execution_options={"synchronize_session": False},
         )
     return verdict
-
-
-def _try(engine: Engine, evaluation_id: int) -> None:
-    try:
-        current(engine, evaluation_id)
-    except Exception:  # whoever opens its page computes it
-        log.exception("verdict.failed", evaluation_id=evaluation_id)
 
 
 def _look(engine: Engine, evaluation_id: int, now: datetime) -> Evaluation | None:
