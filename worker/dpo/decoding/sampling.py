@@ -61,11 +61,13 @@ def choose(logits: Tensor, sampling: Sampling, chance: Sequence[float]) -> Tenso
         raise NotFinite("The model's logits aren't finite numbers, so it can't answer. Its weights may be damaged.")
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    at = torch.tensor(chance, dtype=torch.float64, device=logits.device)[:, None]
-    scaled = logits.float() / sampling.temperature
+    # Apple's GPUs have no float64.
+    device = torch.device("cpu") if logits.device.type == "mps" else logits.device
+    at = torch.tensor(chance, dtype=torch.float64, device=device)[:, None]
+    scaled = logits.to(device, torch.float32) / sampling.temperature
     if sampling.top_k or sampling.top_p < 1:
-        return _of_the_likeliest(scaled, sampling, at)
-    return _of_all(scaled, at)
+        return _of_the_likeliest(scaled, sampling, at).to(logits.device)
+    return _of_all(scaled, at).to(logits.device)
 
 
 def _of_all(scaled: Tensor, at: Tensor) -> Tensor:
