@@ -1,4 +1,4 @@
-"""Linear layers for a fixed number of rows, their weights laid out for it: products of few rows are twice as fast.
+"""Linear layers for a fixed number of rows, their weights laid out for it: products of few rows are much faster.
 
 A product of 32 rows spends most of its time on rearranging the weights for the processor's cache. We do that once. The
 operators are those that PyTorch's compiler emits for frozen weights: MKL's where `ground/matmul.py` leaves float32 products to

@@ -104,8 +104,7 @@ def require_agreement(model: Model, prompt: Sequence[int]) -> None:
             ours.append(model.logits(model.states(ids[-1:], [len(ids) - 1], Step([block])))[0])
             block.tokens += 1
     plain = model.causal_lm(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -len(ours) :]
-    apart = float(
-        (torch.stack(ours).double() - plain.double()).abs().max() / plain.double().abs().max().clamp(min=1e-6)
-    )
+    wanted, given = plain.cpu().double(), torch.stack(ours).cpu().double()
+    apart = float((given - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
     if not apart <= TOLERANCE[plain.dtype]:
         raise NotShareable(f"its logits would differ from those of the model's own forward by {apart:.1e}")
