@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "user": ("people", "user", "Accounts."),
     "token": ("tokens", "token", "API tokens."),
     "project": ("projects", "project", "Projects."),
+    "lineage": ("loop.lineage", "group", "Where things went and where they come from; a run again without something."),
     "exclude": ("loop.exclusions", "exclude", "What is left out of training; undoing an import."),
     "members": ("projects", "members", "Members of projects."),
     "snapshot": ("snapshots", "snapshot", "Frozen datasets."),

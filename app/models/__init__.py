@@ -29,6 +29,7 @@ from app.models.guess import EvaluationGuess
 from app.models.importing import ColumnMap, Difference, Import, ImportReport, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
+from app.models.lineage import ExclusionMark, Retraining, SnapshotBlock
 from app.models.membership import Membership, ProjectRole, PromisedMembership, TokenProject
 from app.models.project import Guideline, Project
 from app.models.snapshot import Agreed, Counts, Evaluator, Sides, Snapshot, Source, Statistics, Warned
@@ -65,6 +66,7 @@ __all__ = [
     "EventType",
     "Exclusion",
     "ExclusionKind",
+    "ExclusionMark",
     "Export",
     "ExportFormat",
     "Extract",
@@ -102,6 +104,7 @@ __all__ = [
     "RecoveryCode",
     "Rejection",
     "Response",
+    "Retraining",
     "Role",
     "Showing",
     "Side",
@@ -109,6 +112,7 @@ __all__ = [
     "Slot",
     "SlotState",
     "Snapshot",
+    "SnapshotBlock",
     "Source",
     "SourceKind",
     "Split",

@@ -25,8 +25,9 @@ def _in_force(name: str, *columns: str) -> Index:
 
 
 class Exclusion(Base):
-    """In force until it is lifted (`lifted_at`). `settled`: the slots of its pairs are as they are to be, which for an import
-    takes some transactions. `removed` of an import's pairs, those that nobody had judged, are gone for good."""
+    """In force until it is lifted (`lifted_at`). `settled`: the slots of its pairs are as they are to be, and the snapshots that hold
+    them are marked, which may take some transactions. `removed` of an import's pairs, those that nobody had judged, are gone for
+    good."""
 
     __tablename__ = "exclusions"
     __table_args__ = (

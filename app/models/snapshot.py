@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint
+from sqlalchemy import ForeignKey, String, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base, FileList, JsonOf, now
@@ -98,7 +98,8 @@ class Statistics:
 
 
 class Snapshot(Base):
-    """`sha256` is over the files' own hashes in name order."""
+    """`sha256` is over the files' own hashes in name order. `indexed`: its SnapshotBlocks say which pairs it holds, as those of every
+    snapshot but older ones that nobody has looked through yet."""
 
     __tablename__ = "snapshots"
     __table_args__ = (UniqueConstraint("project_id", "number"),)
@@ -111,6 +112,7 @@ class Snapshot(Base):
     counts: Mapped[Counts] = mapped_column(JsonOf(Counts))
     statistics: Mapped[Statistics] = mapped_column(JsonOf(Statistics))
     files: Mapped[tuple[StoredFile, ...]] = mapped_column(FileList)
+    indexed: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_by_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 

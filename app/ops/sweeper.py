@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from app.config import Settings
 from app.db import write_session
 from app.ops import prune
+from app.services.datasets import members
 from app.services.jobs import leases
 from app.services.loop import evaluations, verdicts
 from app.services.loop.removal import imports, projects
@@ -28,11 +29,12 @@ def sweep(settings: Settings, engine: Engine) -> None:
 
 
 def go_on(settings: Settings, engine: Engine) -> None:
-    """Finish what a process that died had begun to undo or to delete."""
+    """Finish what a process that died had begun to undo or to delete, and look through snapshots of an earlier version."""
     undone = imports.go_on(engine)
     deleted = projects.go_on(engine, get_storage(settings))
-    if undone or deleted:
-        log.info("removal.finished", imports=undone, projects=deleted)
+    indexed = members.index_older(engine, get_storage(settings))
+    if undone or deleted or indexed:
+        log.info("removal.finished", exclusions=undone, projects=deleted, snapshots=indexed)
 
 
 def _settle(engine: Engine) -> None:

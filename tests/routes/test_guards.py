@@ -126,6 +126,8 @@ LEADS = {
     "GET /projects/{slug}/exclusions",
     "POST /projects/{slug}/exclusions",
     "POST /exclusions/{exclusion_id}/lift",
+    "GET /api/v1/comparisons/{comparison_id}/lineage",
+    "GET /api/v1/snapshots/{snapshot_id}/lineage",
     "GET /snapshots/{snapshot_id}",
     "POST /projects/{slug}/snapshots",
     "PATCH /api/v1/projects/{slug}",

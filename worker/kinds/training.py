@@ -16,7 +16,9 @@ from app.errors import PrefloopError
 from app.events.types import Event
 from app.models import Job, JobKind, TrainingRun
 from app.services.datasets import snapshots
+from app.services.loop import retraining
 from app.services.loop.batches import Evaluate
+from app.services.loop.retraining import Receipt
 from app.services.training import base_models, checkpoints, run_settings, runs
 from app.storage import Storage
 from worker.dpo.publish.card import write_card
@@ -43,6 +45,7 @@ class Training:
         self._job, self._settings = job, settings
         self._run: TrainingRun
         self._guideline_version: int
+        self._receipt: Receipt | None
 
     @staticmethod
     def need(settings: Settings) -> Need:
@@ -52,6 +55,7 @@ class Training:
     def inputs(self, session: Session) -> None:
         self._run = runs.get(session, self._job.id)
         self._guideline_version = checkpoints.guideline_version(session, run=self._run)
+        self._receipt = retraining.receipt(session, job_id=self._job.id)
 
     def command(self, folder: Path, storage: Storage) -> list[str]:
         """Raises InputsBroken for a damaged snapshot, NotFound for a base model or file that isn't there."""
@@ -59,7 +63,9 @@ class Training:
         pairs = self._fetch_pairs(folder, storage)
         config = folder / "config.json"
         cache = self._settings.data_dir / "cache" / "reference"
-        config.write_text(json.dumps(self._run.config | {"reference_cache": str(cache)}, indent=1))
+        # A run that was queued before there was a choice keeps the plan that it was queued with.
+        settings = {"pair_order": "position"} | self._run.config | {"reference_cache": str(cache)}
+        config.write_text(json.dumps(settings, indent=1))
         launcher = shlex.split(self._settings.train_launcher) or [sys.executable]
         command = [*launcher, "-m", "worker.dpo", "train", "--model", str(model), "--data", str(pairs["train.jsonl"])]
         if "eval.jsonl" in pairs:
@@ -132,6 +138,8 @@ class Training:
             facts=facts,
             base={"weights_sha256": base.weights_sha256, "origin": base.origin, "note": base.note},
         )
+        if self._receipt is not None:
+            facts["retrained_without"] = self._receipt.with_weights(out).as_dict()
         write_card(out, facts | _card_facts(self._run, facts, provenance))
         _rename_base(out / "adapter_config.json", loads)
         return facts, provenance

@@ -81,6 +81,7 @@ def _exclude(slug: str, kind: ExclusionKind, subject: int, why: str, as_user: st
             by=acting_user(session, as_user),
             reason=why,
         )
+    imports.settle(get_engine(), exclusion_id=row.id)
     console.print(f"It is left out of new snapshots. Put it back: prefloop exclude lift {row.id}")
 
 

@@ -12,6 +12,7 @@ from app.routes.api.loop import (
     exclusions,
     generations,
     guesses,
+    lineage,
     progress,
     removal,
     verdicts,
@@ -36,3 +37,4 @@ router.include_router(guesses.router)
 router.include_router(storage.router)
 router.include_router(exclusions.router)
 router.include_router(removal.router)
+router.include_router(lineage.router)

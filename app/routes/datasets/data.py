@@ -7,6 +7,8 @@ from fastapi.responses import Response
 
 from app.models import Choice, Comparison, Judgment, Project, Snapshot, Split
 from app.paging import Page, Stretch
+from app.routes.loop import lineage
+from app.routes.loop.lineage import LineagePanel
 from app.services.collecting import exclusions, listing
 from app.services.collecting.exclusions import OfPair
 from app.services.collecting.listing import Filters, Row
@@ -50,6 +52,7 @@ class ComparisonPage:
     judgments: list[Judgment]
     choices: dict[Choice, str]
     excluded: OfPair
+    origins: LineagePanel
 
 
 @router.get("/projects/{slug}/data")
@@ -100,5 +103,6 @@ def comparison(comparison_id: RowId, request: Request, session: SessionDep, here
     row = listing.comparison(session, comparison_id)
     judgments = listing.judgments_of(session, row.id)
     excluded = exclusions.of_pair(session, comparison=row, judgments=judgments)
-    page = ComparisonPage(here.project, row, judgments, CHOICES, excluded)
+    origins = lineage.of_pair(session, row)
+    page = ComparisonPage(here.project, row, judgments, CHOICES, excluded, origins)
     return render(request, "datasets/data/comparison.html", page)

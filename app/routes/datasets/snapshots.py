@@ -7,6 +7,8 @@ from fastapi.responses import Response
 
 from app.db import read_session
 from app.models import Project, Snapshot, TrainingRun
+from app.routes.loop import lineage
+from app.routes.loop.lineage import LineagePanel
 from app.services.datasets import snapshots
 from app.services.datasets.rules import LEFT_OUT
 from app.services.training import runs
@@ -34,6 +36,7 @@ class SnapshotPage:
     runs: list[TrainingRun]
     pairs: dict[str, int]
     left_out_words: dict[str, str]
+    origins: LineagePanel
 
 
 @router.get("/snapshots/{snapshot_id}")
@@ -41,7 +44,8 @@ def show(snapshot_id: RowId, request: Request, session: SessionDep, here: LeadDe
     snapshot = snapshots.get(session, snapshot_id)
     trained = runs.listing(session, snapshot=snapshot).items
     pairs = {file.name: snapshots.pairs_in(snapshot, file.name) for file in snapshot.files}
-    page = SnapshotPage(snapshot.project, snapshot, trained, pairs, LEFT_OUT)
+    origins = lineage.of_snapshot(session, snapshot.id)
+    page = SnapshotPage(snapshot.project, snapshot, trained, pairs, LEFT_OUT, origins)
     return render(request, "datasets/snapshots/show.html", page)
 
 

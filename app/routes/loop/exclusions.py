@@ -58,9 +58,10 @@ def show(request: Request, session: SessionDep, here: LeadDep, page: int = 1) ->
 def exclude(session: SessionDep, here: LeadDep, form: Annotated[ExcludeForm, Form()]) -> Response:
     if form.kind is ExclusionKind.IMPORT:
         return undo(form.subject, session, here, UndoForm(reason=form.reason))
-    exclusions.exclude(
+    made = exclusions.exclude(
         session, project=here.project, kind=form.kind, subject_id=form.subject, by=here.user, reason=form.reason
     )
+    after_commit(session, Settle(made.id))
     return redirect(_back(form.next, here.project), DONE[form.kind], "good")
 
 

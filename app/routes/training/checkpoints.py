@@ -12,7 +12,8 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.models import Alias, Checkpoint, EvaluationState, ExportFormat, Project
 from app.paging import Page
-from app.routes.loop import verdict_panel
+from app.routes.loop import lineage, verdict_panel
+from app.routes.loop.lineage import LineagePanel
 from app.routes.training import run_page
 from app.routes.training.export_panel import Panel, panel
 from app.routes.training.run_page import Setting
@@ -59,6 +60,7 @@ class CheckpointPage:
     exports: Panel
     panels: list[verdict_panel.Panel]
     aliases: list[Alias]
+    origins: LineagePanel
 
 
 @router.get("/projects/{slug}/checkpoints")
@@ -112,6 +114,7 @@ def _page(
             exports=panel(session, checkpoint=row, settings=settings, storage=storage, is_adapter=is_adapter),
             aliases=aliases.of_checkpoint(session, checkpoint_id=checkpoint_id),
             panels=[verdict_panel.panel(one, row.run.job.project) for one in told],
+            origins=lineage.of_checkpoint(session, row),
         ),
         block="exports" if is_fragment(request) else None,
     )

@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.models import FINISHED, Checkpoint, EventType, Job, JobState, Project, TrainingRun
+from app.routes.loop import lineage
+from app.routes.loop.lineage import LineagePanel
 from app.routes.training import job_page
 from app.routes.training.job_page import LogLine, Outcome, Status
 from app.routes.training.run_form import default_text
@@ -100,6 +102,7 @@ class RunPage(Live):
     charts: tuple[Chart, ...] = CHARTS
     configuration: list[tuple[str, list[Setting]]] = field(default_factory=list)
     computed_in: str = ""
+    origins: LineagePanel | None = None
 
 
 def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
@@ -112,6 +115,7 @@ def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
         points=history.chart_points(session, job=run.job),
         configuration=configuration(run.config),
         computed_in=history.computed_in(session, job=run.job),
+        origins=lineage.of_run(session, run),
     )
 
 

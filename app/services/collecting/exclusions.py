@@ -104,7 +104,7 @@ def exclude(
         reason=reason,
         by_id=by.id if by else None,
         at=now or utc_now(),
-        settled=kind is not ExclusionKind.IMPORT,
+        settled=False,
         **{COLUMNS[kind]: subject_id},
     )
     try:

@@ -1,6 +1,7 @@
 """A snapshot's files: JSON Lines that TRL's DPOTrainer reads as they are."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from app.models import Choice, Comparison, Prompt, Response, Split
+from app.services.datasets import members
 from app.services.datasets.collected import Pair
 from app.storage import Storage, StoredFile
 
@@ -22,10 +24,12 @@ PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Both files in a folder, and the hash that names the dataset: SHA-256 of what `sha256sum` prints of them."""
+    """Both files in a folder, and the hash that names the dataset: SHA-256 of what `sha256sum` prints of them. `blocks`: which
+    comparisons they hold."""
 
     folder: Path
     sha256: str
+    blocks: dict[int, bytearray]
 
     def upload(self, storage: Storage, *, project_id: int) -> tuple[StoredFile, ...]:
         """Store the files, named by content: who stores them again overwrites them with the same bytes."""
@@ -36,18 +40,29 @@ class Written:
 def write(session: Session, pairs: Iterable[Pair], folder: Path) -> Written:
     """Writes both files, a page of pairs at a time."""
     following = iter(pairs)
+
+    def lines() -> Iterator[tuple[Split, int, bytes]]:
+        while page := list(islice(following, PAGE)):
+            yield from ((pair.split, pair.comparison_id, line) for pair, line in lines_of(session, page))
+
+    return write_lines(lines(), folder)
+
+
+def write_lines(lines: Iterable[tuple[Split, int, bytes]], folder: Path) -> Written:
+    """Writes both files of (split, comparison, line)."""
+    ids = array("q")
     digests = {split: hashlib.sha256() for split in SPLITS.values()}
     with ExitStack() as stack:
         handles = {split: stack.enter_context((folder / name).open("wb")) for name, split in SPLITS.items()}
-        while page := list(islice(following, PAGE)):
-            for pair, line in _lines(session, page):
-                handles[pair.split].write(line)
-                digests[pair.split].update(line)
+        for split, comparison_id, line in lines:
+            handles[split].write(line)
+            digests[split].update(line)
+            ids.append(comparison_id)
     printed = "".join(f"{digests[split].hexdigest()}  {name}\n" for name, split in SPLITS.items())
-    return Written(folder, hashlib.sha256(printed.encode()).hexdigest())
+    return Written(folder, hashlib.sha256(printed.encode()).hexdigest(), members.blocks_of(ids))
 
 
-def _lines(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bytes]]:
+def lines_of(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bytes]]:
     first, second = aliased(Response), aliased(Response)
     query = (
         select(

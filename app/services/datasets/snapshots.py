@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from app.errors import NotFound, SnapshotEmpty
 from app.models import Counts, Project, Snapshot, Statistics, User, Warned
 from app.models.base import now as utc_now
 from app.services.accounts import access, audit
-from app.services.datasets import files, report, votes
+from app.services.datasets import files, marks, members, report, votes
 from app.services.datasets.collected import Collected
+from app.services.datasets.files import Written
 from app.services.datasets.rules import Rule
 from app.storage import Storage, StoredFile
 
 PAIRS_BEFORE_A_PAUSE = 250
+FREEZING = timedelta(hours=1)  # longer than a freeze takes: what was excluded meanwhile is marked
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,28 @@ def freeze(
             known = _with_content(session, project, written.sha256)
         if known is not None:
             return known
-        stored = written.upload(storage, project_id=project.id)
+        return store(engine, project, described, written, storage=storage, by_id=by_id, address=address, now=now)
+
+
+def store(
+    engine: Engine,
+    project: Project,
+    described: Preview,
+    written: Written,
+    *,
+    storage: Storage,
+    by_id: int | None,
+    address: str = "",
+    now: datetime | None = None,
+) -> Snapshot:
+    """Uploads what was written, then adds the row in one short transaction, or finds the one that is there."""
+    began = utc_now()
+    stored = written.upload(storage, project_id=project.id)
     with write_session(engine) as session:
         session.info["address"] = address
-        return _add(session, project, described, written.sha256, stored, by_id, now)
+        snapshot = _add(session, project, described, written, stored, by_id, now)
+    marks.write_since(engine, project_id=project.id, since=began - FREEZING)
+    return snapshot
 
 
 def _with_content(session: Session, project: Project, sha256: str) -> Snapshot | None:
@@ -107,11 +127,12 @@ def _add(
     session: Session,
     project: Project,
     described: Preview,
-    sha256: str,
+    written: Written,
     stored: tuple[StoredFile, ...],
     by_id: int | None,
     now: datetime | None,
 ) -> Snapshot:
+    sha256 = written.sha256
     # One at a time in a project: numbers have no gaps, and a double click finds the first click's snapshot.
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
     if known := _with_content(session, project, sha256):
@@ -130,6 +151,7 @@ def _add(
     )
     session.add(snapshot)
     session.flush()
+    members.write(session, snapshot_id=snapshot.id, blocks=written.blocks)
     audit.record(
         session,
         by=session.get(User, by_id) if by_id else None,

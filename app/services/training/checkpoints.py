@@ -99,6 +99,7 @@ def provenance(
         "device": facts.get("device"),
         "number_type": facts.get("number_type"),
         "threads": facts.get("threads"),
+        "token_budget": facts.get("token_budget"),
         "started_by": job.created_by.username if job.created_by else None,
     }
 

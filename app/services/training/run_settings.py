@@ -79,7 +79,7 @@ _GROUPS: dict[str, tuple[tuple[str, str] | tuple[str, str, str], ...]] = {
         ("adam_epsilon", "AdamW ε"),
         ("max_grad_norm", "Gradient clipping"),
     ),
-    "Data": (("max_length", "Longest pair", "tokens"),),
+    "Data": (("max_length", "Longest pair", "tokens"), ("pair_order", "Order of pairs")),
     "Adapter": (
         ("lora_r", "LoRA rank"),
         ("lora_alpha", "LoRA alpha"),

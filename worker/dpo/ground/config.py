@@ -83,6 +83,10 @@ class TrainConfig(BaseModel):
         None, "Tokens of the prompt and one answer; a longer prompt loses its beginning.",
         empty="from the data and the model", ge=2, le=10_000_000,
     )  # fmt: skip
+    pair_order: Literal["position", "content"] = _setting(
+        "content", "What an epoch's order is drawn from: each pair's content, so that the others' order doesn't hang on a "
+        "pair more or less, or its place in the file, as the first releases did.",
+    )  # fmt: skip
     # Adapter
     lora_r: int = _setting(16, "Size of the adapter (LoRA's rank); 0 trains every weight of the model.", ge=0, le=4096)
     lora_alpha: float = _setting(32.0, "Scale of the adapter, divided by the rank.", ge=0, le=100_000)

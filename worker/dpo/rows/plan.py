@@ -5,24 +5,29 @@ sees the same steps as a run on one. Batches are drawn at random; only inside a 
 they share tokens or padding with (`packing.py`).
 """
 
+import hashlib
+import json
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from worker.dpo.data.pairs import TokenPair
 from worker.dpo.rows.packing import Packing
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches of a whole run over `pairs` pairs."""
+    """The batches of a whole run over `pairs` pairs. `keys`: what each pair is, where the order follows from that alone."""
 
     pairs: int
     batch_size: int
     seed: int
     total_steps: int
+    keys: tuple[bytes, ...] | None = field(default=None, repr=False)
+    _orders: dict[int, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -35,15 +40,39 @@ class Plan:
     def batch(self, step: int) -> list[int]:
         """Indices of the pairs of step `step` (from 0). The order is drawn anew for each epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
-        order = torch.randperm(self.pairs, generator=generator)
-        return order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+        if epoch not in self._orders:
+            self._orders.clear()  # a run goes through one epoch after the other
+            self._orders[epoch] = self._order(epoch)
+        return self._orders[epoch][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> list[int]:
+        if self.keys is None:
+            generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+            return torch.randperm(self.pairs, generator=generator).tolist()
+        drawn = f"{self.seed}/{epoch}/".encode()
+        hashes = [hashlib.sha256(drawn + key).digest() for key in self.keys]
+        return sorted(range(self.pairs), key=hashes.__getitem__)
 
 
-def make_plan(pairs: int, *, batch_size: int, seed: int, epochs: float, max_steps: int = -1) -> Plan:
-    """The plan of a run; `max_steps` above 0 overrules `epochs`."""
+def make_plan(
+    pairs: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: float,
+    max_steps: int = -1,
+    keys: tuple[bytes, ...] | None = None,
+) -> Plan:
+    """The plan of a run; `max_steps` above 0 overrules `epochs`. With `keys` an epoch's order is that of hash(seed, epoch, key):
+    a pair that isn't there changes nothing in the order of the others, wherever it stood."""
     steps = max_steps if max_steps > 0 else max(1, math.ceil(math.ceil(pairs / batch_size) * epochs))
-    return Plan(pairs, batch_size, seed, steps)
+    return Plan(pairs, batch_size, seed, steps, keys)
+
+
+def key_of(pair: TokenPair) -> bytes:
+    """What a pair is, whatever file it stands in: its prompt and answers as the model sees them."""
+    ids = (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)
+    return hashlib.sha256(json.dumps(ids, separators=(",", ":")).encode()).digest()
 
 
 def _mix(seed: int, epoch: int) -> int:

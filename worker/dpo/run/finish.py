@@ -88,6 +88,7 @@ def _facts(run: Run, *, published_step: int, answers: Mapping[str, Any]) -> dict
         "compiled_layers": setup.scorer.compiled_layers,
         "number_type": setup.number_type.facts(),
         "threads": setup.threads.record,
+        "token_budget": run.progress.token_budget or setup.memory.token_budget,
         "processes": run.accelerator.num_processes,
         "device": str(setup.scorer.device),
         "peak_memory_bytes": peak_memory(setup.scorer.device),

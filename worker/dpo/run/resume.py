@@ -105,6 +105,7 @@ def _write(run: Run) -> None:
         "last": run.metrics,
         "answers": None if run.answers_before is None else [asdict(answer) for answer in run.answers_before],
         "dtype": run.config.dtype,
+        "pair_order": run.config.pair_order,
         "threads": run.setup.threads.record,
     }
     if run.accelerator.is_main_process:

@@ -33,7 +33,7 @@ from worker.dpo.model import loading
 from worker.dpo.model.agreement import choose_scorer
 from worker.dpo.model.scorer import PairScorer
 from worker.dpo.rows.packing import Packing
-from worker.dpo.rows.plan import Plan, make_plan
+from worker.dpo.rows.plan import Plan, key_of, make_plan
 from worker.dpo.run import state
 from worker.dpo.run.memory_plan import MemoryPlan, least_room, plan_memory
 
@@ -43,6 +43,7 @@ WITHOUT_EFFECT = frozenset({
     "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
     "compile", "threads",
 })  # fmt: skip
+AS_BEFORE = frozenset({("pair_order", "position")})
 
 
 # From so many pairs on a run with compiled layers ends first: on an H200 the 1.5B shape starts after 25.3 s instead of 16.2 s,
@@ -105,9 +106,12 @@ class RunSetup:
 def fingerprint(settings: Mapping[str, Any], weights: str, train: str, evaluation: str | None, processes: int) -> str:
     """SHA-256 of what decides a run's outcome: settings by name, hashes of the weights and of both splits, processes.
 
-    The training states of released versions carry it: they are resumed only while it comes out the same.
+    The training states of released versions carry it: they are resumed only while it comes out the same. So a setting that
+    they didn't know counts only where it isn't what they did.
     """
-    deciding = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+    deciding = {
+        name: value for name, value in settings.items() if name not in WITHOUT_EFFECT and (name, value) not in AS_BEFORE
+    }
     facts = [deciding, weights, train, evaluation, processes]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -124,7 +128,7 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         _fix_time(request, tokenizer, accelerator)
     device = str(accelerator.device) if accelerator.num_processes > 1 else loading.choose_device(config.device)
     numbers = _number_type(request, device, events, accelerator)
-    config = config.model_copy(update={"dtype": numbers.dtype})
+    config = config.model_copy(update={"dtype": numbers.dtype, "pair_order": _pair_order(request, accelerator)})
     request = replace(request, config=config)
     if (config.mixed_precision == "fp16" or config.dtype == "float16") and not device.startswith("cuda"):
         raise loading.ModelError("fp16 needs a CUDA GPU. On this machine use bfloat16 or float32.")
@@ -146,6 +150,7 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         seed=config.seed,
         epochs=config.num_train_epochs,
         max_steps=config.max_steps,
+        keys=tuple(map(key_of, train.pairs)) if config.pair_order == "content" else None,
     )
     weights = loading.weights_hash(base)
     policy = loading.prepare_policy(base, config)
@@ -191,6 +196,13 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         number_type=numbers,
         threads=threads,
     )
+
+
+def _pair_order(request: RunRequest, accelerator: Accelerator) -> str:
+    """What the order of pairs is drawn from. A run that goes on from a state of before keeps the plan that it had."""
+    numbers = None if request.fresh or not accelerator.is_main_process else state.newest_numbers(request.out)
+    is_of_before = numbers is not None and "pair_order" not in numbers
+    return "position" if first_ones(accelerator, is_of_before) else request.config.pair_order
 
 
 def _fix_time(request: RunRequest, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> None:

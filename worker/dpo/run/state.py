@@ -32,8 +32,7 @@ BEGUN = "begun"
 KINDS = ("weight", "master", "adam/step", "adam/exp_avg", "adam/exp_avg_sq")
 # What reading a damaged state may raise.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
-# The first release kept the best weights under this name, with their step in its metadata.
-FIRST_BEST = "best.safetensors"
+FIRST_BEST = "best.safetensors"  # where the first release kept the best weights, their step in its metadata
 
 
 class StateError(BadSetting):
@@ -192,14 +191,16 @@ def drop_all(out: Path) -> None:
 
 
 def kept_dtype(out: Path) -> str | None:
-    """The number type that the newest training state under `out` was trained in; None where there is no state.
+    """The number type of the newest training state under `out`, if any; the first releases noted none and used float32."""
+    numbers = newest_numbers(out)
+    return None if numbers is None else str(numbers.get("dtype", "float32"))
 
-    The first releases chose nothing and noted nothing: what isn't asked for was float32.
-    """
+
+def newest_numbers(out: Path) -> dict[str, Any] | None:
+    """What the newest training state under `out` notes beside its progress; None where there is none."""
     for folder in reversed(states(out)):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            numbers = json.loads((folder / FACTS).read_text(encoding="utf-8"))["numbers"]
-            return str(numbers.get("dtype", "float32"))
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads((folder / FACTS).read_text(encoding="utf-8"))["numbers"])
     return None
 
 

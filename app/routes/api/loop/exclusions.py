@@ -87,6 +87,7 @@ def exclude(slug: Slug, body: NewExclusion, session: SessionDep, here: ApiLeadDe
     row = exclusions.exclude(
         session, project=here.project, kind=body.kind, subject_id=body.subject, by=here.user, reason=body.reason
     )
+    after_commit(session, Settle(row.id))
     return ExclusionOut.of(exclusions.told(session, row=row))
 
 

@@ -35,6 +35,7 @@ from app.models import (
 from app.services.accounts import audit
 from app.services.collecting import counts, exclusions, places, slots
 from app.services.collecting.imports import load
+from app.services.datasets import marks
 from app.services.loop.removal import unused
 from app.services.loop.removal.unused import Keys
 
@@ -63,14 +64,15 @@ def undo(session: Session, *, row: Import, by: User | None, reason: str = "", no
 
 
 def settle(engine: Engine, *, exclusion_id: int) -> None:
-    """Brings the pairs of an import to where its exclusion, in force or lifted, wants them. Opens its own sessions."""
+    """Brings the pairs of an import to where its exclusion, in force or lifted, wants them, and marks the snapshots that hold what
+    is excluded, of whatever kind. Opens its own sessions."""
     after = 0
     while True:
         with read_session(engine) as session:
             row = session.get(Exclusion, exclusion_id)
-            if row is None or row.settled or row.import_id is None:
+            if row is None or row.settled:
                 return
-            page = _page(session, row.import_id, after)
+            page = _page(session, row.import_id, after) if row.import_id else []
             keys = unused.prompt_keys(session, page) if row.lifted_at is None else {}
         if not page:
             break
@@ -78,10 +80,13 @@ def settle(engine: Engine, *, exclusion_id: int) -> None:
         writer.give_way()
         with write_session(engine) as session:
             _step(session, exclusion_id, page, keys)
+    marks.write(engine, exclusion_id=exclusion_id)
     with write_session(engine) as session:
         row = session.get(Exclusion, exclusion_id, with_for_update=True)
         if row is not None and not row.settled:
             row.settled = True
+            if row.import_id is None:
+                return
             by_id = row.lifted_by_id if row.lifted_at else row.by_id
             audit.record(
                 session,
@@ -108,6 +113,11 @@ class Settle:
     exclusion_id: int
 
     def carry_out(self, engine: Engine) -> None:
+        with read_session(engine) as session:
+            row = session.get(Exclusion, self.exclusion_id)
+        if row is not None and row.kind in (ExclusionKind.PAIR, ExclusionKind.JUDGMENT):
+            settle(engine, exclusion_id=self.exclusion_id)  # at once: it takes no longer than a look
+            return
         threading.Thread(
             target=self._try, args=(engine,), name=f"settle exclusion {self.exclusion_id}", daemon=True
         ).start()

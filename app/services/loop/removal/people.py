@@ -12,7 +12,7 @@ from enum import StrEnum
 from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db import read_session, write_session
+from app.db import after_commit, read_session, write_session
 from app.errors import Conflict, NotFound
 from app.models import (
     ApiToken,
@@ -34,6 +34,7 @@ from app.models.base import now as utc_now
 from app.services.accounts import audit, users
 from app.services.collecting import exclusions
 from app.services.loop.removal import names
+from app.services.loop.removal.imports import Settle
 from app.services.loop.removal.names import Names
 from app.storage import Storage
 
@@ -199,7 +200,7 @@ def _leave_out(session: Session, person: User, votes: Votes, by: User | None) ->
         if votes is Votes.KEEP or project is None:
             continue
         if person.id not in exclusions.in_force(session, project_id=project_id).people:
-            exclusions.exclude(
+            made = exclusions.exclude(
                 session,
                 project=project,
                 kind=ExclusionKind.PERSON,
@@ -207,4 +208,5 @@ def _leave_out(session: Session, person: User, votes: Votes, by: User | None) ->
                 by=by,
                 reason="The person was erased.",
             )
+            after_commit(session, Settle(made.id))
     return total

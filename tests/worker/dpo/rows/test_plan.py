@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.worker.dpo.pairs_for_tests import begin_alike, random_pairs
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.rows.packing import PlainPacking, SharedPacking
-from worker.dpo.rows.plan import make_plan, micro_batches
+from worker.dpo.rows.plan import key_of, make_plan, micro_batches
 from worker.dpo.rows.rows import plain_rows, shared_rows
 
 
@@ -100,3 +100,32 @@ def test_plain_lines_are_put_beside_others_of_their_length():
 def test_all_pairs_together_take_what_one_row_takes():
     pairs = begin_alike(random_pairs(20))
     assert shared_rows(pairs).tokens <= SharedPacking(pairs).together() < sum(SharedPacking(pairs).alone)
+
+
+def keyed(keys, seed=1):
+    return make_plan(len(keys), batch_size=4, seed=seed, epochs=3, keys=tuple(keys))
+
+
+def test_an_order_by_content_does_not_hang_on_places_or_on_a_pair_more():
+    keys = [bytes([n]) * 8 for n in range(23)]
+    whole, turned, without = keyed(keys), keyed(keys[::-1]), keyed(keys[:5] + keys[6:])
+    for number in range(3):
+        order = [keys[index] for index in epoch(whole, number)]
+        assert sorted(order) == sorted(keys)
+        assert order == [keys[::-1][index] for index in epoch(turned, number)]
+        left = keys[:5] + keys[6:]
+        assert [key for key in order if key != keys[5]] == [left[index] for index in epoch(without, number)]
+    assert epoch(whole, 0) != epoch(whole, 1)
+    assert epoch(whole, 0) != epoch(keyed(keys, seed=2), 0)
+
+
+def test_a_pair_is_known_by_what_the_model_sees_of_it():
+    first, second = random_pairs(2, seed=3)
+    assert key_of(first) == key_of(replace(first, line=99, weight=0.5))
+    assert key_of(first) != key_of(second)
+    assert key_of(first) != key_of(replace(first, chosen_ids=first.rejected_ids, rejected_ids=first.chosen_ids))
+
+
+def test_the_first_releases_plan_stays_what_it_was():
+    plan = make_plan(9, batch_size=4, seed=42, epochs=1)
+    assert epoch(plan, 0) == torch.randperm(9, generator=torch.Generator().manual_seed(42 * 1_000_003 + 1)).tolist()

@@ -323,3 +323,30 @@ def test_a_state_is_saved_once_more_than_save_minutes_have_passed(tmp_path, engi
     _, events = engine(*train_arguments(files, tmp_path / "out", "num_train_epochs=4", "save_minutes=5"))
     saved = [event["step"] for event in events_of(events, "checkpoint") if event["kind"] == "state"]
     assert saved == [4, 8, 12, 16]
+
+
+def test_a_state_of_before_goes_on_by_the_plan_of_before(tmp_path, engine, monkeypatch):
+    """Versions that drew an epoch's order from places didn't say so in their states."""
+    files = run_folder(tmp_path)
+    common = ["num_train_epochs=2", "save_steps=2"]
+    assert engine(*train_arguments(files, tmp_path / "whole", *common, "pair_order=position"))[0] == 0
+    assert engine(*train_arguments(files, tmp_path / "content", *common))[0] == 0
+    assert not same(published(tmp_path / "whole"), published(tmp_path / "content"))
+    real = loop.optimizer_step
+
+    def dies(run):
+        if run.progress.step == 4:
+            raise Interrupted
+        return real(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", dies)
+        with pytest.raises(Interrupted):
+            engine(*train_arguments(files, tmp_path / "old", *common, "pair_order=position"))
+    for folder in state.states(tmp_path / "old"):
+        facts = json.loads((folder / state.FACTS).read_text())
+        del facts["numbers"]["pair_order"]
+        (folder / state.FACTS).write_text(json.dumps(facts))
+        (folder / state.SUMS).unlink()
+    assert engine(*train_arguments(files, tmp_path / "old", *common))[0] == 0
+    assert same(published(tmp_path / "whole"), published(tmp_path / "old"))
