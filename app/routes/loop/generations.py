@@ -119,8 +119,17 @@ def new(request: Request, session: SessionDep, here: EngineerDep, settings: Sett
         drawn = {name: str(value) for name, value in sampling.items()}
         key = secrets.token_urlsafe(16)
         form = Form(sources=asked, samples="2", pairing="round_robin", sampling=drawn, key=key)
-    page = _page(session, here.project, form, settings)
-    return render(request, "loop/generations/new.html", page, block="cost" if is_fragment(request) else None)
+    return render(request, "loop/generations/new.html", _page(session, here.project, form, settings))
+
+
+@router.post("/projects/{slug}/generate/cost")
+def show_cost(
+    request: Request, form: FormDep, here: EngineerUploaderDep, engine: EngineDep, settings: SettingsDep
+) -> Response:
+    """What the form as it stands would take; nothing is stored. By POST, since prompts that are written there may be long."""
+    with read_session(engine) as session:
+        page = _page(session, here.project, form, settings)
+        return render(request, "loop/generations/new.html", page, block="cost")
 
 
 @router.post("/projects/{slug}/generate")

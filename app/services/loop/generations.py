@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, defer, joinedload
 
 from app import paging
 from app.config import Settings
-from app.db import settings_of, write_session
+from app.db import read_session, settings_of, write_session
 from app.errors import Invalid, NotFound
 from app.models import (
     Checkpoint,
@@ -76,6 +76,9 @@ def begin(
     `require` and the choice of prompts raise.
     """
     settings = settings_of(engine)
+    with read_session(engine) as session:
+        if known := _by_key(session, project, by_id, order, idempotency_key):
+            return known
     given = prompts_of.read_given(order.given)
     likely = len(given) or 1  # the rest is checked before prompts are stored that nobody wanted
     asked = {"sources": order.sources, "samples": order.samples, "sampling": order.sampling, "pairing": order.pairing}
@@ -94,6 +97,20 @@ def begin(
             idempotency_key=idempotency_key,
             **asked,  # type: ignore[arg-type]
         )
+
+
+def _by_key(session: Session, project: Project, by_id: int, order: Order, key: str | None) -> GenerationPlan | None:
+    """What this key made, though the project may have other prompts by now. Raises Conflict if it was asked for otherwise."""
+    job = jobs.by_key(session, kind=JobKind.GENERATION, by=session.get_one(User, by_id), key=key)
+    if job is None:
+        return None
+    plan = get(session, job.id)
+    asked = [source.key for source in order.sources], order.samples, order.sampling.stored(), order.pairing
+    if job.project_id != project.id or asked != (
+        [source.key for source in sources(plan)], plan.samples, plan.sampling, plan.pairing,
+    ):  # fmt: skip
+        raise jobs.key_used(job)
+    return plan
 
 
 def estimate(session: Session, *, project: Project, order: Order) -> Cost:

@@ -60,10 +60,10 @@ def test_the_form_says_what_it_would_take(page: TestClient) -> None:
     shown = page.get("/projects/tone/generate")
     assert shown.status_code == 200
     assert 'value="base:tiny"' in shown.text
-    cost = page.get("/projects/tone/generate", params=FORM, headers={"HX-Request": "true"})
+    cost = page.post("/projects/tone/generate/cost", data=FORM, headers=OWN)
     assert "<strong>6 answers will be asked for.</strong>" in cost.text
     assert "<form" not in cost.text
-    problem = page.get("/projects/tone/generate", params=FORM | {"samples": "99"}, headers={"HX-Request": "true"})
+    problem = page.post("/projects/tone/generate/cost", data=FORM | {"samples": "99"}, headers=OWN)
     assert "Choose 1 to 16." in problem.text
 
 

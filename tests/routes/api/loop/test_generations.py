@@ -51,6 +51,10 @@ def test_a_generation_is_estimated_started_and_read(
         {"of": "project", "limit": 3, "count": 3},
     )
     number = told["id"]
+    other = client.post(
+        "/api/v1/projects/tone/generations", json=ASKED | {"samples": 3}, headers=token | {"Idempotency-Key": "k"}
+    )
+    assert other.status_code == 409
     with write_session(engine) as session:
         ids = generations.prompt_ids(generations.get(session, number))
         answers.store(session, job_id=number, arrived=[Arrived(ids[0], 0, 0, 5, "Aye.", Finish.STOP, 2, 3)])
