@@ -6,9 +6,10 @@ import pytest
 
 from app.db import read_session
 from app.models import Choice
-from app.services.loop import verdicts
-from app.services.loop.verdict import evidence
+from app.services.loop import evaluations, verdicts
+from app.services.loop.verdict import evidence, figures
 from app.services.loop.verdict.evidence import Pair, in_order, vote_of
+from app.stats.loop.estimate import tally
 from tests.services.loop.evaluated import Evaluated
 
 BEGAN = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -75,3 +76,15 @@ def test_what_is_left_out_never_counts() -> None:
 )
 def test_tells_are_read_whatever_side_they_are_on(tells: dict[str, object], expected: set[str]) -> None:
     assert evidence.kinds_of_tells(tells) == expected
+
+
+@pytest.mark.parametrize("letters", ["wlt=wl", "=" * 4, "==wl", "wwll=x=", "w"])
+@pytest.mark.parametrize("open_pairs", [0, 3])
+def test_what_counts_is_what_the_decision_rests_on(evaluated: Evaluated, letters: str, open_pairs: int) -> None:
+    row = evaluated.evaluation(letters, open_pairs=open_pairs)
+    with read_session(evaluated.engine) as session:
+        given = evidence.read(session, verdicts.get(session, row.id))
+        decided_on = evaluations.outcomes(session, given.evaluation)
+        plan = evaluations.plan_of(session, given.evaluation)
+    assert tally(one.value for one in in_order(given.pairs)) == decided_on
+    assert figures.plan_of(given) == plan
