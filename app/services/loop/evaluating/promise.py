@@ -26,7 +26,7 @@ class Promise:
         if self.decides is None:
             told = f"With {self.prompts:,} prompts no win rate is decided in 80 % of cases"
         else:
-            told = f"With {self.prompts:,} prompts, {self.decides * 100:.0f} % or more is decided in 80 % of cases"
+            told = f"With {self.prompts:,} prompts a true win rate of {self.decides * 100:.0f} % or more is decided in 80 % of cases"
         if self.smaller is not None and self.needed is not None:
             told += f"; for {self.smaller * 100:.0f} % it takes about {self.needed:,} prompts"
         return told + "."

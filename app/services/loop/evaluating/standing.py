@@ -120,7 +120,7 @@ def notes(evaluation: Evaluation, standing: Standing) -> list[str]:
         )
     if standing.told:
         told.append(
-            f"{standing.told:,} pairs have something that may give a side away; the verdict is told without them too."
+            f"Pairs with something that may give a side away: {standing.told:,}. The verdict is told without them too."
         )
     return told
 
