@@ -56,6 +56,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Ask models for new answers to prompts, and make pairs of them to be judged.",
     ),
     "endpoints": ("loop.endpoints", "endpoints", "Servers with OpenAI's API that give answers."),
+    "loop": (
+        "loop.rounds",
+        "loop",
+        "The whole loop by one command: answers, judgments, snapshot, run, blind comparison, verdict.",
+    ),
     "workers": ("workers", "list_workers", "Show the workers: which live, what each can do, on what, and its job."),
     "user": ("people", "user", "Accounts."),
     "token": ("tokens", "token", "API tokens."),

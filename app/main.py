@@ -31,6 +31,7 @@ from app.routes.loop import (
     lineage,
     progress,
     removal,
+    rounds,
     verdicts,
 )
 from app.routes.ops import audit, health, storage, workers
@@ -72,6 +73,7 @@ PAGES: tuple[Any, ...] = (
     aliases,
     progress,
     guesses,
+    rounds,
     workers,
     generations,
     endpoints,

@@ -32,6 +32,7 @@ from app.models.judgment import Judgment, JudgmentSource
 from app.models.lineage import ExclusionMark, Retraining, SnapshotBlock
 from app.models.membership import Membership, ProjectRole, PromisedMembership, TokenProject
 from app.models.project import Guideline, Project
+from app.models.round import ROUND_TRANSITIONS, Round, RoundState, RoundStep
 from app.models.snapshot import Agreed, Counts, Evaluator, Sides, Snapshot, Source, Statistics, Warned
 from app.models.training_run import TrainingRun
 from app.models.user import ApiToken, Link, LinkKind, LoginAttempt, RecoveryCode, Role, User, UserSession
@@ -40,6 +41,7 @@ from app.models.worker import Worker
 __all__ = [
     "EVALUATION_TRANSITIONS",
     "FINISHED",
+    "ROUND_TRANSITIONS",
     "TRANSITIONS",
     "Agreed",
     "Alias",
@@ -106,6 +108,9 @@ __all__ = [
     "Response",
     "Retraining",
     "Role",
+    "Round",
+    "RoundState",
+    "RoundStep",
     "Showing",
     "Side",
     "Sides",

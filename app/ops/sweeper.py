@@ -15,6 +15,7 @@ from app.services.datasets import members
 from app.services.jobs import leases
 from app.services.loop import evaluations, verdicts
 from app.services.loop.removal import imports, projects
+from app.services.loop.rounding import steps
 from app.storage import get_storage
 
 log = structlog.get_logger()
@@ -72,14 +73,26 @@ class Rounds:
 
 @asynccontextmanager
 async def sweeping(settings: Settings, engine: Engine) -> AsyncIterator[None]:
-    """Sweeps again and again until the block ends."""
-    task = asyncio.create_task(_sweep_forever(settings, engine))
+    """Sweeps again and again until the block ends. Rounds are carried on beside it: freezing a large project takes its time."""
+    tasks = [asyncio.create_task(forever(settings, engine)) for forever in (_sweep_forever, _carry_on_forever)]
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _carry_on_forever(settings: Settings, engine: Engine) -> None:
+    storage = get_storage(settings)
+    while True:
+        await asyncio.sleep(settings.sweep_seconds)
+        try:
+            for round_id in await asyncio.to_thread(steps.advance_all, engine, storage):
+                log.info("round.moved", round=round_id)
+        except Exception as error:  # a database that is away comes back
+            log.warning("round.missed", error=str(error))
 
 
 async def _sweep_forever(settings: Settings, engine: Engine) -> None:

@@ -52,6 +52,7 @@ SECTIONS = {
     "evaluations": "checkpoints",
     "aliases": "checkpoints",
     "progress": "checkpoints",
+    "rounds": "rounds",
     "people": "people",
     "workers": "workers",
     "audit": "audit",

@@ -113,7 +113,7 @@ LEADS = {
     "GET /api/v1/projects/{slug}/evaluations",
     "GET /api/v1/evaluations/{evaluation_id}",
     "GET /projects/{slug}/progress",
-    "GET /api/v1/projects/{slug}/rounds",
+    "GET /api/v1/projects/{slug}/standings",
     "GET /api/v1/evaluations/{evaluation_id}/verdict",
     "GET /projects/{slug}/import",
     "POST /projects/{slug}/import",

@@ -15,6 +15,7 @@ from app.routes.api.loop import (
     lineage,
     progress,
     removal,
+    rounds,
     verdicts,
 )
 from app.routes.api.ops import storage
@@ -34,6 +35,7 @@ router.include_router(verdicts.router)
 router.include_router(aliases.router)
 router.include_router(progress.router)
 router.include_router(guesses.router)
+router.include_router(rounds.router)
 router.include_router(storage.router)
 router.include_router(exclusions.router)
 router.include_router(removal.router)

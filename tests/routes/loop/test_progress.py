@@ -23,6 +23,6 @@ def test_page_api_and_command_show_the_same_scale(
     evaluated.evaluation(outcomes(60, 30, 10), state=EvaluationState.DECIDED)
     text = shown(browser.get(f"/projects/{slug}/progress").text)
     assert "Win rate against tiny" in text and "65 %" in text and "1 evaluation on 100 prompts" in text
-    rounds = browser.get(f"/api/v1/projects/{slug}/rounds", headers=api(evaluated.engineer)).json()["rounds"]
+    rounds = browser.get(f"/api/v1/projects/{slug}/standings", headers=api(evaluated.engineer)).json()["rounds"]
     assert [row["checkpoint_id"] for row in rounds] == [None, evaluated.checkpoint.id]
     assert "65 %" in CliRunner().invoke(cli, ["progress", slug]).output

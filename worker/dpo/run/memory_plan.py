@@ -18,6 +18,7 @@ from worker.dpo.rows.plan import Plan
 # Enough for matrix products to run at their full rate; more only takes memory. Half-precision products on a CPU need
 # twice as many tokens for that, of half the size.
 BUDGET_CPU, BUDGET_CPU_HALF, BUDGET_GPU = 1024, 2048, 16384
+LEAST_CPU = 512  # below, products of a small model are a tenth slower and more
 HEADROOM = 0.8
 # Tokens that a GPU is tried with: enough that what doesn't grow with them hardly counts.
 SAMPLE_GPU = 4096
@@ -74,7 +75,7 @@ def plan_memory(
     optimizer = sum(2 * weight.numel() * max(4, weight.element_size()) for weight in trainable) + masters
     packing = scorer.packing(pairs)
     longest = max(packing.alone)
-    wanted = config.token_budget or max(longest, min(_full_rate(device, config), packing.together()))
+    wanted = config.token_budget or max(longest, min(_full_rate(device, config, pairs), packing.together()))
     shortest = pairs[packing.alone.index(min(packing.alone))]
     room = HEADROOM * available - gradients - optimizer - 2 * scorer.chunk_bytes
     for checkpointing in _checkpointing_choices(config):
@@ -130,11 +131,14 @@ def _size(packing: Packing, ordered: Sequence[int]) -> int:
     return size
 
 
-def _full_rate(device: torch.device, config: TrainConfig) -> int:
+def _full_rate(device: torch.device, config: TrainConfig, pairs: Sequence[TokenPair]) -> int:
+    """Tokens in one forward at which products reach their rate. On a processor not more than the longest pair takes as two
+    plain rows, so that short pairs, several in a forward, hold no more than one at a time does in two rows of its own."""
     if device.type == "cuda":
         return BUDGET_GPU
     half = config.mixed_precision != "no" or config.dtype in ("bfloat16", "float16")
-    return BUDGET_CPU_HALF if half else BUDGET_CPU
+    plain = max(2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
+    return min(BUDGET_CPU_HALF if half else BUDGET_CPU, max(LEAST_CPU, plain))
 
 
 def least_room(plans: Sequence[MemoryPlan]) -> MemoryPlan:

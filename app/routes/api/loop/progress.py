@@ -11,7 +11,7 @@ from app.web.problems import problems
 router = APIRouter(tags=["evaluations"])
 
 
-@router.get("/projects/{slug}/rounds", responses=problems(404))
-def rounds(slug: Slug, engine: EngineDep, here: ApiLeadUploaderDep) -> Progress:
+@router.get("/projects/{slug}/standings", responses=problems(404))
+def standings(slug: Slug, engine: EngineDep, here: ApiLeadUploaderDep) -> Progress:
     """Every checkpoint that was compared blind, in the order in which they were made, by Bradley–Terry against the first."""
     return progress.current(engine, project=here.project)

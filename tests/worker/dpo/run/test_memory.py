@@ -37,6 +37,7 @@ def plan(available: int, monkeypatch, said: list[str] | None = None, **settings)
 def test_plenty_of_memory_gives_the_budget_of_full_speed_without_recomputing(monkeypatch):
     together = scorer().packing(random_pairs(60)).together()
     monkeypatch.setattr(memory_plan, "BUDGET_CPU", together // 2)
+    monkeypatch.setattr(memory_plan, "LEAST_CPU", together // 2)
     full = plan(1 << 34, monkeypatch)
     assert (full.token_budget, full.checkpointing) == (together // 2, False)
 
@@ -44,7 +45,15 @@ def test_plenty_of_memory_gives_the_budget_of_full_speed_without_recomputing(mon
 def test_a_budget_is_never_more_than_all_pairs_take_together(monkeypatch):
     together = scorer().packing(random_pairs(60)).together()
     monkeypatch.setattr(memory_plan, "BUDGET_CPU", 2 * together)
+    monkeypatch.setattr(memory_plan, "LEAST_CPU", 2 * together)
     assert plan(1 << 34, monkeypatch).token_budget == together
+
+
+def test_short_pairs_take_no_more_at_once_than_the_longest_in_two_plain_rows(monkeypatch):
+    longest = max(2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in random_pairs(60))
+    assert longest < scorer().packing(random_pairs(60)).together()
+    monkeypatch.setattr(memory_plan, "LEAST_CPU", 1)
+    assert plan(1 << 34, monkeypatch).token_budget == longest
 
 
 def test_less_memory_gives_a_smaller_budget_then_recomputed_activations_then_a_warning(monkeypatch):

@@ -1,0 +1,259 @@
+"""A round from answers to verdict, with a worker and people whose part a test plays."""
+
+import random
+
+import pytest
+from sqlalchemy import Engine, select, update
+
+from app.config import Settings
+from app.db import read_session, write_session
+from app.errors import Conflict
+from app.models import (
+    Evaluation,
+    EvaluationPair,
+    Finish,
+    Job,
+    JobKind,
+    JobState,
+    Project,
+    Prompt,
+    Round,
+    RoundState,
+    RoundStep,
+    Split,
+    User,
+)
+from app.models.base import now as utc_now
+from app.services.jobs import jobs, leases
+from app.services.loop import evaluations
+from app.services.loop.generating import answers, making
+from app.services.loop.generating.answers import Arrived
+from app.services.loop.rounding import rounds, steps
+from app.services.loop.rounding.plan import RoundPlan
+from app.storage import get_storage
+from tests.factory import Factory
+from tests.pretend_worker import PretendWorker, prepare_model
+from tests.services.loop.batch import LATER
+
+PLAN = {
+    "base_model": "tiny",
+    "sources": ["base:tiny"],
+    "samples": 2,
+    "limit": 6,
+    "config": {"max_steps": 5},
+    "evaluation": {"maximum": 4},
+}
+
+
+class Played:
+    """A project with prompts of both splits, its engineer, its evaluators, and a round that they go through."""
+
+    def __init__(self, engine: Engine, settings: Settings, factory: Factory) -> None:
+        self.engine, self.settings, self.factory = engine, settings, factory
+        prepare_model(settings)
+        self.storage = get_storage(settings)
+        self.engineer = factory.engineer()
+        self.evaluators = [factory.user(), factory.user()]
+        self.project: Project = factory.project(eval_percent=0)
+        with write_session(engine) as session:
+            session.add_all(
+                Prompt(
+                    project_id=self.project.id,
+                    content_hash=f"{random.getrandbits(256):064x}",
+                    messages=[{"role": "user", "content": f"How is {random.getrandbits(60)} done?"}],
+                    split=Split.EVAL if number < 4 else Split.TRAIN,
+                )
+                for number in range(10)
+            )
+        self.round: Round = self.start()
+
+    def start(self, **more: object) -> Round:
+        with write_session(self.engine) as session:
+            project, by = session.merge(self.project), session.merge(self.engineer)
+            return rounds.start(session, project=project, plan=RoundPlan.of(PLAN | more), by=by)[0]
+
+    def on(self) -> Round:
+        steps.advance(self.engine, self.storage, self.round.id)
+        return self.now()
+
+    def now(self) -> Round:
+        with read_session(self.engine) as session:
+            return rounds.get(session, self.round.id)
+
+    def answered(self) -> None:
+        """A worker makes the answers of the generation that waits."""
+        with write_session(self.engine) as session:
+            job = leases.claim(session, worker="one", kinds=[JobKind.GENERATION], lease_seconds=600)
+            assert job is not None
+        token = job.lease_token or ""
+        with read_session(self.engine) as session:
+            from app.services.loop import generations
+
+            plan = generations.get(session, job.id)
+        told = [
+            Arrived(prompt, source, sample, 1, f"Words {source} {sample} of {prompt}.", Finish.STOP, 4, 3)
+            for prompt in plan.prompts["ids"]
+            for source in range(len(plan.sources))
+            for sample in range(plan.samples)
+        ]
+        with write_session(self.engine) as session:
+            answers.store(session, job_id=job.id, arrived=told)
+        if plan.evaluation_id is None:
+            making.pair(self.engine, job_id=job.id, token=token)
+        with write_session(self.engine) as session:
+            if plan.evaluation_id is not None:
+                evaluations.seed(session, evaluation_id=plan.evaluation_id)
+            leases.succeed(session, job_id=job.id, token=token)
+
+    def judged(self) -> int:
+        """People judge until nothing waits for them."""
+        return sum(
+            1 for user in self.evaluators for _ in iter(lambda user=user: self.factory.judge(self.project, user), None)
+        )
+
+
+@pytest.fixture
+def played(engine: Engine, settings: Settings, factory: Factory) -> Played:
+    return Played(engine, settings, factory)
+
+
+def test_a_round_goes_from_answers_to_its_verdict(engine: Engine, settings: Settings, played: Played) -> None:
+    assert played.on().step is RoundStep.ANSWERS
+    assert played.on().generation_job_id == played.now().generation_job_id, "asked once"
+    played.answered()
+    row = played.on()
+    assert (row.step, row.judged_before) == (RoundStep.JUDGMENTS, 0)
+    with read_session(engine) as session:
+        assert steps.waits_for(session, row) == 6
+    assert played.judged() >= 6
+    row = played.on()
+    assert (row.step, row.snapshot_id is None) == (RoundStep.TRAINING, False)
+    worker = PretendWorker(engine, settings)
+    assert worker.claim().id == row.training_job_id
+    checkpoint = worker.publish()
+    row = played.on()
+    assert (row.step, row.checkpoint_id) == (RoundStep.EVALUATION, checkpoint.id)
+    with read_session(engine) as session:
+        evaluation = evaluations.get(session, row.evaluation_id or 0)
+    assert (evaluation.maximum, evaluation.opponent_model) == (4, "tiny")
+    played.answered()
+    assert played.on().step is RoundStep.EVALUATION
+    played.judged()
+    with write_session(engine) as session:
+        evaluations.settle(session, evaluation.id, now=utc_now() + LATER)
+    row = played.on()
+    assert (row.state, row.step, row.ended_at is None) == (RoundState.FINISHED, RoundStep.VERDICT, False)
+    assert not steps.advance(engine, played.storage, row.id)
+
+
+def test_a_round_without_new_answers_or_evaluation_judges_trains_and_ends(
+    engine: Engine, settings: Settings, factory: Factory
+) -> None:
+    prepare_model(settings)
+    project, engineer = factory.judged(6, eval_percent=0), factory.engineer()
+    with write_session(engine) as session:
+        plan = RoundPlan.of({"base_model": "tiny", "opponent": ""})
+        row, _ = rounds.start(session, project=session.merge(project), plan=plan, by=session.merge(engineer))
+    storage = get_storage(settings)
+    steps.advance(engine, storage, row.id)
+    worker = PretendWorker(engine, settings)
+    worker.claim()
+    worker.publish()
+    assert steps.advance_all(engine, storage) == [row.id]
+    with read_session(engine) as session:
+        ended = rounds.get(session, row.id)
+    assert (ended.state, ended.evaluation_id) == (RoundState.FINISHED, None)
+
+
+def test_so_many_judgments_are_waited_for_as_were_wished(engine: Engine, settings: Settings, factory: Factory) -> None:
+    prepare_model(settings)
+    project, engineer, person = factory.judged(3, eval_percent=0), factory.engineer(), factory.user()
+    factory.comparisons(project, 5)
+    with write_session(engine) as session:
+        plan = RoundPlan.of({"base_model": "tiny", "judgments": 2})
+        row, _ = rounds.start(session, project=session.merge(project), plan=plan, by=session.merge(engineer))
+    storage = get_storage(settings)
+    left = []
+    for _ in range(3):
+        steps.advance(engine, storage, row.id)
+        with read_session(engine) as session:
+            now = rounds.get(session, row.id)
+            left.append(steps.waits_for(session, now) if now.step is RoundStep.JUDGMENTS else 0)
+        factory.judge(project, person)
+    assert left == [2, 1, 0]
+
+
+def test_a_failed_job_fails_the_round_and_retry_goes_on_from_there(
+    engine: Engine, settings: Settings, played: Played
+) -> None:
+    played.on()
+    job_id = played.now().generation_job_id
+    with write_session(engine) as session:
+        job = leases.claim(session, worker="one", kinds=[JobKind.GENERATION], lease_seconds=600)
+        assert job is not None
+        leases.fail(session, job_id=job.id, token=job.lease_token or "", code="killed", error="No memory was left.")
+    row = played.on()
+    assert row.state is RoundState.FAILED and "No memory was left." in row.problem
+    with write_session(engine) as session:
+        rounds.retry(session, row=rounds.get(session, row.id), by=session.merge(played.engineer))
+    with read_session(engine) as session:
+        assert jobs.get(session, job_id or 0).state is JobState.QUEUED
+    played.answered()
+    assert played.on().step is RoundStep.JUDGMENTS
+
+
+def test_nothing_to_train_on_fails_in_words(engine: Engine, settings: Settings, factory: Factory) -> None:
+    prepare_model(settings)
+    project, engineer = factory.project(), factory.engineer()
+    with write_session(engine) as session:
+        plan = RoundPlan.of({"base_model": "tiny"})
+        row, _ = rounds.start(session, project=session.merge(project), plan=plan, by=session.merge(engineer))
+    steps.advance(engine, get_storage(settings), row.id)
+    with read_session(engine) as session:
+        failed = rounds.get(session, row.id)
+    assert failed.state is RoundState.FAILED and "no comparisons yet" in failed.problem
+
+
+def test_whoever_started_it_must_still_be_an_engineer(engine: Engine, played: Played) -> None:
+    with write_session(engine) as session:
+        session.execute(update(User).where(User.id == played.engineer.id).values(active=False))
+    row = played.on()
+    assert row.state is RoundState.FAILED and "isn't an engineer" in row.problem
+    with read_session(engine) as session:
+        assert session.scalars(select(Job)).all() == []
+
+
+def test_stopping_cancels_what_runs_for_it(engine: Engine, played: Played) -> None:
+    played.on()
+    with write_session(engine) as session:
+        row = rounds.stop(session, row=rounds.get(session, played.round.id), by=session.merge(played.engineer))
+        again = rounds.stop(session, row=row, by=session.merge(played.engineer))
+    assert (row.state, again.state) == (RoundState.STOPPED, RoundState.STOPPED)
+    with read_session(engine) as session:
+        assert jobs.get(session, row.generation_job_id or 0).state is JobState.CANCELLED
+    assert played.on().state is RoundState.STOPPED
+
+
+def test_an_evaluation_that_is_there_already_is_the_round_s(engine: Engine, settings: Settings, played: Played) -> None:
+    """As after a kill between starting it and writing it down."""
+    played.on()
+    played.answered()
+    played.on()
+    played.judged()
+    played.on()
+    worker = PretendWorker(engine, settings)
+    worker.claim()
+    worker.publish()
+    row = played.on()
+    with write_session(engine) as session:
+        session.execute(update(Round).where(Round.id == row.id).values(evaluation_id=None))
+    assert played.on().evaluation_id == row.evaluation_id
+    with read_session(engine) as session:
+        assert len(session.scalars(select(Evaluation)).all()) == 1
+        assert session.scalars(select(EvaluationPair)).all()
+
+
+def test_one_round_at_a_time_and_the_same_wish_finds_it(engine: Engine, played: Played) -> None:
+    assert played.start().id == played.round.id
+    with pytest.raises(Conflict, match="hasn't ended"):
+        played.start(limit=5)
