@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import read_session
 from app.models import Finish, GenerationPlan, Pairing, Purpose
+from app.routes.api.collecting.projects import Slug
 from app.routes.api.training.jobs import JobOut, jobs_out
 from app.services.loop import generations
 from app.services.loop.generating import answers, cost
@@ -165,7 +166,7 @@ def _prompts(plan: GenerationPlan) -> dict[str, Any]:
 
 
 @router.post("/projects/{slug}/generations/estimate", responses=problems(404))
-def estimate(body: NewGeneration, here: ApiEngineerUploaderDep, engine: EngineDep) -> CostOut:
+def estimate(slug: Slug, body: NewGeneration, here: ApiEngineerUploaderDep, engine: EngineDep) -> CostOut:
     """What a generation would take; nothing is started or stored."""
     with read_session(engine) as session:
         told = generations.estimate(session, project=here.project, order=body.order())
@@ -178,6 +179,7 @@ def estimate(body: NewGeneration, here: ApiEngineerUploaderDep, engine: EngineDe
 
 @router.post("/projects/{slug}/generations", status_code=201, responses=problems(404, 409))
 def create(
+    slug: Slug,
     body: NewGeneration,
     request: Request,
     here: ApiEngineerUploaderDep,
@@ -196,6 +198,7 @@ def create(
 
 @router.get("/projects/{slug}/generations", responses=problems(404))
 def listing(
+    slug: Slug,
     session: SessionDep,
     here: ApiEngineerDep,
     settings: SettingsDep,
