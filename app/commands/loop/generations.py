@@ -41,7 +41,7 @@ def generate(
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     as_user: ActAs = None,
 ) -> None:
-    """Ask models for new answers, and make pairs of them to be judged."""
+    """Ask models for new answers to prompts, and make pairs of them to be judged."""
     seed = drawn_seed() if seed is None else seed
     order = Order(
         sources=[AnswerSource.parse(text) for text in sources],
