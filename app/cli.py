@@ -65,8 +65,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "user": ("people", "user", "Accounts."),
     "token": ("tokens", "token", "API tokens."),
     "project": ("projects", "project", "Projects."),
-    "lineage": ("loop.lineage", "group", "Where things went and where they come from; a run again without something."),
-    "exclude": ("loop.exclusions", "exclude", "What is left out of training; undoing an import."),
+    "lineage": ("loop.lineage", "group", "Where things went and where they come from."),
+    "exclude": ("loop.exclusions", "exclude", "What is left out of training."),
     "members": ("projects", "members", "Members of projects."),
     "snapshot": ("snapshots", "snapshot", "Frozen datasets."),
     "jobs": ("jobs", "jobs", "Jobs: training runs, exports."),
@@ -79,9 +79,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verdict": (
         "loop.verdicts",
         "verdict",
-        "Show what an evaluation came to; with --wait the exit code says it: 0 goal, 1 worse, 2 undecided, 3 void, 4 timeout.",
+        "Show what an evaluation came to. Exit code with --wait: 0 goal reached, 1 worse, 2 undecided, 3 void, 4 timeout.",
     ),
-    "guess": ("loop.guesses", "guess", "After a blind batch: guess which answer of a pair that you judged was new."),
+    "guess": (
+        "loop.guesses",
+        "guess",
+        "After a batch: guess which answer of a pair was new. Without a side it shows the next pair that you judged.",
+    ),
     "progress": (
         "loop.progress",
         "progress",
