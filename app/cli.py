@@ -59,7 +59,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "loop": (
         "loop.rounds",
         "loop",
-        "The whole loop by one command: answers, judgments, snapshot, run, blind comparison, verdict.",
+        "The whole loop by one command: new answers, judgments, snapshot, run, blind comparison, verdict.",
     ),
     "workers": ("workers", "list_workers", "Show the workers: which live, what each can do, on what, and its job."),
     "user": ("people", "user", "Accounts."),

@@ -60,16 +60,18 @@ def loop(
             "--evaluation", help="A setting of the evaluation as key=value, such as maximum=200; may be repeated."
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the round until it ends.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait",
+            help="Follow the round until it ends. Exit 0: finished, 1: failed, 2: stopped, 4: timeout. It goes on without it too.",
+        ),
+    ] = False,
     timeout: Annotated[float | None, typer.Option(help="With --wait: give up after so many minutes, exit 4.")] = None,
     as_user: ActAs = None,
     as_json: AsJson = False,
 ) -> None:
-    """The whole loop by one command: new answers, judgments, snapshot, run, blind comparison, verdict.
-
-    Its step is stored: the command may be ended and called again, and the web server carries the round on by itself. With --wait it
-    exits with 0 when the round is finished, 1 when it failed, 2 when it was stopped, 4 at the timeout.
-    """
+    """The whole loop by one command: new answers, judgments, snapshot, run, blind comparison, verdict."""
     with read_session() as session:
         by, project = acting_user(session, as_user), projects.get(session, slug)
         current = rounds.current(session, project=project)
