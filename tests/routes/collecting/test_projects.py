@@ -170,7 +170,7 @@ def test_an_evaluator_reads_guidelines_but_can_not_write_them(factory: Factory, 
     assert evaluator.post("/projects/tone/guidelines/preview", data={"text": "mine"}).status_code == 403
 
 
-def test_an_evaluator_s_bar_offers_compare_history_and_guidelines_only(factory: Factory, sign_in: SignIn) -> None:
+def test_an_evaluator_s_bar_offers_what_evaluators_do_and_nothing_else(factory: Factory, sign_in: SignIn) -> None:
     factory.project(slug="tone")
     html = sign_in(factory.user()).get("/projects/tone/history").text
     links = set(re.findall(r'href="(/[^"]*)"', html[: html.index("<main")]))
@@ -181,6 +181,7 @@ def test_an_evaluator_s_bar_offers_compare_history_and_guidelines_only(factory: 
         "/projects/tone/compare",
         "/projects/tone/history",
         "/projects/tone/guidelines",
+        "/projects/tone/guess",
     }
 
 
