@@ -86,7 +86,7 @@ def test_a_new_prompt_gets_the_split_of_its_groups_oldest(factory: Factory) -> N
     before = stored(factory, project)
     add(factory, project, *(f" {text.upper()}\n" for text in texts))
     after = stored(factory, project)
-    assert {split for split, _ in before.values()} == set(Split)
+    assert {split for split, _ in before.values()} == {Split.TRAIN, Split.EVAL}
     for text in texts:
         assert after[f" {text.upper()}\n"][0] is after[text][0] is before[text][0]
         assert after[f" {text.upper()}\n"][1] == after[text][1] is not None
