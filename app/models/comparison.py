@@ -115,7 +115,7 @@ class Comparison(Base):
     __table_args__ = (
         UniqueConstraint("project_id", "pair_hash"),
         # Late pages of many pass over these alone.
-        Index("ix_comparisons_project_id_id", "project_id", "id"),
+        Index("ix_comparisons_of_project", "project_id", "id", "evaluation_id"),
         Index("ix_comparisons_import_id_id", "import_id", "id"),
         Index(
             "ix_comparisons_evaluation_id",
