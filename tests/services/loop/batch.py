@@ -136,15 +136,15 @@ class Batch:
 
     def judge(self, user: User, choose: Callable[[str], str] | str = "left") -> tuple[str, str] | None:
         """Judges the person's next pair; (left, right) as they saw it. `choose`: what they pick, or what they pick for the left
-        answer's text."""
+        answer's text. Shown and judged in a transaction each, as pages do it."""
         with write_session(self.engine) as session:
-            project, user = session.merge(self.project), session.merge(user)
-            pair = desk.show_next(session, project=project, user=user)
-            if pair is None:
-                return None
-            choice = choose if isinstance(choose, str) else choose(pair.left)
-            judgments.record(session, token=pair.token, user=user, choice=choice)  # type: ignore[arg-type]
-            return pair.left, pair.right
+            pair = desk.show_next(session, project=session.merge(self.project), user=session.merge(user))
+        if pair is None:
+            return None
+        choice = choose if isinstance(choose, str) else choose(pair.left)
+        with write_session(self.engine) as session:
+            judgments.record(session, token=pair.token, user=session.merge(user), choice=choice)  # type: ignore[arg-type]
+        return pair.left, pair.right
 
     def settle(self, evaluation: Evaluation, after: timedelta = LATER) -> Evaluation:
         with write_session(self.engine) as session:
