@@ -109,8 +109,8 @@ class EvaluationPair(Base):
     evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"))
     place: Mapped[int]
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"), index=True)
-    new_response_id: Mapped[int | None] = mapped_column(ForeignKey("responses.id"))
-    old_response_id: Mapped[int | None] = mapped_column(ForeignKey("responses.id"))
+    new_response_id: Mapped[int | None] = mapped_column(ForeignKey("responses.id"), index=True)
+    old_response_id: Mapped[int | None] = mapped_column(ForeignKey("responses.id"), index=True)
     comparison_id: Mapped[int | None] = mapped_column(ForeignKey("comparisons.id"))
     same: Mapped[bool] = mapped_column(default=False)
     left_out: Mapped[str] = mapped_column(String(48), default="")

@@ -72,7 +72,7 @@ class GeneratedAnswer(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("generation_plans.job_id"))
-    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"))
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"), index=True)
     source: Mapped[int]
     sample: Mapped[int] = mapped_column(default=0)
     seed: Mapped[int] = mapped_column(BigInteger)
