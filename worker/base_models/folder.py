@@ -86,7 +86,7 @@ def refuse_by_names(names: set[str], where: str) -> None:
         if "adapter_config.json" in names:
             raise Refused(
                 f"{where} is an adapter, not a model.",
-                "Name the base model of this machine that it was trained on: prefloop models add NAME --from FOLDER --on BASE",
+                "Name the base model of this machine that it was trained on: `prefloop models add NAME --from FOLDER --on BASE`.",
             )
         raise Refused(f"{where} has no config.json.", "Give a folder as `save_pretrained` of transformers writes it.")
     if not any(fnmatch(name, pattern) for name in names for pattern in WEIGHTS):
