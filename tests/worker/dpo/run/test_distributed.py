@@ -143,7 +143,7 @@ def test_memory_that_runs_out_in_one_of_two_processes_halves_the_budget_of_both(
     assert code == 0
     module = "tests.worker.dpo.short_of_memory"
     together = finish(
-        launch(train_arguments(files, tmp_path / "two", *settings), tmp_path, module=module, SECOND_TAKES="120")
+        launch(train_arguments(files, tmp_path / "two", *settings), tmp_path, module=module, SECOND_TAKES="125")
     )
     warnings = [event["message"] for event in events_of(together, "log") if event.get("level") == "warning"]
     assert warnings[0] == "Memory ran out: 500 tokens in a forward instead of 1000."
