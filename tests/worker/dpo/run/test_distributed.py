@@ -138,12 +138,12 @@ def test_replicated_weights_answer_the_sample_prompts_too(tmp_path, engine):
 
 def test_memory_that_runs_out_in_one_of_two_processes_halves_the_budget_of_both(tmp_path, engine):
     files = run_folder(tmp_path, pairs=14)
-    settings = ["max_steps=3", "token_budget=1000"]
+    settings = ["max_steps=3", "token_budget=1000", "pair_order=position"]
     code, alone = engine(*train_arguments(files, tmp_path / "one", *settings))
     assert code == 0
     module = "tests.worker.dpo.short_of_memory"
     together = finish(
-        launch(train_arguments(files, tmp_path / "two", *settings), tmp_path, module=module, SECOND_TAKES="125")
+        launch(train_arguments(files, tmp_path / "two", *settings), tmp_path, module=module, SECOND_TAKES="120")
     )
     warnings = [event["message"] for event in events_of(together, "log") if event.get("level") == "warning"]
     assert warnings[0] == "Memory ran out: 500 tokens in a forward instead of 1000."

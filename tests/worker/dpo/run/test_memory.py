@@ -185,6 +185,7 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_peak(name, lora_r, check
         "batch_size=16",
         "max_steps=2",
         "token_budget=1500",
+        "pair_order=position",
         f"gradient_checkpointing={checkpointing}",
     ]
     arguments = train_arguments(files, tmp_path / "out", *settings)
