@@ -122,7 +122,7 @@ def finish(session: Session, row: Round, *, now: datetime | None = None) -> bool
 
 
 def fail(session: Session, row: Round, problem: str, *, now: datetime | None = None) -> bool:
-    """Keeps why a round can't go on. What it made stays, and `retry` goes on from it."""
+    """Keeps why a round can't go on at the step that `row` stands at. What it made stays, and `retry` goes on from it."""
     return _move(session, row, RoundState.FAILED, source=RoundState.RUNNING, now=now, problem=problem[:1000])
 
 
@@ -179,6 +179,8 @@ def _move(
     now = now or utc_now()
     ended = now if not ROUND_TRANSITIONS[to] else None
     where = update(Round).where(Round.id == row.id, Round.state == source)
+    if to is RoundState.FAILED:  # not for a step that somebody else has left meanwhile
+        where = where.where(Round.step == row.step)
     moved = _changed(session, where.values(state=to, changed_at=now, ended_at=ended, **values))
     if row in session:  # a step has it from an earlier look
         session.refresh(row)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session, settings_of, write_session
-from app.errors import NotAllowed, PrefloopError
+from app.errors import Conflict, NotAllowed, PrefloopError
 from app.models import Checkpoint, JobState, ProjectRole, Split, User
 from app.models.evaluation import EvaluationState
 from app.models.round import Round, RoundState, RoundStep
@@ -58,7 +58,7 @@ def advance(engine: Engine, storage: Storage, round_id: int, *, now: datetime | 
                 return moved
         except PrefloopError as error:
             with write_session(engine) as session:
-                rounds.fail(session, rounds.get(session, round_id), str(error), now=now)
+                rounds.fail(session, row, str(error), now=now)
             return True
         moved = True
 
@@ -185,14 +185,21 @@ def _evaluation_of(engine: Engine, row: Round, plan: RoundPlan) -> int:
     wanted = plan.evaluation_wanted()
     if kept and "prompts" not in plan.evaluation:
         wanted = replace(wanted, prompts=Split.KEPT)
-    started = batches.start(
-        engine,
-        settings_of(engine),
-        checkpoint_id=checkpoint.id,
-        opponent=plan.opponent,
-        wanted=wanted,
-        by_id=by_id,
-    )
+    try:
+        started = batches.start(
+            engine,
+            settings_of(engine),
+            checkpoint_id=checkpoint.id,
+            opponent=plan.opponent,
+            wanted=wanted,
+            by_id=by_id,
+        )
+    except Conflict:  # another web server was first
+        with read_session(engine) as session:
+            there = evaluations.listing(session, project=row.project, checkpoint=checkpoint, size=1).items
+        if not there:
+            raise
+        return there[0].id
     return started.id
 
 
