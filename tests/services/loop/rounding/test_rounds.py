@@ -32,6 +32,16 @@ def test_a_step_is_taken_once(engine: Engine, row: Round) -> None:
         rounds.step_on(session, row, source=RoundStep.SNAPSHOT, to=RoundStep.ANSWERS)
 
 
+def test_a_step_that_was_left_meanwhile_fails_nothing(engine: Engine, row: Round) -> None:
+    with read_session(engine) as session:
+        stale = rounds.get(session, row.id)
+    with write_session(engine) as session:
+        assert rounds.step_on(session, row, source=RoundStep.JUDGMENTS, to=RoundStep.SNAPSHOT)
+    with write_session(engine) as session:
+        assert not rounds.fail(session, stale, "it was judged by then")
+        assert rounds.get(session, row.id).state is RoundState.RUNNING
+
+
 def test_what_has_ended_stays_so(engine: Engine, row: Round, engineer: User) -> None:
     with write_session(engine) as session:
         assert rounds.finish(session, rounds.get(session, row.id))

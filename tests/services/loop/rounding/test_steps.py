@@ -1,6 +1,8 @@
 """A round from answers to verdict, with a worker and people whose part a test plays."""
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, update
@@ -251,6 +253,29 @@ def test_an_evaluation_that_is_there_already_is_the_round_s(engine: Engine, sett
     with read_session(engine) as session:
         assert len(session.scalars(select(Evaluation)).all()) == 1
         assert session.scalars(select(EvaluationPair)).all()
+
+
+def test_two_web_servers_start_one_evaluation(
+    engine: Engine, settings: Settings, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for act in (played.on, played.answered, played.on, played.judged, played.on):
+        act()
+    worker = PretendWorker(engine, settings)
+    worker.claim()
+    worker.publish()
+    row = played.on()
+    real, looks = evaluations.listing, []
+
+    def too_early(*args: Any, **more: Any) -> Any:
+        page = real(*args, **more)
+        looks.append(page)
+        return replace(page, items=[]) if len(looks) == 1 else page
+
+    monkeypatch.setattr(evaluations, "listing", too_early)
+    with write_session(engine) as session:
+        session.execute(update(Round).where(Round.id == row.id).values(evaluation_id=None))
+    again = played.on()
+    assert (again.state, again.evaluation_id, len(looks)) == (RoundState.RUNNING, row.evaluation_id, 2)
 
 
 def test_one_round_at_a_time_and_the_same_wish_finds_it(engine: Engine, played: Played) -> None:
