@@ -23,20 +23,28 @@ from app.routes.api.training import checkpoints, exports, jobs
 from app.web.problems import problems
 
 router = APIRouter(prefix="/api/v1", responses=problems(400, 401, 403, 413, 422, 503))
-for part in (people, projects, members, imports, judgments, snapshots, extracts):
+for part in (
+    people,
+    projects,
+    members,
+    imports,
+    judgments,
+    snapshots,
+    extracts,
+    jobs,
+    checkpoints,
+    exports,
+    generations,
+    endpoints,
+    evaluations,
+    verdicts,
+    aliases,
+    progress,
+    guesses,
+    rounds,
+    storage,
+    exclusions,
+    removal,
+    lineage,
+):
     router.include_router(part.router)
-router.include_router(jobs.router)
-router.include_router(checkpoints.router)
-router.include_router(exports.router)
-router.include_router(generations.router)
-router.include_router(endpoints.router)
-router.include_router(evaluations.router)
-router.include_router(verdicts.router)
-router.include_router(aliases.router)
-router.include_router(progress.router)
-router.include_router(guesses.router)
-router.include_router(rounds.router)
-router.include_router(storage.router)
-router.include_router(exclusions.router)
-router.include_router(removal.router)
-router.include_router(lineage.router)
