@@ -38,14 +38,14 @@ def go_on(settings: Settings, engine: Engine) -> None:
         log.info("removal.finished", exclusions=undone, projects=deleted, snapshots=indexed)
 
 
-def _settle(engine: Engine) -> None:
+def _settle(_settings: Settings, engine: Engine) -> None:
     """Count what people said in evaluations that ask, and end those that are decided: no judgment waits for that."""
     for evaluation_id in evaluations.settle_all(engine):
         log.info("evaluation.ended", evaluation=evaluation_id)
         verdicts.current(engine, evaluation_id)  # so that its card and archive have it before anybody opens its page
 
 
-def _prune_daily(settings: Settings) -> None:
+def _prune_daily(settings: Settings, _engine: Engine) -> None:
     if not prune.is_due(settings):
         return
     for one in prune.prune(settings):
@@ -89,8 +89,7 @@ async def _carry_on_forever(settings: Settings, engine: Engine) -> None:
     while True:
         await asyncio.sleep(settings.sweep_seconds)
         try:
-            for round_id in await asyncio.to_thread(steps.advance_all, engine, storage):
-                log.info("round.moved", round=round_id)
+            await asyncio.to_thread(steps.advance_all, engine, storage)
         except Exception as error:  # a database that is away comes back
             log.warning("round.missed", error=str(error))
 
@@ -101,10 +100,10 @@ async def _sweep_forever(settings: Settings, engine: Engine) -> None:
         await asyncio.sleep(settings.sweep_seconds)
         if rounds.was_asleep():
             continue
-        try:
-            await asyncio.to_thread(sweep, settings, engine)
-            await asyncio.to_thread(go_on, settings, engine)
-            await asyncio.to_thread(_settle, engine)
-            await asyncio.to_thread(_prune_daily, settings)
-        except Exception as error:  # a database that is away comes back
-            log.warning("sweep.missed", error=str(error))
+        for act in (sweep, go_on, _settle, _prune_daily):
+            try:
+                await asyncio.to_thread(act, settings, engine)
+            except (
+                Exception
+            ) as error:  # a database that is away comes back, and what one can't do keeps no other from its own
+                log.warning("sweep.missed", act=act.__name__, error=str(error))

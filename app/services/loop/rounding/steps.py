@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
+import structlog
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,7 @@ from app.services.loop.rounding.plan import RoundPlan
 from app.services.training import checkpoints, runs
 from app.storage import Storage
 
+log = structlog.get_logger()
 ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
 
 
@@ -42,7 +44,13 @@ def advance_all(engine: Engine, storage: Storage) -> list[int]:
     """Carries every running round on as far as it goes now; returns those that moved. For the sweeper."""
     with read_session(engine) as session:
         waiting = rounds.running(session)
-    return [round_id for round_id in waiting if advance(engine, storage, round_id)]
+    moved = []
+    for round_id in waiting:
+        try:
+            moved += [round_id] if advance(engine, storage, round_id) else []
+        except Exception as error:  # what keeps one round from going on keeps no other
+            log.warning("round.missed", round=round_id, error=str(error))
+    return moved
 
 
 def advance(engine: Engine, storage: Storage, round_id: int, *, now: datetime | None = None) -> bool:
