@@ -43,7 +43,7 @@ WITHOUT_EFFECT = frozenset({
     "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
     "compile", "threads",
 })  # fmt: skip
-AS_BEFORE = frozenset({("pair_order", "position")})
+AS_BEFORE = {"pair_order": "position"}  # what the versions did that had no such setting
 
 
 # From so many pairs on a run with compiled layers ends first: on an H200 the 1.5B shape starts after 25.3 s instead of 16.2 s,
@@ -110,7 +110,9 @@ def fingerprint(settings: Mapping[str, Any], weights: str, train: str, evaluatio
     they didn't know counts only where it isn't what they did.
     """
     deciding = {
-        name: value for name, value in settings.items() if name not in WITHOUT_EFFECT and (name, value) not in AS_BEFORE
+        name: value
+        for name, value in settings.items()
+        if name not in WITHOUT_EFFECT and not (name in AS_BEFORE and value == AS_BEFORE[name])
     }
     facts = [deciding, weights, train, evaluation, processes]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -66,6 +66,8 @@ def test_the_defaults_and_every_way_to_spell_a_value_give_what_the_released_engi
         "sample_prompts": 8, "sample_tokens": 64, "report_to": ["tensorboard"], "num_workers": None,
         # Came later, and change no outcome.
         "compile": "auto", "threads": "auto",
+        # Came later; where a state of the release is found, it becomes "position".
+        "pair_order": "content",
     }  # fmt: skip
 
 
