@@ -16,6 +16,8 @@ from worker.dpo.ground.errors import BadSetting, DiskFull
 from worker.dpo.model.loading import save_weights
 from worker.dpo.publish.card import FACTS, write_card
 
+MARGINS = "eval_margins.json"
+
 
 class FolderInUse(BadSetting):
     """A result's folder that holds, or lies in, what the run is made from. The text says what to choose."""
@@ -55,12 +57,13 @@ def publish(
     weights: dict[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
     facts: Mapping[str, Any],
+    margins: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write model or adapter, tokenizer, card, metrics and facts to `out`; returns the names of the files there.
 
     policy: the model, with its adapter if it has one. weights: the trained ones, named as in the scorer. facts: as
-    `write_card` takes them, `metrics` among them. staging: a folder on the same disk in which everything is written
-    first. `prefloop.json` marks the folder as whole: an older one goes before the first file is replaced, and the new
+    `write_card` takes them, `metrics` among them. margins: of each evaluation pair, if there are any. staging:
+    a folder on the same disk in which everything is written first. `prefloop.json` marks the folder as whole: an older one goes before the first file is replaced, and the new
     one comes last. Raises OSError.
     """
     shutil.rmtree(staging, ignore_errors=True)
@@ -68,6 +71,10 @@ def publish(
     save_weights(policy, weights, staging)
     tokenizer.save_pretrained(staging)
     (staging / "metrics.json").write_text(json.dumps(facts["metrics"], indent=1))
+    if margins is not None:
+        (staging / MARGINS).write_text(json.dumps(margins))
+    else:
+        (out / MARGINS).unlink(missing_ok=True)
     write_card(staging, facts)
     written = sorted(path for path in staging.rglob("*") if path.is_file())
     (out / FACTS).unlink(missing_ok=True)

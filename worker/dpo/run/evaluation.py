@@ -50,8 +50,9 @@ def evaluate(run: Run) -> None:
 
 
 def _figures(run: Run, pairs: list[TokenPair]) -> dict[str, float]:
-    """The metrics of the weights as they are, on the evaluation pairs. A collective operation."""
+    """The metrics of the weights as they are, on the evaluation pairs, whose margins are kept. A collective operation."""
     logps, losses = _score(run, pairs, run.reference.evaluation)
+    run.margins = losses.rewards_chosen - losses.rewards_rejected
     return metrics.evaluation(losses, logps, run.reference.evaluation)
 
 
@@ -145,14 +146,26 @@ def _write_best(run: Run) -> None:
 def settle_weights(run: Run) -> int:
     """Put the weights that will be published into the model, the last or the best; returns the step that they are of.
 
-    `metrics_after` are theirs from then on. A collective operation. Raises StateError, NotFinite.
+    `metrics_after` and `margins` are theirs from then on. A collective operation. Raises StateError, NotFinite.
     """
-    if not publishes_best(run) or run.progress.best_step == run.progress.step:
-        return run.progress.step
-    _load_best(run)
+    step = run.progress.step
+    if publishes_best(run) and run.progress.best_step != step:
+        step = run.progress.best_step
+        _load_best(run)
+    elif run.margins is not None:
+        return step
     if run.setup.evaluation is not None:
         run.metrics_after = _figures(run, run.setup.evaluation.pairs)
-    return run.progress.best_step
+    return step
+
+
+def margins_of_pairs(run: Run) -> dict[str, list[float]] | None:
+    """Each evaluation pair's line of the data and reward margin in nats, by the last weights that were scored. None without
+    such pairs."""
+    if run.setup.evaluation is None or run.margins is None:
+        return None
+    lines = [pair.line for pair in run.setup.evaluation.pairs]
+    return {"lines": lines, "margins": [round(margin, 6) for margin in run.margins.double().tolist()]}
 
 
 def _load_best(run: Run) -> None:

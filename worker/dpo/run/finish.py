@@ -14,7 +14,7 @@ from worker.dpo.ground.disk import file_sha256, write_error
 from worker.dpo.ground.events import Event
 from worker.dpo.ground.memory import peak_memory
 from worker.dpo.publish.folder import publish
-from worker.dpo.run import state
+from worker.dpo.run import evaluation, state
 from worker.dpo.run.run import Run
 from worker.dpo.run.setup import RunSetup
 
@@ -39,6 +39,7 @@ def finish(run: Run, *, published_step: int, answers: Mapping[str, Any]) -> dict
                 weights=weights,
                 tokenizer=setup.tokenizer,
                 facts=facts,
+                margins=evaluation.margins_of_pairs(run),
             )
         except (OSError, SafetensorError) as problem:
             raise write_error(problem, out=out, step=run.progress.step) from problem

@@ -46,7 +46,8 @@ class Run:
     wrapped: the scorer in DDP or FSDP where there are several processes, else the scorer itself. named: the trainable
     parameters by their names in the scorer. metrics: those of the last step; metrics_before, metrics_after: those of
     the first and of the last evaluation. answers_before: greedy answers to the sampled prompts before the first step;
-    None where the training state, of an earlier version, didn't keep them. best_sha256: hash of
+    None where the training state, of an earlier version, didn't keep them. margins: (pairs,) reward margins of the last
+    evaluation, in nats; None before there is one in this sitting. best_sha256: hash of
     the file that holds the best weights, where there is one (on the first process only).
     """
 
@@ -70,6 +71,7 @@ class Run:
         self.metrics: dict[str, float] = {}
         self.metrics_before: dict[str, float] = {}
         self.metrics_after: dict[str, float] = {}
+        self.margins: Tensor | None = None
         self.answers_before: list[Answer] | None = []
         self.best_sha256: str | None = None
         self.started, self.started_step = time.monotonic(), 0

@@ -200,12 +200,13 @@ def test_a_state_of_another_run_is_not_gone_on_from(change, tmp_path, engine):
 
 def test_a_finished_run_started_again_publishes_the_same_and_trains_nothing(tmp_path, engine):
     files = run_folder(tmp_path)
-    engine(*train_arguments(files, tmp_path / "out"))
-    before = published(tmp_path / "out")
-    code, events = engine(*train_arguments(files, tmp_path / "out"))
+    engine(*train_arguments(files, tmp_path / "out", evaluate=True))
+    before, margins = published(tmp_path / "out"), (tmp_path / "out" / "eval_margins.json").read_text()
+    code, events = engine(*train_arguments(files, tmp_path / "out", evaluate=True))
     assert code == 0
     assert events_of(events, "step") == []
     assert same(before, published(tmp_path / "out"))
+    assert (tmp_path / "out" / "eval_margins.json").read_text() == margins
 
 
 def test_early_stopping_goes_on_counting_where_it_was(tmp_path, engine, monkeypatch):

@@ -346,6 +346,8 @@ def test_score_gives_the_rewards_of_the_published_adapter(tmp_path, engine):
     assert records[0]["reward_chosen"] == pytest.approx(
         0.1 * (records[0]["logps_chosen"] - records[0]["ref_logps_chosen"])
     )
+    kept = json.loads((tmp_path / "out" / "eval_margins.json").read_text())
+    assert kept["lines"] == list(range(1, len(margins) + 1)) and kept["margins"] == pytest.approx(margins, abs=1e-4)
 
 
 def test_score_of_a_fully_trained_model_is_against_its_base(tmp_path, engine):
