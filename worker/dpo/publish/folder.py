@@ -62,9 +62,9 @@ def publish(
     """Write model or adapter, tokenizer, card, metrics and facts to `out`; returns the names of the files there.
 
     policy: the model, with its adapter if it has one. weights: the trained ones, named as in the scorer. facts: as
-    `write_card` takes them, `metrics` among them. margins: of each evaluation pair, if there are any. staging:
-    a folder on the same disk in which everything is written first. `prefloop.json` marks the folder as whole: an older one goes before the first file is replaced, and the new
-    one comes last. Raises OSError.
+    `write_card` takes them, `metrics` among them. margins: of each evaluation pair, if there are any. staging: a
+    folder on the same disk in which everything is written first. `prefloop.json` marks the folder as whole: an older
+    one goes before the first file is replaced, and the new one comes last. Raises OSError.
     """
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
