@@ -19,16 +19,17 @@ What callers rely on:
                                 training on the pair pushes the chosen answer down too
 
   A pair that can't be scored has `left_out`, a reason of docs/preference-data.md, instead of the figures.
-- With `--plant SHARE --plantings N` all of it is done N times more on the same data with that share of the labels turned around, a draw of
-  its own each time: OUT/planted-1.jsonl … planted-N.jsonl have `flipped` with each pair, and no `ches`. A list made of
-  them as of margins.jsonl shows the precision that the list has on these data.
+- With `--plant SHARE … --plantings N` all of it is done N times more for each share, on the same data with that share of the labels turned
+  around, a draw of its own each time: OUT/planted-1.jsonl … have `flipped` with each pair, and no `ches`. Shares take turns: with 0.1
+  0.2, planted-1 and planted-3 are of 0.1. A list made of them as of margins.jsonl shows the precision that the list has on these data.
 - The same command again goes on: folds that are there (OUT/folds) are kept, a run that was stopped goes on from its training state.
   Plantings may be added later. Another model, other data, folds or settings end it with code 2; `--fresh` drops all.
 - Standard output has the engine's events: `state` (`stage` loading; reference, training, scoring with `fold`, `planting`, 0 for the
   labels as they are), `step` (of `total_steps`, 100 for each fold of each round), `log` warnings, and `done` (`path`,
-  `files`, `pairs`, `groups`, `folds`, `plantings`, `left_out`, `seconds`) or `error`. Exit codes are those of `train`.
+  `files`, `pairs`, `groups`, `folds`, `plantings`, `planted` with the share of each, `left_out`, `seconds`)
+  or `error`. Exit codes are those of `train`.
 
-What it costs: (1 + N) · folds runs, each on (folds − 1)/folds of the pairs, and two forwards a pair for each round.
+What it costs: (1 + shares · N) · folds runs, each on (folds − 1)/folds of the pairs, and two forwards a pair for each round.
 """
 
 import argparse
@@ -60,9 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="decides the folds and the planted flips (default 0)")
     parser.add_argument(
-        "--plant", type=float, default=0.0, metavar="SHARE", help="share of labels to turn around, such as 0.2"
+        "--plant",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="SHARE",
+        help="shares of labels to turn around, such as 0.2",
     )
-    parser.add_argument("--plantings", type=int, default=0, metavar="N", help="how often that is done (default 0)")
+    parser.add_argument("--plantings", type=int, default=0, metavar="N", help="how often each is (default 0)")
     parser.add_argument("--fresh", action="store_true", help="drop what OUT holds of an earlier call")
     add_settings(parser, examples=EXAMPLES)
 
@@ -81,7 +87,15 @@ def run(args: argparse.Namespace) -> int:
             _check(args)
             config = load_config(args.config, args.settings)
             wanted = Wanted(
-                args.model, args.data, args.out, config, args.folds, args.seed, args.plant, args.plantings, args.fresh
+                args.model,
+                args.data,
+                args.out,
+                config,
+                args.folds,
+                args.seed,
+                tuple(args.plant),
+                args.plantings,
+                args.fresh,
             )
             facts = margins(wanted, events, stop)
         except Exception as problem:
@@ -97,7 +111,8 @@ def _check(args: argparse.Namespace) -> None:
         raise BadSetting(f"--folds is {args.folds}: choose 2 to 100; 5 is usual.")
     if not 0 <= args.plantings <= 100:
         raise BadSetting(f"--plantings is {args.plantings}: choose 0 to 100.")
-    if bool(args.plantings) != (args.plant > 0) or not 0 <= args.plant < 0.5:
+    differ = len(set(args.plant)) == len(args.plant)
+    if bool(args.plantings) != bool(args.plant) or not differ or not all(0 < share < 0.5 for share in args.plant):
         raise BadSetting(
-            "--plant takes a share above 0 and below 0.5, and --plantings how often: give both, or neither."
+            "--plant takes shares above 0 and below 0.5, each once, and --plantings how often: give both, or neither."
         )

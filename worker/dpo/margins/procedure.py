@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ STEPS, TRAINING = 100, 0.85
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for. plant: the share of labels that each of `plantings` more rounds turns around, and makes all folds for anew."""
+    """What is asked for. plant: shares of labels; each is turned around in `plantings` more rounds, which make all folds anew."""
 
     model: str
     data: Path
@@ -43,9 +43,14 @@ class Wanted:
     config: TrainConfig
     folds: int = 5
     seed: int = 0
-    plant: float = 0.0
+    plant: tuple[float, ...] = ()
     plantings: int = 0
     fresh: bool = False
+
+    @property
+    def planted(self) -> list[float]:
+        """The share that each round turns around, after the one with the labels as they are: first each share once, then again."""
+        return list(self.plant) * self.plantings
 
 
 class OtherMargins(BadSetting):
@@ -69,12 +74,10 @@ def margins(wanted: Wanted, events: EventWriter, stop: Stop) -> dict[str, Any]:
     folds = folds_of([pair.group for pair in pairs], folds=wanted.folds, seed=wanted.seed)
     _tell(problems, events)
     settled = _settle(wanted, pairs)
-    progress = _Progress(events, parts=wanted.folds * (1 + wanted.plantings))
+    progress = _Progress(events, parts=wanted.folds * (1 + len(wanted.planted)))
     try:
-        for planting in range(1 + wanted.plantings):
-            turned = (
-                flips(len(pairs), share=wanted.plant, seed=wanted.seed, planting=planting) if planting else frozenset()
-            )
+        for planting, share in enumerate([0.0, *wanted.planted]):
+            turned = flips(len(pairs), share=share, seed=wanted.seed, planting=planting)
             whole: list[dict[str, Any]] = []
             for fold in range(wanted.folds):
                 stop.check()
@@ -91,11 +94,12 @@ def margins(wanted: Wanted, events: EventWriter, stop: Stop) -> dict[str, Any]:
     left_out = sum("margin" not in row for row in rows.read_rows(out / RESULT))
     return {
         "path": str(out),
-        "files": [RESULT, *(f"planted-{number}.jsonl" for number in range(1, 1 + wanted.plantings))],
+        "files": [RESULT, *(f"planted-{number}.jsonl" for number in range(1, 1 + len(wanted.planted)))],
         "pairs": len(pairs),
         "groups": len({pair.group for pair in pairs}),
         "folds": wanted.folds,
-        "plantings": wanted.plantings,
+        "plantings": len(wanted.planted),
+        "planted": wanted.planted,
         "left_out": left_out + sum(problem.dropped for problem in problems),
         "seconds": round(progress.seconds, 1),
     }
@@ -113,7 +117,7 @@ def _settle(wanted: Wanted, pairs: Sequence[Grouped]) -> Wanted:
         "data_sha256": file_sha256(wanted.data),
         "folds": wanted.folds,
         "seed": wanted.seed,
-        "plant": wanted.plant if wanted.plantings else None,
+        "plant": list(wanted.plant) or None,
         "config": deciding,
     }
     path = wanted.out / SETTINGS
@@ -132,9 +136,7 @@ def _settle(wanted: Wanted, pairs: Sequence[Grouped]) -> Wanted:
         rows.write_rows(path, [settings])
     if config.max_length is None:
         config = config.model_copy(update={"max_length": _max_length(wanted, pairs)})
-    return Wanted(
-        wanted.model, wanted.data, wanted.out, config, wanted.folds, wanted.seed, wanted.plant, wanted.plantings
-    )
+    return replace(wanted, config=config)
 
 
 def _kept_settings(path: Path) -> dict[str, Any] | None:
@@ -143,7 +145,8 @@ def _kept_settings(path: Path) -> dict[str, Any] | None:
         return None
     try:
         (kept,) = rows.read_rows(path)
-        return {"plant": None} | kept
+        planted = kept.get("plant")  # one share, in folders of before there could be several
+        return kept | {"plant": [planted] if isinstance(planted, float) else planted}
     except (ValueError, TypeError) as problem:
         raise OtherMargins(f"{path} is damaged: {problem}. Name another folder, or say --fresh.") from problem
 

@@ -55,8 +55,9 @@ def read(tmp_path, name="margins.jsonl"):
 
 
 def test_planted_flips_have_the_lowest_margins(engine, tmp_path):
-    code, events = engine(*asked(tmp_path, "--plant", "0.2", "--plantings", "1"))
+    code, events = engine(*asked(tmp_path, "--plant", "0.2", "0.1", "--plantings", "1"))
     assert code == 0, events[-1]
+    assert sum(row["flipped"] for row in read(tmp_path, "planted-2.jsonl")) == 2
     plain, planted = read(tmp_path), read(tmp_path, "planted-1.jsonl")
     assert [(row["line"], row["pair"]) for row in plain] == [(line, 0) for line in range(1, 25)]
     assert all(row["margin"] > 0 for row in plain)
@@ -70,9 +71,10 @@ def test_planted_flips_have_the_lowest_margins(engine, tmp_path):
     assert one["margin"] == pytest.approx(0.1 * (ratios[0] - ratios[1]))
     assert math.isfinite(one["ches"]) and math.isfinite(one["ches_normalised"]) and "ches" not in planted[0]
     steps = [event["step"] for event in events if event["event"] == "step"]
-    assert steps == sorted(set(steps)) and steps[-1] == 400
+    assert steps == sorted(set(steps)) and steps[-1] == 600
     done = events[-1]
-    assert done["event"] == "done" and done["files"] == ["margins.jsonl", "planted-1.jsonl"]
+    assert done["event"] == "done" and done["files"] == ["margins.jsonl", "planted-1.jsonl", "planted-2.jsonl"]
+    assert done["planted"] == [0.2, 0.1]
     assert (done["pairs"], done["groups"], done["left_out"]) == (24, 24, 0)
     assert not (tmp_path / "out" / "work").exists()
 
@@ -129,7 +131,9 @@ def test_lines_of_one_group_share_a_fold_and_what_can_t_be_scored_says_why(engin
     assert events[-1]["groups"] == 5 and events[-1]["left_out"] == 1
 
 
-@pytest.mark.parametrize("more", [("--plant", "0.2"), ("--plantings", "2"), ("--plant", "0.5", "--plantings", "1")])
+@pytest.mark.parametrize(
+    "more", [("--plant", "0.2"), ("--plantings", "2"), ("--plant", "0.2", "0.5", "--plantings", "1")]
+)
 def test_half_a_planting_is_refused(engine, tmp_path, more):
     code, events = engine(*asked(tmp_path, *more))
     assert code == 2 and "both, or neither" in events[-1]["message"]
