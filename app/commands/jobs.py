@@ -50,6 +50,7 @@ class ListedKind(StrEnum):
     TRAINING = JobKind.TRAINING.value
     EXPORT = JobKind.EXPORT.value
     GENERATION = JobKind.GENERATION.value
+    LABEL_CHECK = JobKind.LABEL_CHECK.value
     ALL = "all"
 
 

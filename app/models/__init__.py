@@ -29,6 +29,7 @@ from app.models.guess import EvaluationGuess
 from app.models.importing import ColumnMap, Difference, Import, ImportReport, ImportState, Rejection
 from app.models.job import FINISHED, TRANSITIONS, EventType, Job, JobEvent, JobKind, JobState
 from app.models.judgment import Judgment, JudgmentSource
+from app.models.label_check import CheckedPair, LabelCheck
 from app.models.lineage import ExclusionMark, Retraining, SnapshotBlock
 from app.models.membership import Membership, ProjectRole, PromisedMembership, TokenProject
 from app.models.project import Guideline, Project
@@ -49,6 +50,7 @@ __all__ = [
     "ApiToken",
     "AuditEntry",
     "Base",
+    "CheckedPair",
     "Checkpoint",
     "CheckpointFile",
     "Choice",
@@ -88,6 +90,7 @@ __all__ = [
     "Judgment",
     "JudgmentSource",
     "KeptFigures",
+    "LabelCheck",
     "LeftoverFile",
     "Link",
     "LinkKind",

@@ -19,6 +19,7 @@ class JobKind(StrEnum):
     TRAINING = "training"
     EXPORT = "export"
     GENERATION = "generation"
+    LABEL_CHECK = "label_check"
 
 
 class JobState(StrEnum):

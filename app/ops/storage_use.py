@@ -48,7 +48,13 @@ def measure(settings: Settings) -> Use:
 
 def _measure(settings: Settings) -> Use:
     engine = get_engine(settings)
-    sizes: dict[str, dict[str, int]] = {"snapshots": {}, "checkpoints": {}, "exports": {}, "extracts": {}}
+    sizes: dict[str, dict[str, int]] = {
+        "snapshots": {},
+        "checkpoints": {},
+        "exports": {},
+        "label checks": {},
+        "extracts": {},
+    }
     with read_session(engine) as session:
         for kind, file in stored.files(session):
             sizes[kind][file.key] = file.size

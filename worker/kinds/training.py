@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import after_commit
-from app.errors import PrefloopError
 from app.events.types import Event
 from app.models import Job, JobKind, TrainingRun
 from app.services.datasets import snapshots
@@ -26,13 +25,6 @@ from worker.kinds.kind import Need, Result
 
 TRACKERS = {"wandb": ("WANDB_*",), "mlflow": ("MLFLOW_*",)}
 STATE = re.compile(r"step-(\d+)")
-
-
-class InputsBroken(PrefloopError):
-    """What the run would be trained on isn't what was frozen."""
-
-    status = 409
-    code = "snapshot_damaged"
 
 
 class Training:
@@ -60,7 +52,7 @@ class Training:
     def command(self, folder: Path, storage: Storage) -> list[str]:
         """Raises InputsBroken for a damaged snapshot, NotFound for a base model or file that isn't there."""
         model = base_models.path(self._settings, self._run.base_model)
-        pairs = self._fetch_pairs(folder, storage)
+        pairs = snapshots.fetch_pairs(storage, self._run.snapshot, folder)
         config = folder / "config.json"
         cache = self._settings.data_dir / "cache" / "reference"
         # A run that was queued before there was a choice keeps the plan that it was queued with.
@@ -71,18 +63,6 @@ class Training:
         if "eval.jsonl" in pairs:
             command += ["--eval-data", str(pairs["eval.jsonl"])]
         return [*command, "--out", str(folder / "out"), "--config", str(config)]
-
-    def _fetch_pairs(self, folder: Path, storage: Storage) -> dict[str, Path]:
-        """The snapshot's files that hold pairs, with their hashes checked."""
-        snapshot = self._run.snapshot
-        pairs = {file.name: folder / file.name for file in snapshot.files if snapshots.pairs_in(snapshot, file.name)}
-        for file in snapshot.files:
-            if file.name in pairs and storage.fetch(file.key, pairs[file.name]).sha256 != file.sha256:
-                raise InputsBroken(
-                    f"{file.name} of snapshot {snapshot.number} isn't what was frozen: its SHA-256 differs.",
-                    "Look at the artifact store, or freeze a new snapshot.",
-                )
-        return pairs
 
     def variables(self) -> Sequence[str]:
         """A tracker's own, where the run reports to it."""

@@ -13,6 +13,7 @@ from app.services.jobs import waiting
 from app.services.jobs.jobs import NOUNS
 from app.services.jobs.waiting import Waiting
 from app.services.loop import generations
+from app.services.loop.labels import checks
 from app.services.training import exports, history
 from app.web.templating import duration, number
 
@@ -51,6 +52,13 @@ NEXT_STEPS_OF_GENERATIONS = {
     "endpoint_redirects": "An admin removes the endpoint and adds the address that it leads to; then ask anew.",
     "endpoint_missing": "An admin removes the endpoint and adds it with the right address and model; then ask anew.",
 }
+NEXT_STEPS_OF_LABEL_CHECKS = {
+    "out_of_memory": "Check the labels of a run with a lower “Longest pair” or token budget, or run a worker with more memory.",
+    "killed": "The machine most likely ran out of memory: free some, then press Retry; folds that are done are kept.",
+    "not_found": "Add the base model on the worker's machine (prefloop models add), then press Retry.",
+    "bad_data": "The prompts are too much alike to be cut into so many folds: check with fewer folds.",
+    "disk_full": "Free space on the worker's machine, then press Retry: folds that are done are kept.",
+}
 NEXT_STEPS_OF_RUNS = {
     "out_of_memory": "Retry with a lower “Longest pair”, token budget or batch size, or take a smaller model.",
     "killed": "The machine most likely ran out of memory: free some, or retry with a lower token budget or “Longest pair”.",
@@ -61,6 +69,7 @@ NEXT_STEPS_OF = {
     JobKind.TRAINING: NEXT_STEPS_OF_RUNS,
     JobKind.EXPORT: NEXT_STEPS_OF_EXPORTS,
     JobKind.GENERATION: NEXT_STEPS_OF_GENERATIONS,
+    JobKind.LABEL_CHECK: NEXT_STEPS_OF_LABEL_CHECKS,
 }
 RETRY = "Press Retry to try it again."
 RETRY_RUN = "Press Retry to go on from the last training state, or start a new run with other settings."
@@ -131,6 +140,9 @@ def _subject(session: Session, job: Job) -> tuple[str, str] | None:
         plan = generations.get(session, job.id)
         sources = ", ".join(source.title for source in generations.sources(plan))
         return f"{plan.counts.get('wanted', 0):,} answers of {sources}", f"/generations/{job.id}"
+    if job.kind is JobKind.LABEL_CHECK:
+        check = checks.get(session, job.id)
+        return f"The labels of run {check.of_job_id}", f"/jobs/{check.of_job_id}"
     if job.kind is not JobKind.EXPORT:
         return None
     export = exports.get(session, job.id)
@@ -164,6 +176,8 @@ def status(job: Job, waiting: Waiting | None) -> Status:
             if job.kind is JobKind.TRAINING
             else "Answers that arrived are kept, and Retry asks for the others."
             if job.kind is JobKind.GENERATION
+            else "Folds that are done are kept, and Retry goes on with the others."
+            if job.kind is JobKind.LABEL_CHECK
             else "Retry starts it again."
         ),
     )
@@ -247,4 +261,7 @@ def _phase(event: PhaseReached) -> str:
     text, counts = PHASES.get(event.stage, event.stage.capitalize()), event.numbers()
     if "done" in counts and "missing" in counts:
         return f"{text}: {counts['done']} of {counts['missing']} pairs."
+    if "fold" in counts:
+        planted = f", round {counts['planting']} with planted flips" if counts.get("planting") else ""
+        return f"{text}: fold {counts['fold'] + 1}{planted}."
     return f"{text}."

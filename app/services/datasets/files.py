@@ -76,7 +76,7 @@ def lines_of(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, by
     rows = {row[0]: row[1:] for row in session.execute(query)}
     for pair in pairs:
         external_id, messages, *answers = rows[pair.comparison_id]
-        sides = _messages(*answers[:2]), _messages(*answers[2:])
+        sides = messages_of(*answers[:2]), messages_of(*answers[2:])
         chosen, rejected = sides if pair.decision.chosen is Choice.FIRST else reversed(sides)
         yield (
             pair,
@@ -100,7 +100,7 @@ def lines_of(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, by
         )
 
 
-def _messages(text: str, turns: list[Any] | None) -> list[dict[str, str]]:
+def messages_of(text: str, turns: list[Any] | None) -> list[dict[str, str]]:
     """An answer's messages: one, or those of several turns."""
     given = turns or [{"role": "assistant", "content": text}]
     return [{"role": message["role"], "content": message["content"]} for message in given]

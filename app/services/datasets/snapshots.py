@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, joinedload
 
 from app.db import read_session, write_session
-from app.errors import NotFound, SnapshotEmpty
+from app.errors import NotFound, PrefloopError, SnapshotEmpty
 from app.models import Counts, Project, Snapshot, Statistics, User, Warned
 from app.models.base import now as utc_now
 from app.services.accounts import access, audit
@@ -23,6 +23,13 @@ from app.storage import Storage, StoredFile
 
 PAIRS_BEFORE_A_PAUSE = 250
 FREEZING = timedelta(hours=1)  # longer than a freeze takes: what was excluded meanwhile is marked
+
+
+class InputsBroken(PrefloopError):
+    """What a job would work on isn't what was frozen."""
+
+    status = 409
+    code = "snapshot_damaged"
 
 
 @dataclass(frozen=True)
@@ -227,3 +234,15 @@ def file(snapshot: Snapshot, name: str) -> StoredFile:
 def pairs_in(snapshot: Snapshot, name: str) -> int:
     """How many pairs, which is how many lines, one of a snapshot's files holds."""
     return snapshot.counts.of(files.SPLITS[name])
+
+
+def fetch_pairs(storage: Storage, snapshot: Snapshot, folder: Path) -> dict[str, Path]:
+    """The snapshot's files that hold pairs, in a folder and with their hashes checked. Raises InputsBroken for a damaged one."""
+    pairs = {file.name: folder / file.name for file in snapshot.files if pairs_in(snapshot, file.name)}
+    for file in snapshot.files:
+        if file.name in pairs and storage.fetch(file.key, pairs[file.name]).sha256 != file.sha256:
+            raise InputsBroken(
+                f"{file.name} of snapshot {snapshot.number} isn't what was frozen: its SHA-256 differs.",
+                "Look at the artifact store, or freeze a new snapshot.",
+            )
+    return pairs

@@ -1,10 +1,11 @@
 """A project's current votes, read in one pass and decided by a rule."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import func, literal_column, select
+from sqlalchemy import ColumnElement, func, literal_column, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.models import (
@@ -26,6 +27,13 @@ from app.services.datasets.collected import Collected, Pair
 from app.services.datasets.rules import Rule, Vote, decide
 
 IS_KEPT = Prompt.split == literal_column("'kept'")  # in words, for the index of these
+
+
+def in_force_at(moment: datetime) -> ColumnElement[bool]:
+    """The judgments that counted then: whatever was superseded later was current."""
+    later = aliased(Judgment)
+    superseded_later = select(later.supersedes_id).where(later.submitted_at > moment)
+    return (Judgment.submitted_at <= moment) & or_(~Judgment.superseded, Judgment.id.in_(superseded_later))
 
 
 def decided(session: Session, *, project: Project, rule: Rule, collected: Collected) -> Iterator[Pair]:

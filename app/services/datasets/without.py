@@ -22,7 +22,7 @@ from app.models import Choice, Comparison, Judgment, Prompt, Response, Snapshot,
 from app.services.collecting import exclusions
 from app.services.collecting.exclusions import Excluded
 from app.services.collecting.messages import text_hash
-from app.services.datasets import files, report, snapshots
+from app.services.datasets import files, report, snapshots, votes
 from app.services.datasets.collected import Collected, Pair
 from app.services.datasets.files import SPLITS
 from app.services.datasets.rules import Decision, Rule, Vote, decide
@@ -104,30 +104,26 @@ def _changed(session: Session, snapshot: Snapshot, excluded: Excluded, ids: list
 
 def _decided(session: Session, snapshot: Snapshot, excluded: Excluded, ids: list[int]) -> Iterable[Pair]:
     """Pairs decided by the snapshot's rule from the votes that were in force then and aren't excluded."""
-    rule, later = Rule.of(snapshot.rule), aliased(Judgment)
+    rule = Rule.of(snapshot.rule)
     first, second = aliased(Response), aliased(Response)
-    then = or_(
-        ~Judgment.superseded,
-        Judgment.id.in_(select(later.supersedes_id).where(later.submitted_at > snapshot.created_at)),
-    )
     rows = session.execute(
         select(Judgment, Prompt.id, Prompt.split, first, second)
         .join(Comparison, Comparison.id == Judgment.comparison_id)
         .join(Prompt, Prompt.id == Comparison.prompt_id)
         .join(first, first.id == Comparison.first_response_id)
         .join(second, second.id == Comparison.second_response_id)
-        .where(among(session, Judgment.comparison_id, ids), Judgment.submitted_at <= snapshot.created_at, then)
+        .where(among(session, Judgment.comparison_id, ids), votes.in_force_at(snapshot.created_at))
         .order_by(Judgment.comparison_id, Judgment.id)
     ).tuples()
     for comparison_id, of_one in groupby(rows, key=lambda row: row[0].comparison_id):
         voted = list(of_one)
         _, prompt_id, split, *answers = voted[0]
-        votes = [
+        counted = [
             Vote(vote.user_id, vote.choice, vote.strength, vote.late, bool(vote.flags))
             for vote, *_ in voted
             if not excluded.has_vote(vote.id, vote.user_id)
         ]
-        decision = decide(votes, rule)
+        decision = decide(counted, rule)
         if decision.chosen is not None:
             chosen, rejected = answers if decision.chosen is Choice.FIRST else reversed(answers)
             yield Pair(

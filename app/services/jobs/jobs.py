@@ -19,7 +19,12 @@ from app.services.accounts.access import Caller
 from app.services.jobs.wishes import RingWorkers
 
 # What people call a job of each kind.
-NOUNS: dict[JobKind, str] = {JobKind.TRAINING: "run", JobKind.EXPORT: "export", JobKind.GENERATION: "generation"}
+NOUNS: dict[JobKind, str] = {
+    JobKind.TRAINING: "run",
+    JobKind.EXPORT: "export",
+    JobKind.GENERATION: "generation",
+    JobKind.LABEL_CHECK: "label check",
+}
 
 
 def queue(

@@ -5,13 +5,28 @@ Which of its pairs were planted is known. Wrong labels that were there before co
 true precision is higher than the stated one.
 """
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from app.stats.loop.estimate import Estimate
 from app.stats.loop.win_rate import wilson
 
+Name = TypeVar("Name", bound=Hashable)
+LISTED = 0.05  # of all pairs, at most, are said to contradict the others strongly
+MOST_LISTED = 1_000  # somebody looks at each
 RELIABLE = 3.0  # times the base rate: below it, looking through the list is little better than looking at any pairs
+
+
+def strongest(margins: Mapping[Name, float]) -> list[Name]:
+    """The pairs that contradict the others most: the lowest margins, the lowest first, and none that isn't below 0.
+
+    margins: of models that weren't trained on the pair. At most a twentieth of the pairs, and at most 1,000.
+    """
+    most = min(MOST_LISTED, math.ceil(LISTED * len(margins)))
+    below = [name for name, margin in margins.items() if margin < 0]
+    return sorted(below, key=lambda name: margins[name])[:most]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A new prompt gets the split of its group's oldest. One that is near to two group
 keep their split, so a group may then stand on both sides; training leaves its pairs out (`services.datasets`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import delete, func, select, update
@@ -172,3 +172,9 @@ def _store(session: Session, group: Group) -> None:
         session.execute(
             delete(PromptGroup).where(among(session, PromptGroup.id, group.merged)), execution_options=unmatched
         )
+
+
+def of_prompts(session: Session, *, ids: Collection[int]) -> dict[int, str]:
+    """By what prompts that ask the same are one: the group's name, or the prompt's own where it has none."""
+    rows = session.execute(select(Prompt.id, Prompt.group_id).where(among(session, Prompt.id, ids))).tuples()
+    return {number: f"prompt {number}" if group is None else f"group {group}" for number, group in rows}

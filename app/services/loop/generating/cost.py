@@ -37,7 +37,7 @@ class Cost:
         """For people."""
         told = [f"{self.answers:,} answer{'' if self.answers == 1 else 's'} will be asked for."]
         if self.seconds is not None:
-            told.append(f"About {_duration(self.seconds)}, as earlier ones took.")
+            told.append(f"About {duration(self.seconds)}, as earlier ones took.")
         if self.unmeasured:
             told.append(f"Not measured here yet, so nobody knows how long it takes: {', '.join(self.unmeasured)}.")
         for one in self.money:
@@ -113,7 +113,8 @@ def _amount(value: float) -> str:
     return f"{value:,.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Roughly, for people: 40 s, 12 min, 3.5 h."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
