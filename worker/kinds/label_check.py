@@ -90,7 +90,7 @@ class CheckingLabels:
 
     def store_result(self, folder: Path, storage: Storage) -> Result:
         """Files of each attempt go to a place of its own, so that no other attempt can write over them."""
-        found = findings.find(
+        made = findings.find(
             get_engine(self._settings),
             check=self._check,
             data=folder / findings.DATA,
@@ -98,10 +98,10 @@ class CheckingLabels:
             into=folder / "figures",
         )
         token = str(self._job.lease_token)
-        files = checks.upload(storage, found.files, prefix=f"label-checks/job-{self._job.id}/{token[:12]}")
+        files = checks.upload(storage, made.files, prefix=f"label-checks/job-{self._job.id}/{token[:12]}")
 
         def end(session: Session) -> None:
-            checks.publish(session, job_id=self._job.id, files=files, found=found)
+            checks.publish(session, job_id=self._job.id, files=files, made=made)
 
         def is_published(session: Session) -> bool:
             return checks.get(session, self._job.id).files == tuple(files)

@@ -49,8 +49,8 @@ def begin(session: Session, *, run: TrainingRun, plan: Plan, by: User | None) ->
 
 def get(session: Session, job_id: int) -> LabelCheck:
     """The check that a job makes, with the job, its run and the run's snapshot. Raises NotFound."""
-    found = _loaded().where(LabelCheck.job_id == job_id)
-    check = session.scalars(found).one_or_none() if 0 < job_id < 2**31 else None
+    wanted = _loaded().where(LabelCheck.job_id == job_id)
+    check = session.scalars(wanted).one_or_none() if 0 < job_id < 2**31 else None
     if check is None:
         raise NotFound(f"There is no label check {job_id}.", "A run's page lists its label checks.")
     return check
@@ -75,11 +75,11 @@ def upload(storage: Storage, paths: Sequence[Path], *, prefix: str) -> list[Stor
     return [storage.put_file(f"{prefix}/{path.name}", path) for path in paths]
 
 
-def publish(session: Session, *, job_id: int, files: Sequence[StoredFile], found: Findings) -> None:
+def publish(session: Session, *, job_id: int, files: Sequence[StoredFile], made: Findings) -> None:
     """Keep a check's stored files, what they come to, and the pairs of its lists, in the transaction that ends its job."""
     check = session.scalars(select(LabelCheck).where(LabelCheck.job_id == job_id).with_for_update()).one()
-    check.files, check.result = tuple(files), found.result
-    insert_rows(session, CheckedPair, findings.COLUMNS, found.pairs, job_id=job_id)
+    check.files, check.result = tuple(files), made.result
+    insert_rows(session, CheckedPair, findings.COLUMNS, made.pairs, job_id=job_id)
 
 
 def _loaded() -> Select[LabelCheck]:

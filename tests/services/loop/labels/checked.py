@@ -89,12 +89,12 @@ class Checked:
         worker = PretendWorker(self.engine, self.settings, "checks-labels", kinds=(JobKind.LABEL_CHECK,))
         worker.claim()
         out = self.write(margin)
-        found = findings.find(
+        told = findings.find(
             self.engine, check=check, data=self.folder / findings.DATA, out=out, into=self.folder / "figures"
         )
-        files = checks.upload(self.storage, found.files, prefix=f"label-checks/job-{check.job_id}/test")
+        files = checks.upload(self.storage, told.files, prefix=f"label-checks/job-{check.job_id}/test")
         with write_session(self.engine) as session:
-            checks.publish(session, job_id=check.job_id, files=files, found=found)
+            checks.publish(session, job_id=check.job_id, files=files, made=told)
             leases.succeed(session, job_id=check.job_id, token=worker.token)
         with read_session(self.engine) as session:
             return checks.get(session, check.job_id)
