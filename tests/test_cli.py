@@ -377,6 +377,10 @@ def test_new_answers_are_asked_for(admin: str, pairs: Path, settings: Settings, 
     lines.write_text('{"prompt": "How?"}\n{"messages": [{"role": "user", "content": "When?"}]}\n"Where?"\n')
     assert "Queued generation 2" in prefloop(*asked, "--prompts", str(lines)).output
     assert "Queued generation 3" in prefloop(*asked, "--limit", "2").output
+    by_arms = prefloop(*asked, "--arms", "random=0.6,diversity=0.4", "--keep", "0.25", "--cost").output
+    assert "25% of the candidate pairs will be asked" in " ".join(by_arms.split())
+    with pytest.raises(Invalid, match=r"Give it 0\.2 or more"):
+        prefloop(*asked, "--arms", "random=0.1,diversity=0.9")
 
 
 def test_endpoints_are_added_and_removed(admin: str, monkeypatch: pytest.MonkeyPatch) -> None:

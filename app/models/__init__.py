@@ -5,6 +5,7 @@ from app.models.audit import AuditEntry
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint, CheckpointFile, Stage
 from app.models.comparison import (
+    Arm,
     Choice,
     Comparison,
     Prompt,
@@ -48,6 +49,7 @@ __all__ = [
     "Alias",
     "AliasEvent",
     "ApiToken",
+    "Arm",
     "AuditEntry",
     "Base",
     "CheckedPair",

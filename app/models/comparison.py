@@ -107,9 +107,19 @@ class Choice(StrEnum):
     SKIP = "skip"
 
 
+class Arm(StrEnum):
+    """By which rule a pair of generated answers came to be asked: by chance, for the newest checkpoint's small margin, since people
+    disagreed on its prompt, for being unlike what was asked before. services.loop.generating.arms says exactly how."""
+
+    RANDOM = "random"
+    MARGIN = "margin"
+    DISAGREEMENT = "disagreement"
+    DIVERSITY = "diversity"
+
+
 class Comparison(Base):
     """Two different answers to one prompt. `pair_hash` is the same whichever comes first. Pairs of an evaluation
-    (`evaluation_id`) never become training or eval pairs."""
+    (`evaluation_id`) never become training or eval pairs. `arm`: None for pairs that came by none, as imported ones."""
 
     __tablename__ = "comparisons"
     __table_args__ = (
@@ -137,6 +147,7 @@ class Comparison(Base):
     external_id: Mapped[str | None] = mapped_column(String(255))
     import_id: Mapped[int | None] = mapped_column(ForeignKey("imports.id"))
     evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"))
+    arm: Mapped[Arm | None] = mapped_column(string_enum(Arm, "arm"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     prompt: Mapped[Prompt] = relationship(lazy="raise")

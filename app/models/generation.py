@@ -39,6 +39,7 @@ class GenerationPlan(Base):
 
     `prompts` says by which rule prompts are taken, `sources` is a list of {kind, name, …} in a fixed order: an answer names
     its source by its index. `sampling` is {temperature, top_p, max_new_tokens, seed}; `samples` answers a prompt and source.
+    `arms` says which of the pairs are asked, as services.loop.generating.arms stores it; empty asks all.
     With the purpose of an evaluation source 0 is its checkpoint and source 1 the opponent, and prompts are the evaluation's.
     """
 
@@ -51,6 +52,7 @@ class GenerationPlan(Base):
     samples: Mapped[int] = mapped_column(default=1)
     sampling: Mapped[dict[str, Any]]
     pairing: Mapped[Pairing] = mapped_column(string_enum(Pairing, "pairing"))
+    arms: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     evaluation_id: Mapped[int | None] = mapped_column(ForeignKey("evaluations.id"), index=True)
     counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
@@ -61,7 +63,7 @@ class GeneratedAnswer(Base):
     """One answer as it arrived, so that no retry asks for it again. `tokens` made, None where the source doesn't say.
 
     `marks` are what a reader should know (`names_a_model`, `at_limit`, `identical`, `near_identical`), `response_id` the stored
-    answer that it became.
+    answer that it became. `reward`: log π − log π_ref of the checkpoint whose margins were wanted, in nats.
     """
 
     __tablename__ = "generated_answers"
@@ -81,6 +83,7 @@ class GeneratedAnswer(Base):
     prompt_tokens: Mapped[int | None]
     finish: Mapped[Finish] = mapped_column(string_enum(Finish, "finish"))
     marks: Mapped[list[Any]] = mapped_column(default=list)
+    reward: Mapped[float | None]
     response_id: Mapped[int | None] = mapped_column(ForeignKey("responses.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 

@@ -1,6 +1,6 @@
 """A snapshot: a frozen dataset that never changes, and what is known of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -80,7 +80,8 @@ class Warned(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a dataset looks like. Lengths are in characters and in words; `imported` counts judgments from files."""
+    """What a dataset looks like. Lengths are in characters and in words; `imported` counts judgments from files. `arms` counts train pairs
+    by the arm that asked them, `random_eval` eval pairs of the random arm; both are empty in snapshots of before there were arms."""
 
     prompts: int
     characters: Sides
@@ -94,6 +95,8 @@ class Statistics:
     evaluators: list[Evaluator]
     imported: int
     agreement: Agreed
+    arms: dict[str, int] = field(default_factory=dict)
+    random_eval: int = 0
     warnings: tuple[Warned, ...] = ()
 
 

@@ -280,6 +280,29 @@ def test_prompts_of_before_are_grouped_and_none_moves(engine: Engine, filled: Fi
         assert (new.group_id, new.split.value) == (groups[0], "train")
 
 
+def test_pairs_that_a_generation_made_are_of_the_random_arm(engine: Engine, filled: Filled) -> None:
+    migrate.upgrade(engine, "0021")
+    made, other = [row for row in rows_of(engine)["comparisons"] if row["evaluation_id"] is None][:2]
+    with engine.begin() as connection:
+        for statement in (
+            f"UPDATE comparisons SET import_id = NULL WHERE id IN ({made['id']}, {other['id']})",
+            "INSERT INTO jobs (id, project_id, kind, state, phase, step, error, error_code, attempts, worker, output_bytes, created_at)"
+            " SELECT 900, project_id, 'generation', 'queued', '', 0, '', '', 0, '', 0, created_at FROM jobs WHERE id = 1",
+            "INSERT INTO generation_plans (job_id, purpose, prompts, sources, samples, sampling, pairing, counts)"
+            " VALUES (900, 'collection', '{}', '[]', 1, '{}', 'across', '{}')",
+            *(
+                "INSERT INTO generated_answers (id, job_id, prompt_id, source, sample, seed, text, finish, marks, response_id, created_at)"
+                f" SELECT {at + 1}, 900, {made['prompt_id']}, {at}, 0, 0, 'x', 'stop', '[]', {made[name]}, created_at FROM jobs WHERE id = 1"
+                for at, name in enumerate(("first_response_id", "second_response_id"))
+            ),
+        ):
+            connection.execute(text(statement))
+    migrate.upgrade(engine)
+    arms = {row["id"]: row["arm"] for row in rows_of(engine)["comparisons"]}
+    assert {number: arm for number, arm in arms.items() if arm} == {made["id"]: "random"}
+    assert rows_of(engine)["generation_plans"][0]["arms"] in ({}, "{}")
+
+
 def test_a_downgrade_and_another_upgrade_keep_it_as_well(engine: Engine, filled: Filled) -> None:
     migrate.upgrade(engine)
     upgraded = rows_of(engine)

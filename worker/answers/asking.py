@@ -1,8 +1,8 @@
-"""The sources of a plan in turn, until each answer is there or SIGTERM comes.
+"""The sources of a plan in turn, until each answer is there or SIGTERM comes; then what a checkpoint thinks of them, where it says so.
 
 The plan is JSON: `wanted` answers, `known` ones that are there, and `sources`, each with its `number`, `title`, `kind` and
 what its module reads. Each source writes its answers to a file of its own, a line as soon as one arrives, in the form of
-`python -m worker.dpo generate --out`, and goes on with that file.
+`python -m worker.dpo generate --out`, and goes on with that file. `scoring` is told in `worker.answers.scoring`.
 """
 
 import json
@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from worker.answers import endpoint, engine
+from worker.answers import endpoint, engine, scoring
 from worker.answers.told import Failed, Progress, Stopped
 
 TERMINATED = 143
@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
                 before += source["missing"]
             if stop.is_set():
                 return TERMINATED
+        if "scoring" in plan:
+            scoring.score(plan, stop=stop)
     except Stopped:
         return TERMINATED
     except Failed as problem:

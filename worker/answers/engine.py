@@ -1,11 +1,11 @@
-"""A model of this machine, asked by the engine (`python -m worker.dpo generate`) as a child process."""
+"""A model of this machine, asked by the engine (`python -m worker.dpo`) as a child process."""
 
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,10 +19,29 @@ def ask(source: Mapping[str, Any], *, before: int, progress: Progress, stop: thr
 
     Raises Failed with the engine's own reason and exit code, Stopped after SIGTERM.
     """
+
+    def steps(there: int) -> None:
+        progress.there(before + max(0, there - int(source["there"])))
+
+    run("generate", source, on_step=steps, progress=progress, stop=stop)
+
+
+def run(
+    command: str,
+    asked: Mapping[str, Any],
+    *,
+    on_step: Callable[[int], None],
+    progress: Progress,
+    stop: threading.Event,
+) -> None:
+    """One command of the engine: `asked` has its `arguments` and the `title` by which it is spoken of, and `number` where it is a source.
+
+    Raises Failed with the engine's own reason and exit code, Stopped after SIGTERM.
+    """
     # On a leash, so that it doesn't outlive this program; the lock of the work folder is its own too.
     leash = [sys.executable, "-m", "worker.process.leash", str(os.getpid())]
     child = subprocess.Popen(
-        [*leash, sys.executable, "-m", "worker.dpo", "generate", *source["arguments"]],
+        [*leash, sys.executable, "-m", "worker.dpo", command, *asked["arguments"]],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -38,14 +57,14 @@ def ask(source: Mapping[str, Any], *, before: int, progress: Progress, stop: thr
         event = _event(line)
         match event.pop("event", ""):
             case "step":
-                progress.there(before + max(0, int(event.get("step") or 0) - int(source["there"])))
+                on_step(int(event.get("step") or 0))
             case "state":
                 progress.say("state", stage=event.get("stage", "generating"), total_steps=progress.wanted)
             case "log":
-                progress.say("log", message=f"{source['title']}: {event.get('message', '')}", level=event.get("level"))
-            case "done":
+                progress.say("log", message=f"{asked['title']}: {event.get('message', '')}", level=event.get("level"))
+            case "done" if "number" in asked:
                 facts = {name: event.get(name, 0) for name in ("made", "tokens", "seconds")}
-                progress.say("log", message=_summary(source, event), source=source["number"], **facts)
+                progress.say("log", message=_summary(asked, event), source=asked["number"], **facts)
             case "error":
                 why = event
     code = child.wait()
@@ -53,7 +72,7 @@ def ask(source: Mapping[str, Any], *, before: int, progress: Progress, stop: thr
         raise Stopped
     if code:
         message = why.get("message") or f"The engine ended with exit code {code} and gave no reason."
-        raise Failed(str(why.get("reason") or "crashed"), f"{source['title']}: {message}", code if code > 0 else 1)
+        raise Failed(str(why.get("reason") or "crashed"), f"{asked['title']}: {message}", code if code > 0 else 1)
 
 
 def _summary(source: Mapping[str, Any], event: Mapping[str, Any]) -> str:

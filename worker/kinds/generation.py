@@ -22,8 +22,9 @@ from app.models import Checkpoint, Endpoint, Finish, GenerationPlan, Job, JobKin
 from app.services.collecting.messages import Message
 from app.services.jobs import leases
 from app.services.loop import endpoints, evaluations, generations
-from app.services.loop.generating import answers, making, prompts
+from app.services.loop.generating import answers, making, margins, prompts
 from app.services.loop.generating.answers import Arrived, Place
+from app.services.loop.generating.scoring import Scores
 from app.services.loop.generating.wanted import AnswerKind, AnswerSource
 from app.services.training import base_models, checkpoints, loading
 from app.storage import Storage
@@ -60,6 +61,7 @@ class Generating:
         self._prompts: dict[int, list[Message]] = {}
         self._known: set[Place] = set()
         self._files: list[AnswerFile] = []
+        self._scores: Scores
 
     @staticmethod
     def need(settings: Settings) -> Need:
@@ -76,6 +78,9 @@ class Generating:
                 self._checkpoints[source.id] = checkpoints.get(session, source.id)
             elif source.kind is AnswerKind.ENDPOINT and source.id is not None:
                 self._endpoints[number] = endpoints.get(session, source.id)
+        self._scores = Scores(session, self._plan, self._prompts)
+        if self._scores.wanted and self._scores.checkpoint_id not in self._checkpoints:
+            self._checkpoints[self._scores.checkpoint_id] = checkpoints.get(session, self._scores.checkpoint_id)
 
     def command(self, folder: Path, storage: Storage) -> list[str]:
         """Raises CheckpointBroken for damaged files, NotFound for a base model or file that isn't there."""
@@ -89,6 +94,8 @@ class Generating:
         told = [self._source(number, folder, storage) for number in range(len(self._sources))]
         wanted = len(self._prompts) * len(self._sources) * self._plan.samples
         plan = {"wanted": wanted, "known": wanted - sum(one["missing"] for one in told), "sources": told}
+        if self._scores.wanted:
+            plan["scoring"] = self._scores.told(folder, self._scoring_model(folder, storage))
         path = folder / "plan.json"
         path.write_text(json.dumps(plan, indent=1))
         return [sys.executable, "-m", "worker.answers", str(path)]
@@ -104,7 +111,7 @@ class Generating:
         }
         file.ask([(prompt_id, self._prompts[prompt_id]) for prompt_id in missing])
         told = {"number": number, "title": source.title, "missing": sum(missing.values()), "there": file.count}
-        told |= {"data": str(file.prompts), "out": str(file.path)}
+        told |= {"data": str(file.prompts), "out": str(file.path), "lines": str(file.lines)}
         if source.kind is AnswerKind.ENDPOINT:
             return told | self._endpoint(number, file)
         return told | self._engine(source, file, folder, storage)
@@ -140,6 +147,14 @@ class Generating:
         drawn = [f"--{name.replace('_', '-')}={value}" for name, value in sampling.items()]
         asked = ["--data", str(file.prompts), "--out", str(file.path), "--samples", str(self._plan.samples)]
         return {"kind": "engine", "arguments": [*model, *asked, *drawn]}
+
+    def _scoring_model(self, folder: Path, storage: Storage) -> list[str]:
+        """The engine's arguments for a checkpoint against its base."""
+        checkpoint = self._checkpoints[self._scores.checkpoint_id]
+        model = self._checkpoint(checkpoint, folder / f"checkpoint-{checkpoint.id}", storage)
+        if "--adapter" in model:
+            return model
+        return ["--model", str(base_models.path(self._settings, checkpoint.run.base_model)), "--policy", model[1]]
 
     def _checkpoint(self, checkpoint: Checkpoint, folder: Path, storage: Storage) -> list[str]:
         for stored in checkpoint.files:
@@ -182,6 +197,8 @@ class Generating:
         engine = get_engine(self._settings)
         token = str(self._job.lease_token)
         making.note_missing(engine, job_id=self._job.id, token=token)
+        if self._scores.wanted:
+            margins.note(engine, job_id=self._job.id, token=token, rewards=self._scores.read(folder))
         making.pair(engine, job_id=self._job.id, token=token)
         with read_session(engine) as session:
             counts = making.tally(session, job_id=self._job.id)
@@ -221,14 +238,14 @@ class AnswerFile:
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
-        self.path, self.prompts, self._lines = folder / ANSWERS, folder / PROMPTS, folder / LINES
+        self.path, self.prompts, self.lines = folder / ANSWERS, folder / PROMPTS, folder / LINES
         self.count, self.offset = 0, 0  # what is stored: answers, and bytes
         self.ids: list[int] = []
 
     def begin(self) -> None:
         """Take up what an earlier attempt left here; a folder that is half made is made anew."""
         try:
-            self.ids = json.loads(self._lines.read_text())
+            self.ids = json.loads(self.lines.read_text())
         except (OSError, ValueError):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
@@ -245,9 +262,9 @@ class AnswerFile:
         with self.prompts.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps({"prompt": one}, ensure_ascii=False) + "\n" for _, one in messages)
         self.ids = [prompt_id for prompt_id, _ in messages]
-        part = self._lines.with_suffix(".part")
+        part = self.lines.with_suffix(".part")
         part.write_text(json.dumps(self.ids))
-        part.replace(self._lines)
+        part.replace(self.lines)
 
     def new(self) -> Batch | None:
         """The answers of the whole lines that were written since, as many as one transaction stores; None if there is none."""

@@ -15,6 +15,7 @@ from app.errors import Invalid
 from app.models import Pairing
 from app.services.collecting import projects
 from app.services.loop import generations
+from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.prompts import From, Rule
 from app.services.loop.generating.wanted import AnswerSource, Sampling, drawn_seed
 from app.services.loop.generations import Order
@@ -27,6 +28,8 @@ def generate(
     ],
     samples: Annotated[int, typer.Option(help="Answers of each source to each prompt.")] = 1,
     pairing: Annotated[Pairing, typer.Option(help="Which answers are put against each other.")] = Pairing.ACROSS,
+    arms: Annotated[str, typer.Option(help="Shares of the prompts by arm: random=0.5,margin=0.3,diversity=0.2.")] = "",
+    keep: Annotated[float | None, typer.Option(help="Share of the candidate pairs that is asked.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Prompts: a text a line, or JSON Lines.")
     ] = None,
@@ -50,6 +53,7 @@ def generate(
         pairing=pairing,
         rule=Rule(_from(import_id, split), import_id, limit, seed),
         given=_read(prompts) if prompts else (),
+        arms=Arms.parse(arms, keep),
     )
     with read_session() as session:
         by, project = acting_user(session, as_user), projects.get(session, slug)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.models import Choice, Comparison, Judgment, Project, Snapshot, Split
+from app.models import Arm, Choice, Comparison, Judgment, Project, Snapshot, Split
 from app.paging import Page, Stretch
 from app.routes.loop import lineage
 from app.routes.loop.lineage import LineagePanel
@@ -22,6 +22,13 @@ router = APIRouter()
 
 STATES = {"": "All", "waiting": "Waiting", "judged": "Judged", "excluded": "Left out"}
 SPLITS = {"": "Both", "train": "Train", "eval": "Evaluation"}
+ARMS = {
+    "": "All",
+    Arm.RANDOM: "Random",
+    Arm.MARGIN: "Small margin",
+    Arm.DISAGREEMENT: "Disagreement",
+    Arm.DIVERSITY: "Diversity",
+}
 CHOICES = {
     Choice.FIRST: "first",
     Choice.SECOND: "second",
@@ -43,6 +50,7 @@ class DataPage:
     splits: dict[str, str]
     choices: dict[Choice, str]
     left_out_words: dict[str, str]
+    arms: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class ComparisonPage:
     choices: dict[Choice, str]
     excluded: OfPair
     origins: LineagePanel
+    arms: dict[str, str]
 
 
 @router.get("/projects/{slug}/data")
@@ -66,6 +75,7 @@ def show(
     source: str = "",
     text: str = "",
     import_id: str = "",
+    arm: str = "",
     page: int = 1,
     after: int = 0,
 ) -> Response:
@@ -76,6 +86,7 @@ def show(
         source=source[:255],
         text=text[:200],
         import_id=int(import_id) if import_id.isdecimal() and len(import_id) < 10 else None,
+        arm=Arm(arm) if arm in set(Arm) else None,
     )
     shown_figures = figures.look(session, project=project)
     if shown_figures.is_due:
@@ -93,6 +104,7 @@ def show(
         SPLITS,
         CHOICES,
         LEFT_OUT,
+        ARMS,
     )
     return render(request, "datasets/data/show.html", shown, block="figures" if is_fragment(request) else None)
 
@@ -104,5 +116,5 @@ def comparison(comparison_id: RowId, request: Request, session: SessionDep, here
     judgments = listing.judgments_of(session, row.id)
     excluded = exclusions.of_pair(session, comparison=row, judgments=judgments)
     origins = lineage.of_pair(session, row)
-    page = ComparisonPage(here.project, row, judgments, CHOICES, excluded, origins)
+    page = ComparisonPage(here.project, row, judgments, CHOICES, excluded, origins, ARMS)
     return render(request, "datasets/data/comparison.html", page)

@@ -1,11 +1,13 @@
 """The form of new answers: what people typed, as an order."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import Invalid
-from app.models import Pairing
+from app.models import Arm, Pairing
+from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.prompts import From, Rule
 from app.services.loop.generating.wanted import AnswerSource, Sampling
 from app.services.loop.generations import Order
@@ -17,6 +19,15 @@ FROM = {
     From.EVAL: "Those of the eval split",
     From.IMPORT: "Those of an import",
     From.GIVEN: "Prompts that I write here",
+}
+ARMS = {
+    Arm.RANDOM: ("Random", "By chance. At least 20 %, which tells what the others are worth."),
+    Arm.MARGIN: (
+        "Small margin",
+        "Of which the newest checkpoint is least sure. It scores the answers, which takes longer.",
+    ),
+    Arm.DISAGREEMENT: ("Disagreement", "On whose prompt people disagreed before."),
+    Arm.DIVERSITY: ("Diversity", "Unlike what was asked before."),
 }
 PAIRINGS = {
     Pairing.ACROSS: "Each two sources against each other",
@@ -36,6 +47,8 @@ class Form:
     import_id: str = ""
     limit: str = "200"
     given: str = ""
+    shares: dict[str, str] = field(default_factory=dict)  # in percent, by arm
+    keep: str = ""
     sampling: dict[str, str] = field(
         default_factory=lambda: {key: str(value) for key, value in Sampling().stored().items()}
     )
@@ -61,19 +74,39 @@ class Form:
                 sampling.seed,
             ),
             given=given if is_given else (),
+            arms=self.arms(),
         )
+
+    def arms(self) -> Arms:
+        """Raises Invalid. Nothing typed is random alone; so many asked as is said, or half of them where arms are to choose."""
+        shares = {name: _percent(text, name) for name, text in self.shares.items() if text.strip()}
+        keep = _percent(self.keep, "keep") if self.keep.strip() else None
+        return Arms.of(shares if any(shares.values()) else {}, keep)
 
 
 def read(fields: Mapping[str, Any], sources: list[str]) -> Form:
     """The form from what a browser sent."""
     told = {name: str(value) for name, value in fields.items() if isinstance(value, str)}
-    names = ("samples", "pairing", "prompts_from", "import_id", "limit", "given")
+    names = ("samples", "pairing", "prompts_from", "import_id", "limit", "given", "keep")
     return Form(
         sources=sources,
         sampling={name: told[name] for name in SAMPLING if name in told},
+        shares={arm.value: told[f"arm_{arm.value}"] for arm in Arm if f"arm_{arm.value}" in told},
         key=told.get("key", "")[:64],
         **{name: told[name] for name in names if name in told},
     )
+
+
+def _percent(text: str, name: str) -> float:
+    try:
+        percent = float(text.strip().removesuffix("%"))
+    except ValueError:
+        percent = math.nan
+    if not 0 <= percent <= 100:
+        raise Invalid(
+            f"“{text[:40]}” isn't a share in percent.", "Write 0 to 100.", field="keep" if name == "keep" else "arms"
+        )
+    return percent / 100
 
 
 def _whole(text: str, name: str) -> int:

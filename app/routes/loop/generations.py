@@ -14,11 +14,12 @@ from app.errors import PrefloopError
 from app.models import FINISHED, GeneratedAnswer, GenerationPlan, Import, JobKind, Project, Prompt
 from app.paging import Page
 from app.routes.loop import generation_form
-from app.routes.loop.generation_form import FROM, PAIRINGS, Form
+from app.routes.loop.generation_form import ARMS, FROM, PAIRINGS, Form
 from app.services.collecting.imports import load
 from app.services.jobs import workers
 from app.services.loop import endpoints, generations
 from app.services.loop.generating import answers, cost
+from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.cost import Cost
 from app.services.loop.generating.likeness import Mark
 from app.services.loop.generating.wanted import Sampling, drawn_seed
@@ -75,6 +76,7 @@ class NewPage:
     errors: dict[str, str] = field(default_factory=dict)
     froms: dict[Any, str] = field(default_factory=lambda: FROM)
     pairings: dict[Any, str] = field(default_factory=lambda: PAIRINGS)
+    arms: dict[Any, tuple[str, str]] = field(default_factory=lambda: ARMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,16 @@ def _facts(plan: GenerationPlan) -> list[tuple[str, str]]:
         ("Longest answer", f"{sampling['max_new_tokens']:,} tokens"),
         ("Seed", str(sampling["seed"])),
         ("Pairs", PAIRINGS[plan.pairing] if plan.evaluation_id is None else "Those of an evaluation"),
+        *_arms(generations.arms_of(plan)),
     ]
+
+
+def _arms(arms: Arms) -> list[tuple[str, str]]:
+    if not arms.chooses:
+        return []
+    shares = ", ".join(f"{ARMS[arm][0].lower()} {share:.0%}" for arm, share in arms.shares.items()) or "random 100%"
+    by = [("Margins by", f"Checkpoint {arms.checkpoint_id}")] if arms.checkpoint_id else []
+    return [("Asked of the pairs", f"{arms.keep:.0%}"), ("Arms", shares), *by]
 
 
 def _figures(plan: GenerationPlan) -> list[tuple[str, str]]:
@@ -233,6 +244,9 @@ def _figures(plan: GenerationPlan) -> list[tuple[str, str]]:
         ("pairs_known", "Pairs that were there"),
         ("same_pairs", "Not paired: the same"),
         ("near_pairs", "Not paired: nearly the same"),
+        *((f"arm_{arm.value}", f"Asked: {title.lower()}") for arm, (title, _) in ARMS.items() if plan.arms),
+        ("arm_none", "Asked: drawn for an arm that knew no more"),
+        ("not_asked", "Pairs that no arm chose"),
         ("tokens", "Tokens written"),
     )
     told = [(words, f"{counts[name]:,}") for name, words in names if counts.get(name)]

@@ -11,6 +11,7 @@ from app import paging
 from app.db import connection_of
 from app.errors import NotFound
 from app.models import (
+    Arm,
     Choice,
     Comparison,
     Import,
@@ -63,6 +64,7 @@ class Filters:
     source: str = ""
     text: str = ""
     import_id: int | None = None
+    arm: Arm | None = None
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,8 @@ def _filtered(query: Select[int], filters: Filters) -> Select[int]:
         query = query.where(places.IS_LEFT_OUT)
     if filters.split is not None:
         query = query.join(Prompt, Prompt.id == Comparison.prompt_id).where(Prompt.split == filters.split)
+    if filters.arm is not None:
+        query = query.where(Comparison.arm == filters.arm)
     if filters.source or filters.text:
         query = query.join(first, first.id == Comparison.first_response_id).join(
             second, second.id == Comparison.second_response_id

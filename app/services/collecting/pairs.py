@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.bulk import among, given, insert_rows, next_ids
 from app.errors import Invalid
-from app.models import Choice, Comparison, Project, Prompt, Response, SourceKind, Split
+from app.models import Arm, Choice, Comparison, Project, Prompt, Response, SourceKind, Split
 from app.models.base import now as utc_now
 from app.services.collecting import counts, slots
 from app.services.collecting.duplicates import groups
@@ -19,7 +19,7 @@ from app.services.collecting.messages import Message, Unfit, answers_of, pair_ha
 
 PRIORITIES = range(-1_000_000, 1_000_001)
 LONGEST_EXTERNAL_ID = LONGEST_SOURCE = 255
-OF_COMPARISON = ("prompt_id", "first_response_id", "second_response_id", "priority", "gold_choice", "external_id")
+OF_COMPARISON = ("prompt_id", "first_response_id", "second_response_id", "priority", "gold_choice", "external_id", "arm")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class NewPair:
     gold: Choice | None = None
     external_id: str | None = None
     turns: tuple[list[Message] | None, list[Message] | None] = (None, None)
+    arm: Arm | None = None
     hashes: Hashes = field(init=False, repr=False, compare=False)
     as_json: str = field(init=False, repr=False, compare=False)
     words: tuple[int, int] = field(init=False, repr=False, compare=False)
@@ -268,7 +269,8 @@ def _store_comparisons(
         prompt_id = prompts[pair.hashes.prompt]
         first_id, second_id = (responses[prompt_id, key] for key in pair.hashes.answers)
         gold = Choice(pair.gold).value if pair.gold else None
-        new[pair.hashes.pair] = (prompt_id, first_id, second_id, pair.priority, gold, pair.external_id)
+        arm = pair.arm.value if pair.arm else None
+        new[pair.hashes.pair] = (prompt_id, first_id, second_id, pair.priority, gold, pair.external_id, arm)
     ids = next_ids(session, Comparison, len(new)) if new else []
     insert_rows(
         session,

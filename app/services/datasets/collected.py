@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from app.models import Split
+from app.models import Arm, Split
 from app.services.datasets.rules import Decision
 from app.stats.agreement import Tally
 
@@ -22,6 +22,7 @@ class Pair:
     words: tuple[int, int]
     chosen_hash: str
     sources: tuple[str, str]
+    arm: Arm | None = None
 
 
 def numbers() -> "array[int]":
@@ -49,6 +50,8 @@ class Collected:
     prompts: "array[int]" = field(default_factory=numbers)
     chosen_from: Counter[str] = field(default_factory=Counter)
     taken_from: Counter[str] = field(default_factory=Counter)
+    arms: Counter[str] = field(default_factory=Counter)
+    random_eval: int = 0
     weight: float = 0.0
     p_chosen: float = 0.0
     votes: Tally = field(default_factory=Tally)
@@ -61,6 +64,7 @@ class Collected:
         """Counts a pair that goes into the files."""
         self.pairs += 1
         self.evaluated += pair.split is Split.EVAL
+        self.count_arm(pair.split, pair.arm)
         for lengths, of_pair in ((self.characters, pair.characters), (self.words, pair.words)):
             for side, length in zip(lengths, of_pair, strict=True):
                 side.append(length)
@@ -71,6 +75,13 @@ class Collected:
             self.taken_from.update(pair.sources)
         self.weight += pair.decision.weight
         self.p_chosen += pair.decision.p_chosen
+
+    def count_arm(self, split: Split, arm: Arm | None) -> None:
+        """Counts by which arm a pair that goes into the files was asked."""
+        if split is Split.EVAL:
+            self.random_eval += arm is Arm.RANDOM
+        elif arm is not None:
+            self.arms[arm.value] += 1
 
     def voted(self, votes: Sequence[tuple[int, str]]) -> None:
         """Counts what people said of one comparison: (person, choice)."""

@@ -48,6 +48,8 @@ def statistics(collected: Collected) -> Statistics:
         evaluators=_evaluators(collected, agreed),
         imported=collected.imported,
         agreement=Agreed(agreed.units, agreed.same, agreed.alpha),
+        arms=dict(sorted(collected.arms.items())),
+        random_eval=collected.random_eval,
     )
 
 

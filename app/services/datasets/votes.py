@@ -52,10 +52,10 @@ def decided(session: Session, *, project: Project, rule: Rule, collected: Collec
     collected.left_out["kept"] = for_evaluation = _kept_for_evaluation(session, project)
     leaking = frozenset[int]() if rule.include_near_duplicates else _on_both_sides(session, project)
     judged = 0
-    for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:14]):
+    for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:15]):
         if excluded.has_pair(comparison[0], comparison[13]):
             continue
-        votes = [row[14:] for row in rows]
+        votes = [row[15:] for row in rows]
         counted = [vote for vote in votes if not excluded.has_vote(vote[-1], vote[0])]
         collected.excluded_judgments += len(votes) - len(counted)
         if not (votes := counted):
@@ -108,7 +108,7 @@ def _on_both_sides(session: Session, project: Project) -> frozenset[int]:
 def _decide(
     collected: Collected, comparison: Sequence[Any], votes: Sequence[Any], rule: Rule, leaking: frozenset[int]
 ) -> Pair | None:
-    (comparison_id, prompt_id, split, group_id, _, *answers, _) = comparison
+    (comparison_id, prompt_id, split, group_id, _, *answers, _, arm) = comparison
     decision = decide(
         [Vote(user_id, choice, strength, late, bool(flags)) for user_id, choice, strength, late, flags, *_ in votes],
         rule,
@@ -129,6 +129,7 @@ def _decide(
         words=(chosen[1], rejected[1]),
         chosen_hash=chosen[2],
         sources=(chosen[3], rejected[3]),
+        arm=arm,
     )
 
 
@@ -150,6 +151,7 @@ def _votes(session: Session, project: Project) -> Iterator[Any]:
             second.content_hash,
             second.source_name,
             Comparison.import_id,
+            Comparison.arm,
             Judgment.user_id,
             Judgment.choice,
             Judgment.strength,

@@ -38,6 +38,7 @@ class Without:
 
     left_out: int = 0
     anew: int = 0
+    splits: dict[int, Split] = field(default_factory=dict)
     collected: Collected = field(default_factory=Collected)
 
 
@@ -55,6 +56,7 @@ def freeze(
             changed = _changed(session, snapshot, excluded, ids)
             told = Without()
             written = files.write_lines(_kept(storage, snapshot, changed, told), Path(folder))
+            _count_arms(session, told)
         if not told.left_out and not told.anew:
             raise Conflict(
                 f"Nothing that snapshot {snapshot.number} holds is excluded.",
@@ -149,7 +151,15 @@ def _kept(storage: Storage, snapshot: Snapshot, changed: Lines, told: Without) -
             told.anew += new != line
             line, row = new, orjson.loads(new)
         told.collected.add(_pair_of(split, row))
+        told.splits[number] = split
         yield split, number, line
+
+
+def _count_arms(session: Session, told: Without) -> None:
+    """A line doesn't say by which arm its pair was asked."""
+    asked = select(Comparison.id, Comparison.arm).where(among(session, Comparison.id, told.splits))
+    for number, arm in session.execute(asked).tuples():
+        told.collected.count_arm(told.splits[number], arm)
 
 
 def _pair_of(split: Split, row: Mapping[str, Any]) -> Pair:

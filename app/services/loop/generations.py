@@ -4,7 +4,7 @@ Answers, pairs, prompts and cost are in `generating/`; this module starts a gene
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,8 +29,9 @@ from app.models import (
 )
 from app.services.jobs import jobs
 from app.services.loop import endpoints
-from app.services.loop.generating import cost, wanted
+from app.services.loop.generating import cost, margins, wanted
 from app.services.loop.generating import prompts as prompts_of
+from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.cost import Cost
 from app.services.loop.generating.prompts import From, Rule
 from app.services.loop.generating.wanted import AnswerKind, AnswerSource, Sampling
@@ -59,6 +60,7 @@ class Order:
     pairing: Pairing = Pairing.ACROSS
     rule: Rule = field(default_factory=Rule)
     given: Sequence[object] = ()
+    arms: Arms = field(default_factory=Arms)
 
 
 def begin(
@@ -82,8 +84,10 @@ def begin(
     given = prompts_of.read_given(order.given)
     likely = len(given) or 1  # the rest is checked before prompts are stored that nobody wanted
     asked = {"sources": order.sources, "samples": order.samples, "sampling": order.sampling, "pairing": order.pairing}
+    asked["arms"] = order.arms
     wanted.check(prompts=likely, **asked)  # type: ignore[arg-type]
     require(settings, order.sources)
+    margins.require(engine, settings, project=project, arms=order.arms)
     ids = prompts_of.store(engine, project_id=project.id, given=given) if given else []
     with write_session(engine) as session:
         session.info["address"] = address
@@ -106,7 +110,8 @@ def _by_key(session: Session, project: Project, by_id: int, order: Order, key: s
         return None
     plan = get(session, job.id)
     asked = [source.key for source in order.sources], order.samples, order.sampling.stored(), order.pairing
-    if job.project_id != project.id or asked != (
+    is_like = Arms.stored_as(plan.arms).is_like(order.arms)
+    if job.project_id != project.id or not is_like or asked != (
         [source.key for source in sources(plan)], plan.samples, plan.sampling, plan.pairing,
     ):  # fmt: skip
         raise jobs.key_used(job)
@@ -124,7 +129,9 @@ def estimate(session: Session, *, project: Project, order: Order) -> Cost:
         samples=order.samples,
         sampling=order.sampling.checked(),
         pairing=order.pairing,
+        arms=order.arms,
     )
+    margins_of = margins.checkpoint_of(session, project=project, arms=order.arms)
     looked_at = given[:LOOKED_AT] or list(prompts_of.messages_of(session, ids=ids[:LOOKED_AT]).values())
     signs = sum(len(message["content"]) for messages in looked_at for message in messages) / max(1, len(looked_at))
     return cost.estimate(
@@ -134,6 +141,7 @@ def estimate(session: Session, *, project: Project, order: Order) -> Cost:
         samples=order.samples,
         sampling=order.sampling,
         earlier=latest(session, project=project),
+        choice=order.arms.sentences(margins_of),
     )
 
 
@@ -148,6 +156,7 @@ def start(
     rule: Rule | None = None,
     samples: int = 1,
     pairing: Pairing = Pairing.ACROSS,
+    arms: Arms | None = None,
     purpose: Purpose = Purpose.COLLECTION,
     evaluation_id: int | None = None,
     idempotency_key: str | None = None,
@@ -158,8 +167,10 @@ def start(
     prompts: ids in the order in which they are asked; `rule` says how they were chosen. With the purpose of an evaluation
     source 0 is its checkpoint and source 1 the opponent, the prompts are those of its pairs by place, each source gives
     one answer to each with the same sampling and seed, and no pairs are made: the end of the job calls `evaluations.seed`.
-    The caller asks `require` before the transaction. Raises Invalid, NotFound (a checkpoint), Conflict (the key).
+    The caller asks `require` and `margins.require` before the transaction. Raises Invalid, NotFound (a checkpoint), Conflict (the
+    key).
     """
+    arms = arms or Arms()
     if purpose is Purpose.EVALUATION:
         if evaluation_id is None or len(sources) != 2:
             raise ValueError("an evaluation's answers come from its checkpoint and its opponent")
@@ -167,7 +178,9 @@ def start(
         samples, pairing, chosen_from = 1, Pairing.NONE, From.EVALUATION
     else:
         chosen_from = rule.of if rule else From.GIVEN
-    wanted.check(sources=sources, prompts=len(prompts), samples=samples, sampling=sampling.checked(), pairing=pairing)
+    wanted.check(
+        sources=sources, prompts=len(prompts), samples=samples, sampling=sampling.checked(), pairing=pairing, arms=arms
+    )
     told = {"of": chosen_from.value, "ids": list(prompts)} | (rule.stored() if rule else {})
     plan: dict[str, Any] = {
         "purpose": purpose,
@@ -191,10 +204,11 @@ def start(
     )
     if is_new:
         counts = {"prompts": len(prompts), "wanted": len(prompts) * len(sources) * samples}
-        session.add(GenerationPlan(job_id=job.id, **plan, counts=counts))
+        told_arms = replace(arms, checkpoint_id=margins.checkpoint_of(session, project=project, arms=arms)).stored()
+        session.add(GenerationPlan(job_id=job.id, **plan, arms=told_arms, counts=counts))
         session.flush()
     made = get(session, job.id)
-    if any(getattr(made, name) != value for name, value in plan.items()):
+    if any(getattr(made, name) != value for name, value in plan.items()) or not arms_of(made).is_like(arms):
         raise jobs.key_used(made.job)
     return made
 
@@ -242,6 +256,11 @@ def listing(session: Session, *, project: Project, page: int = 1, size: int = 50
 def sources(plan: GenerationPlan) -> list[AnswerSource]:
     """The plan's sources, in the order of their numbers."""
     return [AnswerSource.of(stored) for stored in plan.sources]
+
+
+def arms_of(plan: GenerationPlan) -> Arms:
+    """Which of the plan's pairs are asked."""
+    return Arms.stored_as(plan.arms)
 
 
 def prompt_ids(plan: GenerationPlan) -> list[int]:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import Finish, GenerationPlan, JobKind, JobState, Project, User
+from app.models import Arm, Comparison, Finish, GenerationPlan, JobKind, JobState, Project, User
 from app.services.jobs import leases
 from app.services.loop import generations
 from app.services.loop.generating import answers, making
@@ -95,6 +95,10 @@ def test_prompts_that_are_written_there_become_prompts(engine: Engine, page: Tes
         ({"prompts_from": "given", "given": " "}, "No prompt was written"),
         ({"prompts_from": "import", "import_id": ""}, "isn&#39;t a whole number"),
         ({"source": "endpoint:nowhere"}, "There is no endpoint named"),
+        ({"arm_random": "10", "arm_diversity": "90"}, "Random has a share of 0.1"),
+        ({"arm_random": "50", "arm_diversity": "some"}, "isn&#39;t a share in percent"),
+        ({"arm_random": "50", "arm_diversity": "50", "keep": "100"}, "no arm has a choice"),
+        ({"arm_random": "50", "arm_margin": "50"}, "The project has no checkpoint"),
     ],
 )
 def test_what_is_wrong_is_said_and_what_was_typed_stays(
@@ -132,6 +136,34 @@ def test_answers_are_shown_as_they_arrive_and_by_mark(engine: Engine, settings: 
     assert "An &lt;b&gt;" not in marked
     assert "1 new pairs" in page.get("/projects/tone/generations").text
     assert started(engine)[0].job.state is JobState.SUCCEEDED
+
+
+def test_shares_of_arms_are_kept_with_the_plan_and_told(engine: Engine, page: TestClient) -> None:
+    asked = FORM | {"arm_random": "60", "arm_disagreement": "", "arm_diversity": "40", "keep": "", "samples": "3"}
+    cost = page.post("/projects/tone/generate/cost", data=asked, headers=OWN).text
+    assert "50% of the candidate pairs will be asked, the others never." in cost
+    assert "dealt by lot: random 60%, diversity 40%." in cost
+    number = int(page.post("/projects/tone/generate", data=asked, headers=OWN).headers["location"].rsplit("/", 1)[1])
+    assert started(engine)[0].arms == {"shares": {"random": 0.6, "diversity": 0.4}, "keep": 0.5}
+    shown = page.get(f"/generations/{number}").text
+    assert "random 60%, diversity 40%" in shown
+    with write_session(engine) as session:
+        job = leases.claim(session, worker="one", kinds=[JobKind.GENERATION], lease_seconds=600)
+        assert job is not None
+        ids = generations.prompt_ids(generations.get(session, number))
+        said = ("It is red.", "Blue, I would say.", "Nobody knows.")
+        told = [Arrived(one, 0, place, 1, text, Finish.STOP) for one in ids for place, text in enumerate(said)]
+        answers.store(session, job_id=number, arrived=told)
+    making.pair(engine, job_id=number, token=job.lease_token or "")
+    assert "Pairs that no arm chose" in page.get(f"/generations/{number}").text
+    with read_session(engine) as session:
+        arms = session.execute(select(Comparison.id, Comparison.arm).where(Comparison.arm.is_not(None))).tuples().all()
+    assert 3 <= len(arms) <= 6
+    pair, arm = arms[0]
+    words = {Arm.RANDOM: "random", Arm.DIVERSITY: "diversity"}[arm]
+    assert f"asked by the arm “{words}”" in page.get(f"/comparisons/{pair}").text
+    listed = page.get(f"/projects/tone/data?arm={arm.value}").text
+    assert listed.count(f'<span class="muted small">{words}</span>') == sum(one is arm for _, one in arms)
 
 
 def test_evaluators_see_no_source(

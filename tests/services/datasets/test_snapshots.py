@@ -1,5 +1,6 @@
 """Snapshots: frozen once, never changed."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from sqlalchemy import func, select, type_coerce, update
 
 from app.db import read_session, write_session
 from app.errors import NotFound, SnapshotEmpty
-from app.models import AuditEntry, Choice, Snapshot, Warned
+from app.models import Arm, AuditEntry, Choice, Comparison, Prompt, Snapshot, Split, Warned
 from app.models.base import Json
 from app.services.accounts import audit
 from app.services.datasets import snapshots
@@ -120,3 +121,17 @@ def test_freezing_that_breaks_off_leaves_nothing_that_the_next_try_trips_over(
     with read_session(factory.engine) as session:
         assert snapshots.listing(session, project=project) == []
     assert freeze(factory, project, storage).number == 1
+
+
+def test_what_each_arm_gave_is_counted(factory: Factory) -> None:
+    project = factory.judged(12, eval_percent=40)
+    with write_session(factory.engine) as session:
+        for number, pair in enumerate(session.scalars(select(Comparison).order_by(Comparison.id))):
+            pair.arm = (Arm.RANDOM, Arm.MARGIN, None)[number % 3]
+    snapshot = factory.snapshot(project)
+    with read_session(factory.engine) as session:
+        rows = session.execute(select(Comparison.arm, Prompt.split).join(Prompt, Prompt.id == Comparison.prompt_id))
+        said = Counter(rows.tuples())
+    told = snapshot.statistics
+    assert told.arms == {"margin": said[Arm.MARGIN, Split.TRAIN], "random": said[Arm.RANDOM, Split.TRAIN]}
+    assert told.random_eval == said[Arm.RANDOM, Split.EVAL]

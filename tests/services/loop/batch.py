@@ -10,6 +10,7 @@ from sqlalchemy import Engine, select
 from app.config import Settings
 from app.db import read_session, write_session
 from app.models import (
+    Arm,
     Evaluation,
     EvaluationPair,
     Finish,
@@ -67,12 +68,13 @@ class Batch:
             return [row.id for row in rows]
 
     def ordinary(self, count: int) -> None:
-        """New pairs that are asked for training."""
+        """New pairs that are asked for training, of each arm in turn."""
         with write_session(self.engine) as session:
             new = [
                 NewPair(
                     [{"role": "user", "content": f"Tell me about {random.getrandbits(60)}."}],
                     (f"Well, {number}.", f"So, {number}!"),
+                    arm=list(Arm)[number % len(Arm)],
                 )
                 for number in range(count)
             ]

@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import aliased
 
 from app.config import Settings, get_settings
 from app.db import read_session, write_session
 from app.models import (
+    Arm,
     Comparison,
     EvaluationState,
     Finish,
@@ -20,6 +23,7 @@ from app.models import (
     Pairing,
     Project,
     SourceKind,
+    Split,
     User,
 )
 from app.models import Response as Stored
@@ -28,6 +32,7 @@ from app.services.loop import batches, endpoints, evaluations, generations
 from app.services.loop.endpoints import Wanted
 from app.services.loop.evaluating.wanted import Wanted as EvaluationWanted
 from app.services.loop.generating import prompts
+from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.prompts import Rule
 from app.services.loop.generating.wanted import AnswerSource, Sampling
 from app.services.training import checkpoints, runs
@@ -249,3 +254,50 @@ def test_a_checkpoint_and_its_base_answer_for_an_evaluation_which_then_begins_to
     with read_session(engine) as session:
         assert evaluations.get(session, evaluation.id).state is EvaluationState.ASKING
         assert session.scalar(select(func.count()).where(Comparison.evaluation_id == evaluation.id))
+
+
+@one_size
+def test_the_newest_checkpoint_says_which_pairs_the_margin_arm_asks(
+    engine: Engine, settings: Settings, factory: Factory, by: User, workers: Workers, watcher: Watcher
+) -> None:
+    project = factory.judged(8, eval_percent=0)
+    run = runs.train_on_current(
+        engine, project=project, by_id=by.id, base_model="tiny", storage=get_storage(settings),
+        config={**QUICK, "max_steps": 1, "batch_size": 2, "learning_rate": 0.05},
+    )  # fmt: skip
+    first = workers.start("first")
+    assert watcher.until_over(run.job_id, PATIENCE).state is JobState.SUCCEEDED, workers.logs()
+    arms = Arms.parse("random=0.2,margin=0.8")
+    plan = start(engine, project, by, count=8, samples=3, arms=arms)
+    watcher.until("it scores", lambda: watcher.job(plan.job_id).phase == "scoring")
+    os.kill(first.pid, signal.SIGKILL)
+    workers.start("second")
+    job = watcher.until_over(plan.job_id, PATIENCE)
+    assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
+    of = {one.prompt_id: arms.of_prompt(one.prompt_id, Split.TRAIN, seed=3) for one in answers(engine, job.id)}
+    assert set(of.values()) == {Arm.RANDOM, Arm.MARGIN}
+    rewards = {(one.prompt_id, one.text): one.reward for one in answers(engine, job.id)}
+    assert {of[prompt] for (prompt, _), reward in rewards.items() if reward is not None} == {Arm.MARGIN}
+    assert {of[prompt] for (prompt, _), reward in rewards.items() if reward is None} == {Arm.RANDOM}
+    assert any(reward != 0 for reward in rewards.values() if reward is not None)
+    one, other = aliased(Stored), aliased(Stored)
+    with read_session(engine) as session:
+        counts = generations.get(session, plan.job_id).counts
+        asked = session.execute(
+            select(Comparison.arm, Comparison.prompt_id, one.text, other.text)
+            .join(one, one.id == Comparison.first_response_id)
+            .join(other, other.id == Comparison.second_response_id)
+            .where(Comparison.arm.is_not(None))
+        ).tuples().all()  # fmt: skip
+    margins = sorted(
+        abs((rewards[prompt, text] or 0) - (rewards[prompt, reply] or 0))
+        for arm, prompt, text, reply in asked
+        if arm is Arm.MARGIN
+    )
+    assert len(margins) == counts["arm_margin"] > 0
+    every = sorted(
+        abs((rewards[prompt, text] or 0) - (rewards[prompt, reply] or 0))
+        for prompt in of if of[prompt] is Arm.MARGIN
+        for (text, reply) in combinations(sorted(text for number, text in rewards if number == prompt), 2)
+    )  # fmt: skip
+    assert margins == every[: len(margins)]

@@ -37,6 +37,7 @@ BESIDE_TRAINING = {
     Role.ID,
     Role.PRIORITY,
     Role.GOLD,
+    Role.ARM,
     Role.SOURCES,
     Role.FIRST_SOURCE,
     Role.SECOND_SOURCE,

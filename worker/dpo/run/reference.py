@@ -256,9 +256,11 @@ def scorer_key(scorer: PairScorer, *, weights: str, dtype: str, autocast: str = 
     )
 
 
-def cached_scores(scorer: PairScorer, pairs: Sequence[TokenPair], cache: ReferenceCache, *, budget: int) -> Tensor:
+def cached_scores(
+    scorer: PairScorer, pairs: Sequence[TokenPair], cache: ReferenceCache, *, budget: int, stop: Stop | None = None
+) -> Tensor:
     """(2, pairs) log-probabilities, only those computed that the cache lacks, and kept there."""
     values, unknown = cache.read(pairs)
     if unknown:
-        fill(scorer, cache, pairs, values, unknown, budget=budget)
+        fill(scorer, cache, pairs, values, unknown, budget=budget, stop=stop)
     return values

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
-from app.models import Choice, ProjectRole, SourceKind, Split
+from app.models import Arm, Choice, ProjectRole, SourceKind, Split
 from app.paging import Stretch
 from app.services.collecting import guidelines, listing, projects
 from app.services.collecting.listing import Filters, Row
@@ -141,6 +141,7 @@ class ComparisonOut(BaseModel):
     votes: dict[Choice, int] = Field(description="Current judgments by choice.")
     wanted: int
     done: int
+    arm: Arm | None = Field(description="By which rule it came to be asked; null for pairs that came by none.")
     excluded: bool = Field(description="Left out of new snapshots, by itself or with its import.")
 
     @classmethod
@@ -158,6 +159,7 @@ class ComparisonOut(BaseModel):
             votes=row.votes,
             wanted=row.wanted,
             done=row.done,
+            arm=pair.arm,
             excluded=row.excluded,
         )
 
@@ -245,6 +247,7 @@ def list_comparisons(
     split: Split | None = None,
     source: str = Query("", max_length=255),
     text: str = Query("", max_length=200),
+    arm: Arm | None = None,
     page: int = Query(1, ge=1, le=1_000_000),
     size: int = Query(50, ge=1, le=200),
     after: int = Query(0, ge=0, le=2**31 - 1, description="`next_after` of the reply before."),
@@ -257,7 +260,7 @@ def list_comparisons(
         page=page,
         size=size,
         after=after,
-        filters=Filters(state=state, split=split, source=source, text=text),
+        filters=Filters(state=state, split=split, source=source, text=text, arm=arm),
     )
     items = [ComparisonOut.of(row) for row in rows.items]
     if isinstance(rows, Stretch):

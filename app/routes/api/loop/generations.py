@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session
-from app.models import Finish, GenerationPlan, Pairing, Purpose
+from app.models import Arm, Finish, GenerationPlan, Pairing, Purpose
 from app.routes.api.collecting.projects import Slug
 from app.routes.api.training.jobs import JobOut, jobs_out
 from app.services.loop import generations
 from app.services.loop.generating import answers, cost
+from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.prompts import From, Rule
 from app.services.loop.generating.wanted import MOST_PROMPTS, AnswerSource, Sampling, drawn_seed
 from app.services.loop.generations import Order
@@ -69,6 +70,13 @@ class NewGeneration(BaseModel):
     prompts_from: From = Field(From.PROJECT, description="`project`, `train`, `eval` or `import`, without `prompts`.")
     import_id: int | None = Field(None, ge=1, le=2**31 - 1)
     limit: int = Field(200, description="Prompts at most. They are drawn by the seed.")
+    arms: dict[Arm, float] = Field(
+        {}, description="Shares of the prompts by arm, which add up to 1; random has 0.2 or more. Left out: random alone.",
+        examples=[{"random": 0.5, "margin": 0.5}],
+    )  # fmt: skip
+    keep: float | None = Field(
+        None, description="Share of the candidate pairs that is asked. Left out: all, or half where arms are to choose."
+    )
 
     def order(self, key: str | None = None) -> Order:
         """Raises Invalid."""
@@ -86,6 +94,7 @@ class NewGeneration(BaseModel):
                 sampling["seed"],
             ),
             given=self.prompts,
+            arms=Arms.of({arm.value: share for arm, share in self.arms.items()}, self.keep),
         )
 
 
@@ -114,6 +123,7 @@ class GenerationOut(JobOut):
     samples: int
     sampling: dict[str, Any]
     pairing: Pairing
+    arms: dict[str, Any] = Field(description="Which pairs are asked: `shares`, `keep`, `checkpoint`; empty asks all.")
     prompts: dict[str, Any] = Field(description="Where they came from, and how many.")
     counts: dict[str, Any] = Field(description="Answers, failures, tokens, pairs, and pairs that weren't made.")
     paid: dict[str, float] = Field(description="By currency, from counted tokens and the prices of its start.")
@@ -155,7 +165,7 @@ def generation_out(
     session: Session, plan: GenerationPlan, settings: Settings, prompts: Mapping[str, Any]
 ) -> GenerationOut:
     (job,) = jobs_out(session, [plan.job], settings)
-    names = ("purpose", "sources", "samples", "sampling", "pairing", "counts", "evaluation_id")
+    names = ("purpose", "sources", "samples", "sampling", "pairing", "arms", "counts", "evaluation_id")
     told = {name: getattr(plan, name) for name in names}
     return GenerationOut(**job.model_dump(), **told, prompts=dict(prompts), paid=cost.paid(plan))
 

@@ -68,12 +68,12 @@ def _reprioritise(session: Session, project: Project, priorities: Mapping[int, i
 
 
 def _says_more(pair: NewPair) -> bool:
-    return bool(pair.priority or pair.gold or pair.external_id or pair.sources != (UNKNOWN, UNKNOWN))
+    return bool(pair.priority or pair.gold or pair.external_id or pair.arm or pair.sources != (UNKNOWN, UNKNOWN))
 
 
 def _fields(pair: NewPair, swapped: bool) -> Mapping[str, Any]:
     gold = TURNED.get(pair.gold, pair.gold) if swapped and pair.gold else pair.gold
-    return {"priority": pair.priority, "gold_choice": gold, "external_id": pair.external_id}
+    return {"priority": pair.priority, "gold_choice": gold, "external_id": pair.external_id, "arm": pair.arm}
 
 
 def _fill(row: Comparison, name: str, value: Any, number: int, outcome: Outcome) -> str:

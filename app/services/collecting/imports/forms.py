@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.models import Choice, SourceKind
+from app.models import Arm, Choice, SourceKind
 from app.services.collecting.imports.counted import votes_of_counts
 from app.services.collecting.imports.details import details_of
 from app.services.collecting.imports.records import refusals
@@ -97,6 +97,7 @@ def _parsed(reader: Reader, reading: Reading) -> Parsed:
         _gold(values.get(Role.GOLD)),
         _external_id(values.get(Role.ID)),
         (turns[0], turns[1]),
+        _arm(values.get(Role.ARM), reader),
     )
     votes = tuple(replace(vote, details=details_of(vote.details, reader)) if vote.details else vote for vote in votes)
     if len(votes) > 1:  # votes of which nobody knows whose they are, are of different people
@@ -169,6 +170,15 @@ def _gold(value: Any) -> Choice | None:
     if value is not None and (not isinstance(value, str) or value not in GOLD):
         raise Unfit("bad_field", f"`gold` is none of {', '.join(GOLD)}.")
     return GOLD[value] if value is not None else None
+
+
+def _arm(value: Any, reader: Reader) -> Arm | None:
+    """The arm that an extract says; in other files a column of this name means something else."""
+    if isinstance(value, str) and value in set(Arm):
+        return Arm(value)
+    if value is not None and value != "":
+        reader.leave_out("arm")
+    return None
 
 
 def _external_id(value: Any) -> str | None:

@@ -109,6 +109,7 @@ def _schema(first: dict[str, Any]) -> Any:
                 ("id", text),
                 ("priority", number),
                 ("gold", text),
+                ("arm", text),
                 ("judgments", pyarrow.list_(pyarrow.struct(vote))),
             ]
         )

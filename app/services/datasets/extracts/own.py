@@ -76,6 +76,8 @@ def _row(
         row["priority"] = pair.priority
     if pair.gold_choice:
         row["gold"] = pair.gold_choice.value
+    if pair.arm:
+        row["arm"] = pair.arm.value
     if votes:
         # Not by id: an import numbers them anew, and its own extract is to be the same file.
         votes.sort(key=lambda vote: (vote[0].submitted_at, key_of(vote[1]), not vote[0].superseded, vote[0].id))

@@ -24,6 +24,7 @@ class Cost:
     """Answers in all, seconds of the sources that were measured here, and the price of those that have one.
 
     `unmeasured`: sources of which nobody knows how long they take; `unpriced`: endpoints without a price.
+    `choice`: what is said of the arms that choose which pairs are asked.
     """
 
     answers: int
@@ -31,6 +32,7 @@ class Cost:
     money: tuple[Money, ...]
     unmeasured: tuple[str, ...]
     unpriced: tuple[str, ...]
+    choice: tuple[str, ...] = ()
 
     @property
     def sentences(self) -> list[str]:
@@ -45,7 +47,7 @@ class Cost:
             told.append(f"{expected} most {_amount(one.most)} {one.currency}, by the prices that an admin entered.")
         if self.unpriced:
             told.append(f"No price was entered for {', '.join(self.unpriced)}.")
-        return told
+        return [*told, *self.choice]
 
 
 def estimate(
@@ -56,6 +58,7 @@ def estimate(
     samples: int,
     sampling: Sampling,
     earlier: Sequence[GenerationPlan],
+    choice: Sequence[str] = (),
 ) -> Cost:
     """prompt_signs: those of a prompt on average. earlier: plans of jobs that ended well, the newest first. Pure."""
     each = prompts * samples
@@ -83,7 +86,9 @@ def estimate(
             most + read + token * sampling.max_new_tokens,
         )
     told = tuple(Money(currency, *amounts) for currency, amounts in money.items())
-    return Cost(each * len(sources), sum(seconds) if seconds else None, told, tuple(unmeasured), tuple(unpriced))
+    return Cost(
+        each * len(sources), sum(seconds) if seconds else None, told, tuple(unmeasured), tuple(unpriced), tuple(choice)
+    )
 
 
 def paid(plan: GenerationPlan) -> dict[str, float]:

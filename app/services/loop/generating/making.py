@@ -14,17 +14,19 @@ from sqlalchemy.orm import Session
 from app import writer
 from app.bulk import given as given_rows
 from app.db import read_session, write_session
-from app.models import Finish, GeneratedAnswer, GenerationPlan, Job, Project, Response, SourceKind
+from app.models import Arm, Finish, GeneratedAnswer, GenerationPlan, Job, Project, Response, SourceKind, Split
 from app.services.collecting import pairs
-from app.services.collecting.messages import text_hash
+from app.services.collecting.messages import Message, text_hash
 from app.services.collecting.pairs import NewPair, Source
 from app.services.jobs import leases
-from app.services.loop.generating import answers, pairing, prompts
+from app.services.loop.generating import answers, arms, evidence, pairing, prompts
 from app.services.loop.generating.answers import Arrived
+from app.services.loop.generating.arms import Arms, Candidate
 from app.services.loop.generating.pairing import Given
 from app.services.loop.generating.wanted import AnswerKind, AnswerSource
 
-PROMPTS_AT_ONCE = 50
+PROMPTS_AT_ONCE = 100  # among whose pairs each arm chooses
+NO_ARM = "none"
 LEFT_OUT = "The source left this prompt out; the log says why."
 
 
@@ -80,10 +82,11 @@ def pair(engine: Engine, *, job_id: int, token: str) -> None:
     with read_session(engine) as session:
         plan = session.get_one(GenerationPlan, job_id)
         project = session.scalars(select(Project).join(Job, Job.project_id == Project.id).where(Job.id == job_id)).one()
+        asked = evidence.asked(session, project=project) if Arm.DIVERSITY in Arms.stored_as(plan.arms).shares else []
     ids = plan.prompts["ids"]
     for first in range(plan.counts.get("paired", 0), len(ids), PROMPTS_AT_ONCE):
         with read_session(engine) as session:
-            batch = _batch(session, plan, ids[first : first + PROMPTS_AT_ONCE])
+            batch = _batch(session, plan, project, ids[first : first + PROMPTS_AT_ONCE], asked)
             looked = pairs.look(session, project=project, pairs=batch.pairs) if batch.pairs else None
         writer.give_way()
         with write_session(engine) as session:
@@ -91,29 +94,72 @@ def pair(engine: Engine, *, job_id: int, token: str) -> None:
             _store(session, job_id, batch, looked, paired=min(first + PROMPTS_AT_ONCE, len(ids)))
 
 
-def _batch(session: Session, plan: GenerationPlan, ids: Sequence[int]) -> _Batch:
+def _batch(
+    session: Session, plan: GenerationPlan, project: Project, ids: Sequence[int], asked: list[frozenset[str]]
+) -> _Batch:
     messages = prompts.messages_of(session, ids=ids)
     by_prompt = answers.of_prompts(session, job_id=plan.job_id, prompts=ids)
     sources = [AnswerSource.of(stored) for stored in plan.sources]
     names = {name for source in sources for name in (source.name, source.model)}
     batch = _Batch([], [], [], Counter())
-    for prompt_id, rows in by_prompt.items():
+    dealt_pairs: list[tuple[GeneratedAnswer, GeneratedAnswer]] = []
+    for rows in by_prompt.values():
         given = [Given(row.source, row.sample, row.text, row.finish) for row in rows]
         dealt = pairing.deal(given, plan.pairing, names=names)
         batch.rows.extend(rows)
         batch.marks.extend(dealt.marks)
         batch.counts.update(mark for marks in dealt.marks for mark in marks)
         batch.counts.update(same_pairs=dealt.same, near_pairs=dealt.near)
-        for one, other in dealt.pairs:
-            two = rows[one], rows[other]
-            batch.pairs.append(
-                NewPair(
-                    messages[prompt_id],
-                    (two[0].text, two[1].text),
-                    (_named(sources[two[0].source]), _named(sources[two[1].source])),
-                )
+        dealt_pairs += [(rows[one], rows[other]) for one, other in dealt.pairs]
+    for place, arm in _chosen(session, plan, project, dealt_pairs, messages, asked):
+        two = dealt_pairs[place]
+        batch.pairs.append(
+            NewPair(
+                messages[two[0].prompt_id],
+                (two[0].text, two[1].text),
+                (_named(sources[two[0].source]), _named(sources[two[1].source])),
+                arm=arm,
             )
+        )
+        batch.counts[f"arm_{arm.value if arm else NO_ARM}"] += 1
+    batch.counts["not_asked"] += len(dealt_pairs) - len(batch.pairs)
     return batch
+
+
+def _chosen(
+    session: Session,
+    plan: GenerationPlan,
+    project: Project,
+    two: Sequence[tuple[GeneratedAnswer, GeneratedAnswer]],
+    messages: Mapping[int, list[Message]],
+    asked: list[frozenset[str]],
+) -> list[tuple[int, Arm | None]]:
+    """Which of the pairs are asked, and by which arm. `asked` gets the words of those that are."""
+    chosen = Arms.stored_as(plan.arms)
+    if not chosen.chooses:
+        return [(place, Arm.RANDOM) for place in range(len(two))]
+    seed = int(plan.sampling["seed"])
+    ids = {one.prompt_id for one, _ in two}
+    splits = prompts.splits_of(session, ids=list(ids))
+    of = {number: chosen.of_prompt(number, splits.get(number, Split.TRAIN), seed=seed) for number in ids}
+    judged = {number for number, arm in of.items() if arm is Arm.DISAGREEMENT}
+    differed = evidence.disagreement(session, project=project, prompts=judged) if judged else {}
+    candidates = [
+        Candidate(
+            (one.prompt_id, one.source, one.sample, other.source, other.sample),
+            of[one.prompt_id],
+            margin=abs(one.reward - other.reward) if one.reward is not None and other.reward is not None else None,
+            disagreement=differed.get(one.prompt_id),
+            words=evidence.words(messages[one.prompt_id], (one.text, other.text))
+            if of[one.prompt_id] is Arm.DIVERSITY
+            else frozenset(),
+        )
+        for one, other in two
+    ]
+    told = arms.choose(candidates, keep=chosen.keep, seed=seed, asked=asked)
+    asked += [words for place, _ in told if (words := candidates[place].words)]
+    del asked[: -arms.COMPARED]
+    return told
 
 
 def _named(source: AnswerSource) -> Source:

@@ -102,6 +102,12 @@ def messages_of(session: Session, *, ids: Sequence[int]) -> dict[int, list[Messa
     return {number: told[number] for number in ids if number in told}
 
 
+def splits_of(session: Session, *, ids: Sequence[int]) -> dict[int, Split]:
+    """The splits of prompts."""
+    rows = session.execute(select(Prompt.id, Prompt.split).where(among(session, Prompt.id, ids))).tuples()
+    return dict(rows.all())
+
+
 def read_given(given: Sequence[object]) -> list[list[Message]]:
     """Prompts that somebody gave, each a text or a list of messages. Raises Invalid with the number of the first that isn't one."""
     if len(given) > MOST_PROMPTS:

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.errors import Invalid
 from app.models import Pairing
+from app.services.loop.generating.arms import Arms
 
 MOST_SAMPLES = 16
 MOST_SOURCES = 8
@@ -148,8 +149,18 @@ def _number(name: str, value: Any) -> Any:
     return int(number) if whole else number
 
 
-def check(*, sources: Sequence[AnswerSource], prompts: int, samples: int, sampling: Sampling, pairing: Pairing) -> None:
+def check(
+    *,
+    sources: Sequence[AnswerSource],
+    prompts: int,
+    samples: int,
+    sampling: Sampling,
+    pairing: Pairing,
+    arms: Arms | None = None,
+) -> None:
     """Raises Invalid for what no generation can be made of."""
+    if arms is not None and arms.chooses and pairing is Pairing.NONE:
+        raise Invalid("Answers without pairs leave nothing to choose.", "Choose how they are paired.", field="pairing")
     if not 1 <= len(sources) <= MOST_SOURCES:
         raise Invalid(f"{len(sources)} sources were named.", f"Choose 1 to {MOST_SOURCES}.", field="sources")
     if len({source.key for source in sources}) < len(sources):

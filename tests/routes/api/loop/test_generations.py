@@ -51,17 +51,21 @@ def test_a_generation_is_estimated_started_and_read(
         {"of": "project", "limit": 3, "count": 3},
     )
     number = told["id"]
-    other = client.post(
-        "/api/v1/projects/tone/generations", json=ASKED | {"samples": 3}, headers=token | {"Idempotency-Key": "k"}
-    )
-    assert other.status_code == 409
+    assert told["arms"] == {}
+    for change in ({"samples": 3}, {"arms": {"random": 0.5, "diversity": 0.5}}):
+        again = ASKED | change
+        other = client.post("/api/v1/projects/tone/generations", json=again, headers=token | {"Idempotency-Key": "k"})
+        assert other.status_code == 409
+    shares = {"arms": {"random": 0.25, "disagreement": 0.75}, "keep": 0.4}
+    by_arms = client.post("/api/v1/projects/tone/generations", json=ASKED | shares, headers=token).json()
+    assert by_arms["arms"] == {"shares": shares["arms"], "keep": 0.4}
     with write_session(engine) as session:
         ids = generations.prompt_ids(generations.get(session, number))
         answers.store(session, job_id=number, arrived=[Arrived(ids[0], 0, 0, 5, "Aye.", Finish.STOP, 2, 3)])
     page = client.get(f"/api/v1/generations/{number}/answers", headers=token).json()
     assert (page["total"], page["items"][0]["text"], page["items"][0]["seed"]) == (1, "Aye.", 5)
     assert page["items"][0]["prompt"][0]["role"] == "user"
-    assert client.get("/api/v1/projects/tone/generations", headers=token).json()["total"] == 1
+    assert client.get("/api/v1/projects/tone/generations", headers=token).json()["total"] == 2
     assert client.get(f"/api/v1/jobs/{number}", headers=token).json()["kind"] == "generation"
     assert client.post(f"/api/v1/jobs/{number}/cancel", headers=token).json()["state"] == "cancelled"
     assert client.get(f"/api/v1/generations/{number}", headers=token).json()["state"] == "cancelled"
@@ -81,6 +85,11 @@ def test_a_generation_is_estimated_started_and_read(
         ({"sources": ["checkpoint:99"]}, 404),
         ({"sources": ["endpoint:none"]}, 404),
         ({"unknown": 1}, 422),
+        ({"arms": {"luck": 1}}, 422),
+        ({"arms": {"random": 0.1, "diversity": 0.9}}, 422),
+        ({"arms": {"random": 0.5, "margin": 0.5}}, 422),
+        ({"arms": {"random": 0.5, "diversity": 0.5}, "pairing": "none"}, 422),
+        ({"keep": 2}, 422),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from app.db import read_session
-from app.models import Container, ExtractForm, Judgment, JudgmentSource, Project, Split, User
+from app.db import read_session, write_session
+from app.models import Arm, Container, ExtractForm, Judgment, JudgmentSource, Project, Split, User
 from app.services.collecting.imports import load
 from app.services.datasets import votes
 from app.services.datasets.collected import Collected
@@ -39,7 +39,9 @@ def project(factory: Factory) -> Project:
     """A project with all that people do: several votes, a change of mind, a skip, strengths, reasons, flags, gold."""
     project = factory.project(judgments_per_comparison=3)
     factory.comparison(project, prompt="A gold one?", gold="first", priority=7, external_id="g-1")
-    factory.comparisons(project, 3)
+    asked = factory.comparisons(project, 3)[2]
+    with write_session(factory.engine) as session:
+        session.merge(asked).arm = Arm.MARGIN
     ada, bob = factory.user(), factory.user()
     for number, choice in enumerate(("left", "right", "skip", "tie")):
         factory.judge(

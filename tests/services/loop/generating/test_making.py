@@ -7,6 +7,7 @@ from sqlalchemy import Engine, func, select
 
 from app.db import read_session, write_session
 from app.models import (
+    Arm,
     Comparison,
     Finish,
     GeneratedAnswer,
@@ -18,13 +19,15 @@ from app.models import (
     ProjectCount,
     Slot,
     SourceKind,
+    Split,
 )
 from app.models import Response as Stored
 from app.services.jobs import leases
 from app.services.jobs.leases import LeaseLost
 from app.services.loop import generations
-from app.services.loop.generating import answers, making, prompts
+from app.services.loop.generating import answers, making, margins, prompts
 from app.services.loop.generating.answers import Arrived
+from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.wanted import AnswerSource, Sampling
 from tests.factory import Factory
 
@@ -88,6 +91,7 @@ def test_answers_become_pairs_with_slots(engine: Engine, project: Project, claim
     assert counts["by_source"]["0"] == {"answers": 2, "failed": 1, "tokens": 6, "prompt_tokens": 6}
     with read_session(engine) as session:
         pair = session.scalars(select(Comparison)).one()
+        assert pair.arm is Arm.RANDOM
         assert session.scalar(select(func.count()).where(Slot.comparison_id == pair.id)) == 2
         sources = session.execute(select(Stored.source_kind, Stored.source_name).order_by(Stored.id)).tuples().all()
         assert sources == [(SourceKind.MODEL, "tiny"), (SourceKind.MODEL, "other")]
@@ -123,3 +127,41 @@ def test_the_speed_of_attempts_adds_up(engine: Engine, claimed: Job) -> None:
             making.note_speed(session, job_id=claimed.id, took=took)
         speed = generations.get(session, claimed.id).counts["speed"]
     assert speed == {"1": {"made": 4, "tokens": 20, "seconds": 1.0}}
+
+
+def test_each_arm_asks_its_share_and_the_arm_stays_with_the_pair(engine: Engine, factory: Factory) -> None:
+    """Half of the prompts by chance, half by the smaller margin of two pairs; those of the eval split by chance."""
+    project = factory.project(eval_percent=30)
+    ids = prompts.store(
+        engine, project_id=project.id, given=prompts.read_given([f"Question {number}?" for number in range(120)])
+    )
+    arms = Arms.parse("random=0.5,margin=0.5")
+    with write_session(engine) as session:
+        plan = {"sources": [AnswerSource.base("tiny")], "sampling": Sampling(seed=4), "samples": 3, "prompts": ids}
+        started = generations.start(
+            session, project=session.merge(project), by=None, pairing=Pairing.ROUND_ROBIN, **plan
+        )
+        started.arms = arms.stored()  # as if the project had a checkpoint
+    with write_session(engine) as session:
+        job = leases.claim(session, worker="one", kinds=[JobKind.GENERATION], lease_seconds=600)
+        assert job is not None
+        for number in ids:
+            said = ("Red is best.", "I would say green.", "Nobody knows, I fear.")
+            told = [Arrived(number, 0, place, 1, f"{text} {number}", Finish.STOP) for place, text in enumerate(said)]
+            answers.store(session, job_id=job.id, arrived=told)
+        splits = prompts.splits_of(session, ids=ids)
+    rewards = {(number, 0, sample): reward for number in ids for sample, reward in enumerate((5.0, 0.0, 0.1))}
+    margins.note(engine, job_id=job.id, token=job.lease_token or "", rewards=rewards)
+    counts = make(engine, job).counts
+    dealt = {number: arms.of_prompt(number, splits[number], seed=4) for number in ids}
+    assert counts["pairs"] + counts["not_asked"] == 360
+    assert counts["arm_margin"] + counts["arm_random"] == counts["pairs"] == 180
+    with read_session(engine) as session:
+        pairs = session.execute(
+            select(Comparison.prompt_id, Comparison.arm, Stored.text)
+            .join(Stored, Stored.id == Comparison.first_response_id)
+        ).tuples().all()  # fmt: skip
+    assert {(dealt[prompt_id], arm) for prompt_id, arm, _ in pairs} == {(arm, arm) for arm in (Arm.RANDOM, Arm.MARGIN)}
+    by_margin = [text for _, arm, text in pairs if arm is Arm.MARGIN]
+    assert sum(text.startswith("I would say green") for text in by_margin) == list(dealt.values()).count(Arm.MARGIN)
+    assert {arm for prompt_id, arm, _ in pairs if splits[prompt_id] is Split.EVAL} == {Arm.RANDOM}

@@ -39,6 +39,7 @@ class Role(StrEnum):
     ID = "id"
     PRIORITY = "priority"
     GOLD = "gold"
+    ARM = "arm"
     TOOLS = "tools"
     WEIGHT = "weight"
     P_CHOSEN = "p_chosen"
@@ -79,6 +80,7 @@ WORDS = {
     Role.ID: "id",
     Role.PRIORITY: "priority",
     Role.GOLD: "gold answer",
+    Role.ARM: "by which arm it was asked",
     Role.TOOLS: "tools",
     Role.WEIGHT: "weight of the vote",
     Role.P_CHOSEN: "share of votes for the chosen answer",
@@ -190,6 +192,7 @@ ALIASES = {
     Role.ID: ("external_id", "id", "_id", "uuid", "question_id", "prompt_id", "conversation_id", "comparison_id"),
     Role.PRIORITY: ("priority",),
     Role.GOLD: ("gold",),
+    Role.ARM: ("arm",),
     Role.TOOLS: ("tools",),
     Role.WEIGHT: ("weight",),
     Role.P_CHOSEN: ("p_chosen",),

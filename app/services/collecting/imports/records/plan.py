@@ -45,7 +45,7 @@ class Plan:
     judged_by: str = ""
 
 
-KEPT = (Role.ID, Role.PRIORITY, Role.GOLD, Role.TOOLS, Role.WEIGHT, Role.P_CHOSEN, Role.VOTES, Role.VOTES_CHOSEN)
+KEPT = (Role.ID, Role.PRIORITY, Role.GOLD, Role.ARM, Role.TOOLS, Role.WEIGHT, Role.P_CHOSEN, Role.VOTES, Role.VOTES_CHOSEN)  # fmt: skip
 
 
 def unfolded(row: Mapping[str, Any]) -> dict[str, Any]:
