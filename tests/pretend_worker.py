@@ -12,7 +12,7 @@ from app.db import write_session
 from app.events.reading import of_data
 from app.models import Checkpoint, EventType, Job, JobKind
 from app.services.jobs import leases, workers
-from app.services.training import base_models, checkpoints, runs
+from app.services.training import base_models, checkpoints, parents, runs
 from app.storage import get_storage
 
 MANIFEST: dict[str, Any] = {
@@ -164,7 +164,8 @@ class PretendWorker:
             run = runs.get(session, job.id)
             version = checkpoints.guideline_version(session, run=run)
             base = {"weights_sha256": "b7" * 32, "origin": "a folder", "note": MANIFEST["note"]}
-            chain = checkpoints.provenance(run=run, guideline_version=version, facts=facts, base=base)
+            before = parents.told(session, run=run)
+            chain = checkpoints.provenance(run=run, guideline_version=version, facts=facts, base=base, parent=before)
             checkpoint = checkpoints.publish(session, run=run, files=files, facts=facts, provenance=chain)
             runs.record_end(session, job_id=job.id, numbers={"peak_memory_bytes": 2_400_000_000})
             leases.succeed(session, job_id=job.id, token=self.token)

@@ -19,6 +19,7 @@ from app.models.comparison import (
     SourceKind,
     Split,
 )
+from app.models.continuation import Continuation
 from app.models.count import EvaluatorCount, ProjectCount
 from app.models.evaluation import EVALUATION_TRANSITIONS, Evaluation, EvaluationPair, EvaluationState
 from app.models.exclusion import Exclusion, ExclusionKind, LeftoverFile
@@ -59,6 +60,7 @@ __all__ = [
     "ColumnMap",
     "Comparison",
     "Container",
+    "Continuation",
     "Counts",
     "Deed",
     "Difference",

@@ -6,6 +6,7 @@ from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.models.base import Base
+from app.models.continuation import Continuation
 from app.models.job import Job
 from app.models.snapshot import Snapshot
 
@@ -24,3 +25,9 @@ class TrainingRun(Base):
 
     job: Mapped[Job] = relationship(lazy="raise")
     snapshot: Mapped[Snapshot] = relationship(lazy="raise")
+    continuation: Mapped[Continuation | None] = relationship(lazy="raise", viewonly=True)
+
+    @property
+    def parent_id(self) -> int | None:
+        """The checkpoint that it starts from; None for its base model."""
+        return self.continuation.checkpoint_id if self.continuation else None

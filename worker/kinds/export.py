@@ -9,19 +9,11 @@ from typing import ClassVar
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.errors import PrefloopError
 from app.events.types import Event
 from app.models import Export, Job, JobKind
-from app.services.training import base_models, exports, loading
+from app.services.training import base_models, checkpoints, exports, loading
 from app.storage import Storage
 from worker.kinds.kind import Need, Result
-
-
-class CheckpointBroken(PrefloopError):
-    """The checkpoint's files aren't what was stored."""
-
-    status = 409
-    code = "checkpoint_damaged"
 
 
 class Exporting:
@@ -46,14 +38,7 @@ class Exporting:
         """Raises CheckpointBroken for damaged files, NotFound for a base model or file that isn't there."""
         checkpoint, out = folder / "checkpoint", folder / "out"
         shutil.rmtree(out, ignore_errors=True)  # a whole one that an earlier attempt couldn't store
-        for file in self._export.checkpoint.files:
-            target = checkpoint / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if storage.fetch(file.key, target).sha256 != file.sha256:
-                raise CheckpointBroken(
-                    f"{file.name} of checkpoint {self._export.checkpoint_id} isn't what was stored: its SHA-256 differs.",
-                    "Look at the artifact store.",
-                )
+        checkpoints.fetch(storage, self._export.checkpoint, checkpoint)
         whole = not loading.is_adapter(self._export.checkpoint)
         model = checkpoint if whole else base_models.path(self._settings, self._export.checkpoint.run.base_model)
         command = [sys.executable, "-m", "worker.dpo", "export", "--model", str(model), "--adapter", str(checkpoint)]

@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import after_commit, get_engine, read_session, write_session
-from app.errors import PrefloopError
 from app.events.types import Event, Logged
 from app.models import Checkpoint, Endpoint, Finish, GenerationPlan, Job, JobKind
 from app.services.collecting.messages import Message
@@ -32,13 +31,6 @@ from worker.kinds.kind import Need, Result
 
 KEY = "ANSWERS_KEY_"  # and the source's number: the variable in which the program finds its key
 ANSWERS, PROMPTS, LINES = "answers.jsonl", "prompts.jsonl", "lines.json"
-
-
-class CheckpointBroken(PrefloopError):
-    """The checkpoint's files aren't what was stored."""
-
-    status = 409
-    code = "checkpoint_damaged"
 
 
 class Generating:
@@ -157,14 +149,7 @@ class Generating:
         return ["--model", str(base_models.path(self._settings, checkpoint.run.base_model)), "--policy", model[1]]
 
     def _checkpoint(self, checkpoint: Checkpoint, folder: Path, storage: Storage) -> list[str]:
-        for stored in checkpoint.files:
-            target = folder / stored.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if storage.fetch(stored.key, target).sha256 != stored.sha256:
-                raise CheckpointBroken(
-                    f"{stored.name} of checkpoint {checkpoint.id} isn't what was stored: its SHA-256 differs.",
-                    "Look at the artifact store.",
-                )
+        checkpoints.fetch(storage, checkpoint, folder)
         if not loading.is_adapter(checkpoint):
             return ["--model", str(folder)]
         base = base_models.path(self._settings, checkpoint.run.base_model)

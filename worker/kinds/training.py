@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import after_commit
 from app.events.types import Event
-from app.models import Job, JobKind, TrainingRun
+from app.models import Checkpoint, Job, JobKind, TrainingRun
 from app.services.datasets import snapshots
 from app.services.loop import retraining
 from app.services.loop.batches import Evaluate
 from app.services.loop.retraining import Receipt
-from app.services.training import base_models, checkpoints, run_settings, runs
+from app.services.training import base_models, checkpoints, loading, parents, run_settings, runs
 from app.storage import Storage
 from worker.dpo.publish.card import write_card
 from worker.kinds.kind import Need, Result
@@ -28,7 +28,8 @@ STATE = re.compile(r"step-(\d+)")
 
 
 class Training:
-    """A job that trains. Its folder holds the pairs, `config.json`, and the engine's `out` with its training states."""
+    """A job that trains. Its folder holds the pairs, `config.json`, the engine's `out` with its training states, and `parent`: the
+    checkpoint that it starts from, if it does."""
 
     kind: ClassVar[JobKind] = JobKind.TRAINING
     program: ClassVar[str] = "training process"
@@ -38,6 +39,8 @@ class Training:
         self._run: TrainingRun
         self._guideline_version: int
         self._receipt: Receipt | None
+        self._parent: Checkpoint | None = None
+        self._ancestry: dict[str, Any] | None = None
 
     @staticmethod
     def need(settings: Settings) -> Need:
@@ -48,21 +51,37 @@ class Training:
         self._run = runs.get(session, self._job.id)
         self._guideline_version = checkpoints.guideline_version(session, run=self._run)
         self._receipt = retraining.receipt(session, job_id=self._job.id)
+        if self._run.parent_id is not None:
+            self._parent = checkpoints.get(session, self._run.parent_id)
+            self._ancestry = parents.told(session, run=self._run)
 
     def command(self, folder: Path, storage: Storage) -> list[str]:
-        """Raises InputsBroken for a damaged snapshot, NotFound for a base model or file that isn't there."""
+        """Raises InputsBroken for a damaged snapshot, CheckpointBroken for a damaged parent, NotFound for a base model or file that
+        isn't there."""
         model = base_models.path(self._settings, self._run.base_model)
         pairs = snapshots.fetch_pairs(storage, self._run.snapshot, folder)
+        start = self._fetch_parent(folder / "parent", storage)
         config = folder / "config.json"
         cache = self._settings.data_dir / "cache" / "reference"
         # A run that was queued before there was a choice keeps the plan that it was queued with.
         settings = {"pair_order": "position"} | self._run.config | {"reference_cache": str(cache)}
+        if start is not None and loading.ADAPTER in {file.name for file in start.iterdir()}:
+            settings["adapter"] = str(start)
+        elif start is not None:
+            model = start
         config.write_text(json.dumps(settings, indent=1))
         launcher = shlex.split(self._settings.train_launcher) or [sys.executable]
         command = [*launcher, "-m", "worker.dpo", "train", "--model", str(model), "--data", str(pairs["train.jsonl"])]
         if "eval.jsonl" in pairs:
             command += ["--eval-data", str(pairs["eval.jsonl"])]
         return [*command, "--out", str(folder / "out"), "--config", str(config)]
+
+    def _fetch_parent(self, folder: Path, storage: Storage) -> Path | None:
+        """The folder of the checkpoint to start from: of an adapter only what it is made of."""
+        if self._parent is None:
+            return None
+        names = (loading.ADAPTER, loading.ADAPTER_WEIGHTS) if loading.is_adapter(self._parent) else None
+        return checkpoints.fetch(storage, self._parent, folder, names=names)
 
     def variables(self) -> Sequence[str]:
         """A tracker's own, where the run reports to it."""
@@ -117,7 +136,9 @@ class Training:
             guideline_version=self._guideline_version,
             facts=facts,
             base={"weights_sha256": base.weights_sha256, "origin": base.origin, "note": base.note},
+            parent=self._ancestry,
         )
+        facts.pop("parent_adapter", None)  # a folder of this machine; the provenance names the checkpoint
         if self._receipt is not None:
             facts["retrained_without"] = self._receipt.with_weights(out).as_dict()
         write_card(out, facts | _card_facts(self._run, facts, provenance))
@@ -127,7 +148,9 @@ class Training:
 
 def _card_facts(run: TrainingRun, facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
     project, snapshot, data = run.job.project, provenance["snapshot"], facts.get("data") or {}
+    parent = provenance.get("parent")
     return {
+        **({"starts_from": f"checkpoint {parent['checkpoint']} of run {parent['run']}"} if parent else {}),
         "title": f"{project.name}, run {run.job_id}",
         "method": facts.get("method"),
         "base_sha256": provenance["base_model"]["weights_sha256"],

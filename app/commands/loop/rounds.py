@@ -16,6 +16,7 @@ from app.models import Round, RoundState, RoundStep
 from app.services.collecting import projects
 from app.services.loop.rounding import rounds, steps
 from app.services.loop.rounding.plan import RoundPlan
+from app.services.training import parents
 from app.storage import get_storage
 
 EXIT = {RoundState.FINISHED: 0, RoundState.FAILED: 1, RoundState.STOPPED: 2}
@@ -47,6 +48,13 @@ def loop(
         int | None, typer.Option(help="How many judgments to wait for. Default: until every pair is judged.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Base model of the run. Default: the project's.")] = None,
+    from_checkpoint: Annotated[
+        int | None,
+        typer.Option(help="The run starts from this checkpoint, its reference too. Default: from the base model."),
+    ] = None,
+    new_pairs_only: Annotated[
+        bool, typer.Option("--new-pairs-only", help="With --from-checkpoint: train only on pairs that it hasn't seen.")
+    ] = False,
     preset: Annotated[str, typer.Option(help="Preset of the run.")] = "",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the run as key=value; may be repeated.")
@@ -77,7 +85,7 @@ def loop(
         current = rounds.current(session, project=project)
     storage = get_storage(get_settings())
     if do is Do.START:
-        base = model or project.default_base_model
+        base = model or _base_of(from_checkpoint) or project.default_base_model
         if not base:
             raise Invalid(
                 f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
@@ -86,10 +94,11 @@ def loop(
             {
                 "base_model": base, "sources": source or [], "samples": samples, "limit": prompts, "judgments": judgments,
                 "preset": preset, "config": pairs_of(settings or []), "opponent": against,
-                "evaluation": pairs_of(evaluation or []),
+                "evaluation": pairs_of(evaluation or []), "from_checkpoint": from_checkpoint,
+                "new_pairs_only": new_pairs_only,
             }
         )  # fmt: skip
-        steps.require(get_settings(), plan)
+        steps.require(get_engine(), plan)
         with write_session() as session:
             row, _ = rounds.start(session, project=project, plan=plan, by=by)
     else:
@@ -103,6 +112,13 @@ def loop(
     _tell(row.id, as_json)
     if wait:
         raise typer.Exit(_follow(row.id, timeout, as_json))
+
+
+def _base_of(checkpoint_id: int | None) -> str:
+    if checkpoint_id is None:
+        return ""
+    with read_session() as session:
+        return parents.find(session, checkpoint_id).base_model
 
 
 def _newest(slug: str) -> Round:

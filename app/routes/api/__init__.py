@@ -19,7 +19,7 @@ from app.routes.api.loop import (
     verdicts,
 )
 from app.routes.api.ops import storage
-from app.routes.api.training import checkpoints, exports, jobs
+from app.routes.api.training import checkpoints, exports, jobs, workers
 from app.web.problems import problems
 
 router = APIRouter(prefix="/api/v1", responses=problems(400, 401, 403, 413, 422, 503))
@@ -32,6 +32,7 @@ for part in (
     snapshots,
     extracts,
     jobs,
+    workers,
     checkpoints,
     exports,
     generations,

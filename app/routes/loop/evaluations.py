@@ -220,9 +220,13 @@ def _start_page(
         )
     except (Invalid, NotFound) as problem:
         errors.setdefault(str(problem.details.get("field", "")), f"{problem.what} {problem.next_step}")
-    opponents = [("parent", f"its parent, the base model {checkpoint.run.base_model}")]
+    base, parent_id = f"the base model {checkpoint.run.base_model}", checkpoint.run.parent_id
+    opponents = [("parent", f"its parent, {f'checkpoint {parent_id}' if parent_id else base}")]
+    opponents += [("base", base)] if parent_id else []
     opponents += [
-        (str(row.id), f"checkpoint {row.id} of run {row.job_id}") for row in others if row.id != checkpoint_id
+        (str(row.id), f"checkpoint {row.id} of run {row.job_id}")
+        for row in others
+        if row.id not in (checkpoint_id, parent_id)
     ]
     return StartPage(project, checkpoint, form, opponents, prompts, told, left_out, kept, errors)
 

@@ -14,6 +14,7 @@ from app.errors import Invalid, PrefloopError
 from app.models import Checkpoint, Job, JobState, Project, Round, RoundState, RoundStep, Snapshot, User
 from app.models.evaluation import Evaluation
 from app.paging import Page
+from app.services.accounts.access import Caller
 from app.services.collecting import counts
 from app.services.jobs import jobs
 from app.services.loop import evaluations
@@ -27,7 +28,7 @@ from app.web.templating import is_fragment, redirect, render
 
 router = APIRouter()
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
-ALL = "all"
+EMPTY = ("from_checkpoint", "new_pairs_only", "judgments", "max_new_tokens", "learning_rate")
 TITLES = {
     RoundStep.ANSWERS: "New answers",
     RoundStep.JUDGMENTS: "Judgments",
@@ -58,7 +59,7 @@ class RoundPage:
 
 @dataclass(frozen=True, slots=True)
 class RoundsPage:
-    """`form`: what stands in the fields; `sources`, `models`, `opponents`: (value, text) to choose from."""
+    """`form`: what stands in the fields; `sources`, `models`, `starts`, `opponents`: (value, text) to choose from."""
 
     project: Project
     page: Page[Round]
@@ -66,6 +67,7 @@ class RoundsPage:
     current: Round | None
     sources: list[tuple[str, str]]
     models: list[tuple[str, str]]
+    starts: list[tuple[str, str]]
     opponents: list[tuple[str, str]]
     presets: list[tuple[str, str]]
     form: dict[str, Any]
@@ -105,10 +107,12 @@ def _listing(
 ) -> RoundsPage:
     models = [(model.name, model.name) for model in base_models.list_models(settings)]
     newest = checkpoints.listing(session, project=project, size=10).items
-    known = [(f"checkpoint:{row.id}", f"checkpoint {row.id} of run {row.job_id}") for row in newest]
-    sources = known + [(AnswerSource.base(name).key, f"{name}, the base model") for name, _ in models]
+    known = [(str(row.id), f"Checkpoint {row.id} of run {row.job_id}") for row in newest]
+    sources = [(f"checkpoint:{number}", f"c{text[1:]}") for number, text in known] + [
+        (AnswerSource.base(name).key, f"{name}, the base model") for name, _ in models
+    ]
     default = project.default_base_model if (project.default_base_model,) * 2 in models else ""
-    start: dict[str, Any] = {
+    start: dict[str, Any] = dict.fromkeys(EMPTY, "") | {
         "sources": [sources[0][0]] if sources else [],
         "samples": 2,
         "limit": 100,
@@ -116,9 +120,6 @@ def _listing(
         "preset": presets.preset_for(counts.figures(session, project_id=project.id).judged),
         "opponent": "parent",
         "maximum": 400,
-        "judgments": "",
-        "max_new_tokens": "",
-        "learning_rate": "",
         "goal": "superiority",
     }
     return RoundsPage(
@@ -128,10 +129,11 @@ def _listing(
         current=rounds.current(session, project=project),
         sources=sources,
         models=models,
+        starts=[("", "The base model"), *known],
         opponents=[
             ("parent", "What the run starts from"),
             ("base", "The base model"),
-            *((str(row.id), f"Checkpoint {row.id} of run {row.job_id}") for row in newest),
+            *known,
             ("", "Nothing: end with the checkpoint"),
         ],
         presets=[(preset.name, preset.title) for preset in PRESETS],
@@ -151,7 +153,7 @@ def start(
 ) -> Response:
     try:
         plan = RoundPlan.of(_wished(sent.fields, sent.sources))
-        steps.require(settings, plan)
+        steps.require(engine, plan, caller=Caller.of(here.user))
         with write_session(engine) as session:
             row, _ = rounds.start(session, project=here.project, plan=plan, by=session.get_one(User, here.user.id))
             number = row.number
@@ -169,7 +171,8 @@ def _wished(fields: dict[str, str], sources: Sequence[str]) -> dict[str, Any]:
     """What the form says, as RoundPlan reads it. An empty field is its default."""
     wished: dict[str, Any] = {name: fields.get(name, "") for name in ("base_model", "preset", "opponent")}
     wished["sources"] = list(sources)
-    for name in ("samples", "limit", "judgments"):
+    wished["new_pairs_only"] = fields.get("new_pairs_only") == "true"
+    for name in ("samples", "limit", "judgments", "from_checkpoint"):
         if text := fields.get(name, "").strip():
             wished[name] = _whole(name, text)
     if text := fields.get("max_new_tokens", "").strip():
@@ -241,8 +244,8 @@ def _told(
         return row.problem, _page_of(session, project, row, step)
     if mark == "open":
         return "", None
-    link = _page_of(session, project, row, step)
-    waits = mark == "now"
+    link, waits = _page_of(session, project, row, step), mark == "now"
+    evaluation = session.get(Evaluation, row.evaluation_id) if row.evaluation_id else None
     match step:
         case RoundStep.ANSWERS:
             return _progress(session, row.generation_job_id, "answers"), link
@@ -256,14 +259,12 @@ def _told(
         case RoundStep.TRAINING:
             return _progress(session, row.training_job_id, "steps"), link
         case RoundStep.EVALUATION:
-            evaluation = session.get(Evaluation, row.evaluation_id) if row.evaluation_id else None
             if evaluation is None:
                 return "Draws its prompts.", link
             if waits and evaluation.job_id and evaluation.state.value == "preparing":
                 return "Both sides answer. " + _progress(session, evaluation.job_id, "answers"), link
             return ("People judge both sides blind, between ordinary pairs." if waits else "Judged."), link
         case RoundStep.VERDICT:
-            evaluation = session.get(Evaluation, row.evaluation_id) if row.evaluation_id else None
             word = (evaluation.word or evaluation.state.value) if evaluation else ""
             return word.replace("_", " ").capitalize(), link
 

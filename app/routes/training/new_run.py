@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -14,14 +13,16 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Invalid, PrefloopError
-from app.models import Counts, JobKind, Project, Snapshot, Statistics, TrainingRun, User, Worker
-from app.routes.training import run_form
+from app.models import JobKind, Project, TrainingRun, User
+from app.routes.training import run_form, run_preview
 from app.routes.training.run_form import RULE_HELP, Form
-from app.services.datasets import figures, snapshots
+from app.routes.training.run_preview import Cost, Dataset
+from app.services.accounts.access import Caller
+from app.services.datasets import snapshots
 from app.services.jobs import workers
-from app.services.training import base_models, estimates, presets, run_settings, runs
+from app.services.training import base_models, checkpoints, parents, presets, run_settings, runs
 from app.services.training.base_models import BaseModel
-from app.services.training.estimates import Estimate
+from app.services.training.parents import Parent
 from app.services.training.presets import PRESETS, Preset
 from app.storage import Storage
 from app.web.deps import (
@@ -33,45 +34,25 @@ from app.web.deps import (
     SettingsDep,
     StorageDep,
     client_address,
+    parent_to_train,
 )
 from app.web.templating import redirect, render
 
 router = APIRouter()
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """What would be trained on: the project as it is now, or a snapshot that is frozen already. Of a large project `counts` and
-    `statistics` are those of `as_of`, and None until they are computed for the first time."""
-
-    sentence: str
-    counts: Counts | None
-    statistics: Statistics | None
-    snapshot: Snapshot | None = None
-    as_of: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Steps and what earlier runs of the kind needed; `problem` where the settings don't fit together.
-
-    slow: why a setting makes the run slow on the workers that are there; empty where none does.
-    """
-
-    steps: int = 0
-    estimate: Estimate | None = None
-    problem: str = ""
-    slow: str = ""
+CHECKPOINTS_OFFERED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class NewRunPage:
+    """`starts`: what a run may start from, as (value, text): the base model, and the project's newest checkpoints."""
+
     project: Project
     dataset: Dataset
     form: Form
     cost: Cost
     models: list[BaseModel]
     workers_able: int
+    starts: list[tuple[str, str]]
     errors: dict[str, str] = field(default_factory=dict)
     presets: tuple[Preset, ...] = PRESETS
     rule_help: dict[str, str] = field(default_factory=lambda: RULE_HELP)
@@ -95,9 +76,8 @@ def show(
     here: EngineerDep,
     settings: SettingsDep,
 ) -> Response:
-    project = here.project
-    form = _start(session, project, fields, settings)
-    return render(request, "training/jobs/new.html", _page(engine, session, project, form, settings))
+    form = _start(session, here, fields, settings)
+    return render(request, "training/jobs/new.html", _page(engine, session, here, form, settings))
 
 
 @router.get("/projects/{slug}/train/preview")
@@ -110,8 +90,7 @@ def preview(
     settings: SettingsDep,
 ) -> Response:
     """The data and the cost under what the form says now."""
-    project = here.project
-    page = _page(engine, session, project, run_form.read(fields), settings)
+    page = _page(engine, session, here, run_form.read(fields), settings)
     return render(request, "training/jobs/new.html", page, block="preview")
 
 
@@ -125,22 +104,27 @@ def create(
     storage: StorageDep,
 ) -> Response:
     form = run_form.read(fields)
-    project = here.project
-    status, problems = Invalid.status, _problems(form, settings)
+    with read_session(engine) as session:
+        parent = _parent(session, here, form)
+    status, problems = Invalid.status, _problems(form, settings, parent)
     if not problems:
         try:
-            run = _queue(engine, here, form, storage, client_address(request))
+            run = _queue(engine, here, form, parent, storage, client_address(request))
             return redirect(f"/jobs/{run.job_id}")
         except PrefloopError as error:
             if error.status == 404:
                 raise
             status, problems = error.status, {str(error.details.get("field", "")): str(error)}
     with read_session(engine) as session:
-        page = _page(engine, session, project, form, settings, problems)
+        page = _page(engine, session, here, form, settings, problems)
         return render(request, "training/jobs/new.html", page, status=status)
 
 
-def _problems(form: Form, settings: Settings) -> dict[str, str]:
+def _parent(session: Session, here: Here, form: Form) -> Parent | None:
+    return parent_to_train(session, caller=Caller.of(here.user), checkpoint_id=form.from_checkpoint)
+
+
+def _problems(form: Form, settings: Settings, parent: Parent | None) -> dict[str, str]:
     """What is wrong with the form, all of it at once, by field."""
     problems = {}
     if form.base_model not in {model.name for model in base_models.list_models(settings)}:
@@ -150,18 +134,28 @@ def _problems(form: Form, settings: Settings) -> dict[str, str]:
     except Invalid as error:
         problems[str(error.details["field"])] = str(error)
     try:
-        run_settings.validate(form.config())
+        runs.rule_for(None, parent=parent, new_pairs_only=form.new_pairs_only)
+        if parent is not None and not problems:
+            parent.base(form.base_model)
+            parents.require(settings, parent)
+    except Invalid as error:
+        problems[str(error.details["field"])] = str(error)
+    try:
+        run_preview.checked(form, parent)
     except Invalid as error:
         problems |= run_settings.problems_of(error)
     return problems
 
 
-def _queue(engine: Engine, here: Here, form: Form, storage: Storage, address: str) -> TrainingRun:
+def _queue(
+    engine: Engine, here: Here, form: Form, parent: Parent | None, storage: Storage, address: str
+) -> TrainingRun:
     wanted: dict[str, Any] = {
         "base_model": form.base_model,
         "config": form.config(),
         "note": form.note.strip(),
         "idempotency_key": form.key or None,
+        "parent": parent,
     }
     if form.snapshot_id is not None:
         with write_session(engine) as session:
@@ -179,8 +173,10 @@ def _queue(engine: Engine, here: Here, form: Form, storage: Storage, address: st
     )
 
 
-def _start(session: Session, project: Project, fields: Mapping[str, str], settings: Settings) -> Form:
-    """The form as it opens: empty, on a snapshot (`?snapshot=`), or with the settings of an earlier run (`?from=`)."""
+def _start(session: Session, here: Here, fields: Mapping[str, str], settings: Settings) -> Form:
+    """The form as it opens: empty, on a snapshot (`?snapshot=`), from a checkpoint on new pairs only (`?checkpoint=`), or with the
+    settings of an earlier run (`?from=`)."""
+    project = here.project
     known = [model.name for model in base_models.list_models(settings)]
     model = project.default_base_model if project.default_base_model in known else (known[0] if known else "")
     chosen = {
@@ -200,18 +196,23 @@ def _start(session: Session, project: Project, fields: Mapping[str, str], settin
             "note": run.note,
         }
         chosen |= run_form.from_config(run.config)
+        chosen |= {"from_checkpoint": str(run.parent_id or "")}
+    elif parent := _parent(session, here, run_form.read({"from_checkpoint": fields.get("checkpoint", "")})):
+        chosen |= {"from_checkpoint": str(parent.checkpoint_id), "base_model": parent.base_model}
+        chosen |= {"new_pairs_only": "true"} if not chosen["snapshot_id"] else {}
     return run_form.read(chosen)
 
 
 def _page(
     engine: Engine,
     session: Session,
-    project: Project,
+    here: Here,
     form: Form,
     settings: Settings,
     errors: dict[str, str] | None = None,
 ) -> NewRunPage:
-    dataset = _dataset(engine, session, project, form)
+    project, parent = here.project, _parent(session, here, form)
+    dataset = run_preview.dataset(engine, session, project, form)
     living = workers.alive(session, silent_after=settings.worker_lease_seconds)
     if not form.preset:
         form = replace(form, preset=presets.preset_for(dataset.counts.train if dataset.counts else presets.FEW_PAIRS))
@@ -220,42 +221,20 @@ def _page(
         project=project,
         dataset=dataset,
         form=form,
-        cost=_cost(session, form, dataset, able),
+        cost=run_preview.cost(session, form, parent, dataset, able),
         models=base_models.list_models(settings),
         workers_able=len(able),
+        starts=_starts(session, project, parent),
         errors=errors or {},
     )
 
 
-def _dataset(engine: Engine, session: Session, project: Project, form: Form) -> Dataset:
-    if form.snapshot_id is not None:
-        frozen = snapshots.of_project(session, project=project, snapshot_id=form.snapshot_id)
-        text = f"Snapshot {frozen.number}: {frozen.counts.train:,} pairs to train on and {frozen.counts.eval:,} to evaluate with."
-        return Dataset(text, frozen.counts, frozen.statistics, frozen)
-    try:
-        rule = form.checked_rule()
-    except Invalid:
-        rule = {}
-    known = figures.look(session, project=project, rule=rule)
-    if known.is_due:
-        figures.refresh(engine, project_id=project.id, rule=rule)
-    if known.preview is None:
-        return Dataset(
-            "The pairs of this project are being counted. A run trains on those that there are when it starts.",
-            None,
-            None,
-        )
-    return Dataset(known.preview.sentence, known.preview.counts, known.preview.statistics, as_of=known.as_of)
-
-
-def _cost(session: Session, form: Form, dataset: Dataset, able: list[Worker]) -> Cost:
-    try:
-        config = run_settings.validate(form.config())
-    except Invalid as error:
-        return Cost(problem=str(error))
-    slow = run_settings.slow_on(config, able)
-    pairs = dataset.counts.train if dataset.counts else 0
-    if not pairs:
-        return Cost(slow=slow)
-    estimate = estimates.estimate(session, base_model=form.base_model, config=config, pairs=pairs)
-    return Cost(-(-estimate.pairs // int(config["batch_size"])), estimate, slow=slow)
+def _starts(session: Session, project: Project, parent: Parent | None) -> list[tuple[str, str]]:
+    newest = checkpoints.listing(session, project=project, size=CHECKPOINTS_OFFERED).items
+    offered = [
+        (str(row.id), f"Checkpoint {row.id} of run {row.job_id}, on {row.run.base_model}, step {row.step:,}")
+        for row in newest
+    ]
+    if parent is not None and str(parent.checkpoint_id) not in dict(offered):
+        offered.append((str(parent.checkpoint_id), f"Checkpoint {parent.checkpoint_id}, on {parent.base_model}"))
+    return [("", "The base model"), *offered]

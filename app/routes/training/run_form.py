@@ -53,6 +53,8 @@ class Form:
     settings: dict[str, str] = field(default_factory=dict)
     rule: dict[str, str] = field(default_factory=dict)
     snapshot_id: int | None = None
+    from_checkpoint: int | None = None
+    new_pairs_only: bool = False
     key: str = ""
 
     def config(self) -> dict[str, Any]:
@@ -68,13 +70,18 @@ class Form:
             if not needed.isdecimal() or len(needed) > 4:
                 raise Invalid("“Judgments needed” is a whole number.", "Choose 1 to 25.", field="min_judgments")
             rule["min_judgments"] = int(needed)
+        if self.new_pairs_only and self.from_checkpoint is not None:
+            rule["new_to_checkpoint"] = self.from_checkpoint
         return rule
 
     def places(self) -> dict[str, str]:
         """The id of the part of the page where each thing is set, by the name that an error gives it."""
-        return {"base_model": "model-title", "min_judgments": RULE + "min_judgments"} | {
-            key: SETTING + key for key in run_settings.BY_KEY
-        }
+        return {
+            "base_model": "model-title",
+            "min_judgments": RULE + "min_judgments",
+            "from_checkpoint": "from_checkpoint",
+            "new_pairs_only": "from_checkpoint",
+        } | {key: SETTING + key for key in run_settings.BY_KEY}
 
     def inputs(self) -> list[tuple[str, list[Input]]]:
         """(group, its fields) of every setting."""
@@ -93,7 +100,6 @@ class Form:
 
 def read(fields: Mapping[str, str]) -> Form:
     """The form from what a browser sent."""
-    snapshot_id = fields.get("snapshot_id", "")
     rule = {key: fields[RULE + key] for key in RULE_HELP if RULE + key in fields}
     if rule:  # a box that isn't ticked isn't sent
         rule = dict.fromkeys(RULE_BOXES, "false") | rule
@@ -103,9 +109,15 @@ def read(fields: Mapping[str, str]) -> Form:
         note=fields.get("note", ""),
         settings={key.removeprefix(SETTING): text for key, text in fields.items() if key.startswith(SETTING)},
         rule=rule,
-        snapshot_id=int(snapshot_id) if snapshot_id.isdecimal() and len(snapshot_id) < 10 else None,
+        snapshot_id=_number(fields.get("snapshot_id", "")),
+        from_checkpoint=_number(fields.get("from_checkpoint", "")),
+        new_pairs_only=fields.get("new_pairs_only") == "true",
         key=fields.get("key", "")[:64],
     )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def from_config(config: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What of earlier snapshots was excluded since: counted once, when the exclusion is made."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from sqlalchemy import Engine, delete, func, select
@@ -49,6 +49,19 @@ def pairs_excluded(session: Session, *, snapshot_ids: list[int]) -> dict[int, in
         .group_by(ExclusionMark.snapshot_id)
     ).tuples()
     return {snapshot_id: int(pairs) for snapshot_id, pairs in rows}
+
+
+def by_exclusion(session: Session, *, snapshot_ids: Collection[int]) -> dict[int, dict[int, int]]:
+    """Of each snapshot: how many of its pairs each exclusion that is in force is about, by the exclusion's id."""
+    rows = session.execute(
+        select(ExclusionMark.snapshot_id, ExclusionMark.exclusion_id, ExclusionMark.pairs)
+        .join(Exclusion, Exclusion.id == ExclusionMark.exclusion_id)
+        .where(ExclusionMark.snapshot_id.in_(snapshot_ids), IN_FORCE)
+    ).tuples()
+    told: dict[int, dict[int, int]] = {}
+    for snapshot_id, exclusion_id, pairs in rows:
+        told.setdefault(snapshot_id, {})[exclusion_id] = pairs
+    return told
 
 
 def _counts(session: Session, row: Exclusion) -> dict[int, int]:

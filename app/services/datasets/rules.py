@@ -12,6 +12,7 @@ from app.models import Choice
 # Why a comparison is left out, in the order in which people are told.
 LEFT_OUT = {
     "excluded": "excluded",
+    "trained_before": "that the checkpoint to start from was trained on",
     "not_judged": "without a judgment",
     "too_few_judgments": "with too few judgments",
     "tie": "judged a tie",
@@ -35,6 +36,8 @@ class Rule:
     include_near_duplicates: train also on pairs whose prompt is a near duplicate of one that is kept for evaluation.
     soft_labels: `p_chosen` is the chosen answer's share of the votes (a tie is half a vote for each) instead of 1.
     weights: "equal", or "strength" (the mean of the winning votes: slightly 0.5, clearly 1, far 1.5, unsaid 1).
+    new_to_checkpoint: train only on pairs that aren't in the snapshots of this checkpoint and of those that it comes from; the
+    eval split stays whole. 0: on all.
     """
 
     min_judgments: int = 1
@@ -43,6 +46,7 @@ class Rule:
     include_near_duplicates: bool = False
     soft_labels: bool = False
     weights: str = "equal"
+    new_to_checkpoint: int = 0
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None) -> "Rule":
@@ -66,10 +70,17 @@ class Rule:
             raise Invalid(f"min_judgments is {rule.min_judgments}.", "Choose 1 to 25.", field="min_judgments")
         if rule.weights not in ("equal", "strength"):
             raise Invalid(f"weights can't be {rule.weights[:40]!r}.", "Choose equal or strength.", field="weights")
+        if not 0 <= rule.new_to_checkpoint < 2**31:
+            raise Invalid(
+                f"There is no checkpoint {rule.new_to_checkpoint}.",
+                "Look at the list of checkpoints.",
+                field="new_to_checkpoint",
+            )
         return rule
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As rows keep it. A rule that starts from no checkpoint is as it was before there was a choice."""
+        return {name: value for name, value in asdict(self).items() if name != "new_to_checkpoint" or value}
 
 
 @dataclass(frozen=True)

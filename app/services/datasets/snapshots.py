@@ -176,6 +176,12 @@ def _empty(project: Project, counts: Counts) -> SnapshotEmpty:
     told = asdict(counts)
     if not counts.comparisons:
         return SnapshotEmpty(f"“{project.name}” has no comparisons yet.", "Import some.", **told)
+    if "trained_before" in counts.left_out:
+        return SnapshotEmpty(
+            f"“{project.name}” has nothing new to train on: {report.left_out_text(counts.left_out)}.",
+            "Judge more pairs, or train on the whole dataset.",
+            **told,
+        )
     if "near_duplicate" in counts.left_out:
         return SnapshotEmpty(
             f"“{project.name}” has nothing to train on: {report.left_out_text(counts.left_out)}.",

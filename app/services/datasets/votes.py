@@ -23,6 +23,7 @@ from app.models import (
 )
 from app.services.collecting import exclusions, places
 from app.services.collecting.exclusions import Excluded
+from app.services.datasets import ancestors, members
 from app.services.datasets.collected import Collected, Pair
 from app.services.datasets.rules import Rule, Vote, decide
 
@@ -51,6 +52,7 @@ def decided(session: Session, *, project: Project, rule: Rule, collected: Collec
     collected.left_out["excluded"] = gone = _pairs_excluded(session, project, excluded)
     collected.left_out["kept"] = for_evaluation = _kept_for_evaluation(session, project)
     leaking = frozenset[int]() if rule.include_near_duplicates else _on_both_sides(session, project)
+    known = ancestors.trained_on(session, rule.new_to_checkpoint) if rule.new_to_checkpoint else {}
     judged = 0
     for comparison, rows in groupby(_votes(session, project), key=lambda row: row[:15]):
         if excluded.has_pair(comparison[0], comparison[13]):
@@ -65,6 +67,9 @@ def decided(session: Session, *, project: Project, rule: Rule, collected: Collec
         if comparison[4] is not None:  # a gold question
             continue
         judged += 1
+        if known and comparison[2] is Split.TRAIN and members.has(known, comparison[0]):
+            collected.left_out["trained_before"] += 1
+            continue
         if pair := _decide(collected, comparison, votes, rule, leaking):
             collected.add(pair)
             yield pair

@@ -185,7 +185,11 @@ def start(
     plan: dict[str, Any] = {
         "purpose": purpose,
         "prompts": told,
-        "sources": [_known(session, project, source).stored() for source in sources],
+        "sources": [
+            # Both sides of an evaluation were looked up with it; a run's parent may be of another project.
+            _known(session, None if purpose is Purpose.EVALUATION else project, source).stored()
+            for source in sources
+        ],
         "samples": samples,
         "sampling": sampling.stored(),
         "pairing": pairing,
@@ -213,8 +217,8 @@ def start(
     return made
 
 
-def _known(session: Session, project: Project, source: AnswerSource) -> AnswerSource:
-    """The source as the plan keeps it. Raises Invalid and NotFound."""
+def _known(session: Session, project: Project | None, source: AnswerSource) -> AnswerSource:
+    """The source as the plan keeps it, a checkpoint only of this project where one is given. Raises Invalid and NotFound."""
     if source.kind is AnswerKind.CHECKPOINT:
         trained = session.execute(
             select(Checkpoint.id, Checkpoint.job_id, Job.project_id)
@@ -222,7 +226,7 @@ def _known(session: Session, project: Project, source: AnswerSource) -> AnswerSo
             .join(Job, Job.id == TrainingRun.job_id)
             .where(Checkpoint.id == source.id)
         ).first()
-        if trained is None or trained.project_id != project.id:
+        if trained is None or (project is not None and trained.project_id != project.id):
             raise NotFound(f"There is no checkpoint {source.id}.", "Look at the list of checkpoints.", field="sources")
         return AnswerSource(AnswerKind.CHECKPOINT, f"checkpoint {trained.id} of run {trained.job_id}", trained.id)
     if source.kind is AnswerKind.ENDPOINT:

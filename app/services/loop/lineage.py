@@ -3,7 +3,7 @@
 A question costs rows of what it is about, whatever the size of the project: a pair's snapshots are found by one bitmap each.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.models import (
     Checkpoint,
     Comparison,
+    Continuation,
     Evaluation,
     Export,
     Extract,
@@ -21,7 +22,7 @@ from app.models import (
     Snapshot,
     TrainingRun,
 )
-from app.services.datasets import marks, members
+from app.services.datasets import ancestors, marks, members
 
 MOST = 200  # of each kind
 
@@ -94,41 +95,106 @@ def of_snapshot(session: Session, *, snapshot_id: int) -> Lineage:
 
 
 def of_run(session: Session, *, job_id: int) -> Lineage:
-    """What a run was trained on, and what came of it."""
-    snapshot_id = session.scalars(select(TrainingRun.snapshot_id).where(TrainingRun.job_id == job_id)).one()
-    return Lineage((Kind.RUN, job_id), _below(session, [snapshot_id], run_id=job_id))
+    """What a run was trained on, back to the base model, and what came of it."""
+    return Lineage((Kind.RUN, job_id), _around(session, job_id))
 
 
 def of_checkpoint(session: Session, *, checkpoint_id: int) -> Lineage:
     """Where a checkpoint comes from, and what was made of it."""
     job_id = session.scalars(select(Checkpoint.job_id).where(Checkpoint.id == checkpoint_id)).one()
-    snapshot_id = session.scalars(select(TrainingRun.snapshot_id).where(TrainingRun.job_id == job_id)).one()
-    nodes = _below(session, [snapshot_id], run_id=job_id)
-    return Lineage((Kind.CHECKPOINT, checkpoint_id), nodes)
+    return Lineage((Kind.CHECKPOINT, checkpoint_id), _around(session, job_id))
 
 
-def _below(session: Session, snapshot_ids: Collection[int], run_id: int | None = None) -> list[Node]:
-    """Snapshots with all that was made from them; of the runs only one where it is given."""
+def _around(session: Session, job_id: int) -> list[Node]:
+    before = [one.job_id for one in ancestors.of_run(session, job_id)]
+    used = select(TrainingRun.snapshot_id).where(TrainingRun.job_id.in_([job_id, *before]))
+    snapshots = _snapshots(session, list(session.scalars(used.distinct())))
+    return [*snapshots, *_made(session, [*before, *_from_runs(session, [job_id])], snapshots)]
+
+
+def _below(session: Session, snapshot_ids: Collection[int]) -> list[Node]:
+    """Snapshots with all that was made from them."""
+    snapshots = _snapshots(session, snapshot_ids)
+    trained = select(TrainingRun.job_id).where(TrainingRun.snapshot_id.in_(snapshot_ids)).limit(MOST)
+    taken = select(Extract.id, Extract.snapshot_id).where(Extract.snapshot_id.in_(snapshot_ids)).limit(MOST)
+    excluded = {node.id: node.excluded for node in snapshots}
+    made = _made(session, _from_runs(session, list(session.scalars(trained))), snapshots)
+    runs = [node for node in made if node.kind is Kind.RUN]
+    extracts = [
+        Node(Kind.EXTRACT, number, f"Extract {number}", "", excluded.get(of or 0, 0), ((Kind.SNAPSHOT, of or 0),))
+        for number, of in session.execute(taken).tuples()
+    ]
+    return [*snapshots, *runs, *extracts, *made[len(runs) :]]
+
+
+def _snapshots(session: Session, snapshot_ids: Collection[int]) -> list[Node]:
     excluded = marks.pairs_excluded(session, snapshot_ids=list(snapshot_ids))
-    snapshots = session.scalars(select(Snapshot).where(Snapshot.id.in_(snapshot_ids)).order_by(Snapshot.id).limit(MOST))
-    nodes = [
-        Node(Kind.SNAPSHOT, one.id, f"Snapshot {one.number}", excluded=excluded.get(one.id, 0)) for one in snapshots
+    rows = session.scalars(select(Snapshot).where(Snapshot.id.in_(snapshot_ids)).order_by(Snapshot.id).limit(MOST))
+    return [Node(Kind.SNAPSHOT, one.id, f"Snapshot {one.number}", excluded=excluded.get(one.id, 0)) for one in rows]
+
+
+def _from_runs(session: Session, job_ids: Collection[int]) -> list[int]:
+    """These runs, and all of their projects that started from a checkpoint of theirs, or of one of those."""
+    theirs = select(Job.project_id).where(Job.id.in_(job_ids))
+    first = select(TrainingRun.job_id).where(TrainingRun.job_id.in_(job_ids)).cte("started", recursive=True)
+    later = (
+        select(Continuation.job_id)
+        .join(Checkpoint, Checkpoint.id == Continuation.checkpoint_id)
+        .join(first, first.c.job_id == Checkpoint.job_id)
+        .join(Job, Job.id == Continuation.job_id)
+        .where(Job.project_id.in_(theirs))
+    )
+    return list(session.scalars(select(first.union(later).c.job_id).limit(MOST)))
+
+
+def _made(session: Session, job_ids: Collection[int], snapshots: list[Node]) -> list[Node]:
+    """Runs, their checkpoints, and what was made of these. A run's snapshot is a source of it where it is shown."""
+    shown = {node.id for node in snapshots}
+    rows = session.execute(
+        select(TrainingRun.job_id, TrainingRun.snapshot_id, Job.state, Continuation.checkpoint_id)
+        .join(Job, Job.id == TrainingRun.job_id)
+        .outerjoin(Continuation, Continuation.job_id == TrainingRun.job_id)
+        .where(TrainingRun.job_id.in_(job_ids))
+        .order_by(TrainingRun.job_id)
+    )
+    trained = rows.tuples().all()
+    of_run = excluded_of(session, {job_id: snapshot_id for job_id, snapshot_id, *_ in trained})
+    runs = [
+        Node(
+            Kind.RUN,
+            job_id,
+            f"Run {job_id}",
+            state.value,
+            of_run[job_id],
+            (
+                *([(Kind.SNAPSHOT, snapshot_id)] if snapshot_id in shown else []),
+                *([(Kind.CHECKPOINT, parent_id)] if parent_id else []),
+            ),
+        )
+        for job_id, snapshot_id, state, parent_id in trained
     ]
-    trained = select(TrainingRun.job_id, TrainingRun.snapshot_id, Job.state).join(Job, Job.id == TrainingRun.job_id)
-    which = TrainingRun.snapshot_id.in_(snapshot_ids) if run_id is None else TrainingRun.job_id == run_id
-    runs = session.execute(trained.where(which).order_by(TrainingRun.job_id).limit(MOST)).tuples().all()
-    of_run = {job_id: excluded.get(snapshot_id, 0) for job_id, snapshot_id, _ in runs}
-    nodes += [
-        Node(Kind.RUN, job_id, f"Run {job_id}", state.value, of_run[job_id], ((Kind.SNAPSHOT, snapshot_id),))
-        for job_id, snapshot_id, state in runs
-    ]
-    if run_id is None:
-        taken = select(Extract.id, Extract.snapshot_id).where(Extract.snapshot_id.in_(snapshot_ids)).limit(MOST)
-        nodes += [
-            Node(Kind.EXTRACT, number, f"Extract {number}", "", excluded.get(of or 0, 0), ((Kind.SNAPSHOT, of or 0),))
-            for number, of in session.execute(taken).tuples()
-        ]
-    return nodes + list(_of_runs(session, of_run))
+    return [*runs, *_of_runs(session, of_run)]
+
+
+def excluded_of(session: Session, runs: Mapping[int, int]) -> dict[int, int]:
+    """How many pairs that each run (job, snapshot) saw were excluded later, those that it saw through its parents among them.
+
+    A pair counts once: a snapshot of new pairs only has none of its ancestors', any other may have all of them.
+    """
+    chains = ancestors.of_runs(session, runs)
+    used = set(runs.values()) | {one.snapshot_id for chain in chains.values() for one in chain}
+    marked = marks.by_exclusion(session, snapshot_ids=used)
+    rules = select(Snapshot.id, Snapshot.rule).where(Snapshot.id.in_(used))
+    is_new_only = {number: bool(rule.get("new_to_checkpoint")) for number, rule in session.execute(rules).tuples()}
+    told = {}
+    for job_id, snapshot_id in runs.items():
+        seen: dict[int, int] = {}
+        for number in [*(one.snapshot_id for one in reversed(chains.get(job_id, []))), snapshot_id]:
+            for exclusion_id, pairs in marked.get(number, {}).items():
+                before = seen.get(exclusion_id, 0)
+                seen[exclusion_id] = before + pairs if is_new_only[number] else max(before, pairs)
+        told[job_id] = sum(seen.values())
+    return told
 
 
 def _of_runs(session: Session, of_run: dict[int, int]) -> Iterable[Node]:

@@ -15,10 +15,23 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db import read_session, settings_of, write_session
 from app.errors import Conflict
-from app.models import Checkpoint, CheckpointFile, Job, JobState, Retraining, Snapshot, TrainingRun, User
+from app.models import (
+    Checkpoint,
+    CheckpointFile,
+    Continuation,
+    Exclusion,
+    Job,
+    JobState,
+    Retraining,
+    Snapshot,
+    TrainingRun,
+    User,
+)
 from app.services.accounts import audit
-from app.services.datasets import without
-from app.services.training import runs
+from app.services.datasets import ancestors, marks, without
+from app.services.loop import lineage
+from app.services.training import parents, runs
+from app.services.training.parents import Parent
 from app.storage import Storage
 
 RECORDED = {
@@ -29,7 +42,8 @@ RECORDED = {
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two runs: its snapshot's number and hash, and the hashes of its weights by file, none before it is done."""
+    """One of the two runs: its snapshot's number and hash, and the hashes of its weights by file, none before it is done.
+    `from_checkpoint`: what it started from, None for the base model."""
 
     job_id: int
     checkpoint_id: int | None
@@ -37,6 +51,7 @@ class Side:
     snapshot_number: int
     snapshot_sha256: str
     weights: dict[str, str]
+    from_checkpoint: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +78,11 @@ def _sha256(path: Path) -> str:
 
 
 def retrain(engine: Engine, *, job_id: int, by_id: int, storage: Storage, address: str = "") -> TrainingRun:
-    """Freezes the run's snapshot without what is excluded now and queues the run on it. Opens its own sessions.
+    """Freezes the run's snapshot without what is excluded now and queues the run on it. Opens its own sessions. A run that started
+    from a checkpoint which saw something of that starts from the one that was made again without it.
 
-    Raises Conflict where nothing of it is excluded, the run hasn't ended well, or it is such a run already that waits.
+    Raises Conflict where nothing of it is excluded, the run hasn't ended well, or the run that it started from is to be made
+    again first.
     """
     with read_session(engine) as session:
         run = runs.get(session, job_id)
@@ -79,12 +96,16 @@ def retrain(engine: Engine, *, job_id: int, by_id: int, storage: Storage, addres
             select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id).limit(1)
         )
         config = _config(run, checkpoint)
-    runs.require_model(settings_of(engine), run.base_model)
-    made, told = without.freeze(engine, snapshot=snapshot, by_id=by_id, storage=storage, address=address)
+        parent = _parent(session, run)
+    runs.require(settings_of(engine), base_model=run.base_model, config=config, parent=parent)
+    if parent is not None and parent.checkpoint_id != run.parent_id and not _is_marked(engine, snapshot.id):
+        made, told = snapshot, without.Without()  # only what it started from saw something
+    else:
+        made, told = without.freeze(engine, snapshot=snapshot, by_id=by_id, storage=storage, address=address)
     with write_session(engine) as session:
         session.info["address"] = address
         by = session.get_one(User, by_id)
-        if (known := _known(session, job_id, made.id)) is not None:
+        if (known := _known(session, job_id, made.id, parent.checkpoint_id if parent else None)) is not None:
             return runs.get(session, known)
         again = runs.create(
             session,
@@ -92,7 +113,8 @@ def retrain(engine: Engine, *, job_id: int, by_id: int, storage: Storage, addres
             base_model=run.base_model,
             config=config,
             by=by,
-            note=f"Run {job_id} without {told.left_out + told.anew:,} pairs"[:255],
+            parent=parent,
+            note=_note(job_id, told, parent if parent and parent.checkpoint_id != run.parent_id else None),
         )
         session.add(
             Retraining(
@@ -112,6 +134,48 @@ def retrain(engine: Engine, *, job_id: int, by_id: int, storage: Storage, addres
         return again
 
 
+def _parent(session: Session, run: TrainingRun) -> Parent | None:
+    """What the run starts from when it is made again: its parent, or the newest checkpoint that is its parent again without what is
+    excluded. Raises Conflict where that is still to be made."""
+    if run.parent_id is None:
+        return None
+    if session.scalar(select(Exclusion.id).where(~Exclusion.settled).limit(1)) is not None:
+        raise Conflict(
+            "Something that was just left out, or put back, is still being marked in what was made of it.",
+            "Try again in some seconds.",
+        )
+    before = ancestors.of_run(session, run.job_id)[0]
+    if not lineage.excluded_of(session, {before.job_id: before.snapshot_id})[before.job_id]:
+        return parents.find(session, run.parent_id)
+    made = (
+        select(Checkpoint.id, Checkpoint.job_id, TrainingRun.snapshot_id)
+        .join(Retraining, Retraining.job_id == Checkpoint.job_id)
+        .join(TrainingRun, TrainingRun.job_id == Checkpoint.job_id)
+        .where(Retraining.of_job_id == before.job_id)
+        .order_by(Checkpoint.id.desc())
+    )
+    for checkpoint_id, job_id, snapshot_id in session.execute(made).tuples():
+        if not lineage.excluded_of(session, {job_id: snapshot_id})[job_id]:
+            return parents.find(session, checkpoint_id)
+    raise Conflict(
+        f"Run {run.job_id} started from checkpoint {run.parent_id}, and its run {before.job_id} saw pairs that are excluded.",
+        f"Retrain run {before.job_id} without them first; run {run.job_id} can then start from what comes of it.",
+        job_id=before.job_id,
+    )
+
+
+def _is_marked(engine: Engine, snapshot_id: int) -> bool:
+    with read_session(engine) as session:
+        return bool(marks.pairs_excluded(session, snapshot_ids=[snapshot_id]))
+
+
+def _note(job_id: int, told: without.Without, other: Parent | None) -> str:
+    pairs = told.left_out + told.anew
+    parts = [f"without {pairs:,} pairs"] if pairs or other is None else []
+    parts += [f"from checkpoint {other.checkpoint_id}"] if other else []
+    return f"Run {job_id} {', '.join(parts)}"[:255]
+
+
 def receipt(session: Session, *, job_id: int) -> Receipt | None:
     """The receipt of a run that is another one again; None for any other run."""
     row = session.get(Retraining, job_id)
@@ -128,15 +192,17 @@ def again(session: Session, *, job_id: int) -> list[int]:
     return list(session.scalars(made))
 
 
-def _known(session: Session, job_id: int, snapshot_id: int) -> int | None:
+def _known(session: Session, job_id: int, snapshot_id: int, parent_id: int | None) -> int | None:
     """The run that a first click made of the same, unless it failed."""
     ended_badly = (JobState.FAILED, JobState.CANCELLED)
-    row, run, job = aliased(Retraining), aliased(TrainingRun), aliased(Job)
+    row, run, job, start = aliased(Retraining), aliased(TrainingRun), aliased(Job), aliased(Continuation)
     return session.scalar(
         select(row.job_id)
         .join(run, run.job_id == row.job_id)
         .join(job, job.id == row.job_id)
+        .outerjoin(start, start.job_id == row.job_id)
         .where(row.of_job_id == job_id, run.snapshot_id == snapshot_id, job.state.not_in(ended_badly))
+        .where(start.checkpoint_id.is_(None) if parent_id is None else start.checkpoint_id == parent_id)
         .limit(1)
     )
 
@@ -163,4 +229,5 @@ def _side(session: Session, job_id: int) -> Side:
         CheckpointFile.checkpoint_id == checkpoint_id, CheckpointFile.name.endswith(".safetensors")
     )
     weights = dict(session.execute(files.order_by(CheckpointFile.name)).tuples().all())
-    return Side(job_id, checkpoint_id, snapshot.id, snapshot.number, snapshot.sha256, weights)
+    started = session.scalar(select(Continuation.checkpoint_id).where(Continuation.job_id == job_id))
+    return Side(job_id, checkpoint_id, snapshot.id, snapshot.number, snapshot.sha256, weights, started)

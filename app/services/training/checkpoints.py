@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from app import paging
-from app.errors import Invalid, NotFound
+from app.errors import Invalid, NotFound, PrefloopError
 from app.events import log as events
 from app.events.types import CheckpointSaved
 from app.models import Checkpoint, CheckpointFile, Job, Judgment, Project, ProjectRole, TrainingRun
@@ -20,6 +20,14 @@ from app.models.base import now as utc_now
 from app.services.accounts import access
 from app.services.accounts.access import Caller
 from app.storage import Storage, StoredFile
+
+
+class CheckpointBroken(PrefloopError):
+    """The checkpoint's files aren't what was stored."""
+
+    status = 409
+    code = "checkpoint_damaged"
+
 
 FACTS = "prefloop.json"
 # What may be offered for download: weights as safetensors, text, and the tokenizers' own files. Nothing pickled.
@@ -68,11 +76,17 @@ def guideline_version(session: Session, *, run: TrainingRun) -> int:
 
 
 def provenance(
-    *, run: TrainingRun, guideline_version: int, facts: Mapping[str, Any], base: Mapping[str, Any]
+    *,
+    run: TrainingRun,
+    guideline_version: int,
+    facts: Mapping[str, Any],
+    base: Mapping[str, Any],
+    parent: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Where a checkpoint comes from, as it was. `run` has its job, project, snapshot and starter loaded.
 
-    facts: the engine's own record (prefloop.json). base: what the worker knows of the base model.
+    facts: the engine's own record (prefloop.json). base: what the worker knows of the base model. parent: what `parents.told` says
+    of the checkpoint that the run started from.
     """
     job, snapshot, project = run.job, run.snapshot, run.job.project
     return {
@@ -85,6 +99,7 @@ def provenance(
             "counts": asdict(snapshot.counts),
         },
         "base_model": {"name": run.base_model, "weights_sha256": facts.get("base_sha256"), **base},
+        **({"parent": dict(parent)} if parent else {}),
         "job": {
             "id": job.id,
             "worker": job.worker,
@@ -171,6 +186,22 @@ def file(session: Session, *, checkpoint_id: int, name: str) -> tuple[Checkpoint
     raise NotFound(f"Checkpoint {checkpoint_id} has no file “{name[:120]}”.", "Its page lists its files.")
 
 
+def fetch(storage: Storage, checkpoint: Checkpoint, folder: Path, *, names: Collection[str] | None = None) -> Path:
+    """Copies a checkpoint's files into a folder, only those of `names` where they are given, and checks each hash; returns the folder.
+    Slow: call it outside of any transaction. Raises CheckpointBroken."""
+    for one in checkpoint.files:
+        if names is not None and one.name not in names:
+            continue
+        target = folder / one.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if storage.fetch(one.key, target).sha256 != one.sha256:
+            raise CheckpointBroken(
+                f"{one.name} of checkpoint {checkpoint.id} isn't what was stored: its SHA-256 differs.",
+                "Look at the artifact store.",
+            )
+    return folder
+
+
 def size(checkpoint: Checkpoint) -> int:
     """Bytes of all its files."""
     return sum(file.size for file in checkpoint.files)
@@ -202,6 +233,7 @@ def _loaded() -> Any:
     return select(Checkpoint).options(
         selectinload(Checkpoint.file_rows),
         run.joinedload(TrainingRun.snapshot),
+        run.joinedload(TrainingRun.continuation),
         job.joinedload(Job.project),
         job.joinedload(Job.created_by),
     )

@@ -7,7 +7,7 @@ from app.errors import NotFound
 from app.models import Checkpoint
 from app.services.training import base_models
 
-ADAPTER = "adapter_config.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def is_adapter(checkpoint: Checkpoint) -> bool:

@@ -168,6 +168,11 @@ def problems_of(error: PrefloopError) -> dict[str, str]:
     return {field["field"].removeprefix(FIELD): field["message"] for field in fields}
 
 
+def refuse(key: str, what: str, next_step: str) -> Invalid:
+    """The error for one setting that can't be what was asked for, where its own bounds don't say so."""
+    return _invalid(Problem(key, what, next_step))
+
+
 def _invalid(*problems: Problem) -> Invalid:
     errors = [{"field": FIELD + problem.setting, "message": str(problem)} for problem in problems]
     if len(problems) == 1:

@@ -5,7 +5,7 @@ What only queueing needs (freezing, settings, base models) is imported there: li
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session, joinedload
@@ -15,9 +15,12 @@ from app.config import Settings
 from app.db import read_session, settings_of, write_session
 from app.errors import Invalid, NotFound, SnapshotEmpty
 from app.events.types import Done, Evaluated, Event, StepTaken
-from app.models import EventType, Job, JobKind, JobState, Project, Snapshot, TrainingRun, User
+from app.models import Continuation, EventType, Job, JobKind, JobState, Project, Snapshot, TrainingRun, User
 from app.services.jobs import jobs
 from app.storage import Storage
+
+if TYPE_CHECKING:
+    from app.services.training.parents import Parent
 
 
 def create(
@@ -27,20 +30,23 @@ def create(
     base_model: str,
     config: dict[str, Any],
     by: User | None,
+    parent: "Parent | None" = None,
     idempotency_key: str | None = None,
     note: str = "",
     now: datetime | None = None,
 ) -> TrainingRun:
-    """Queue a training run. The same key from the same person returns the run that it made before.
+    """Queue a training run, from its base model or from a `parent`. The same key from the same person returns the run that it
+    made before.
 
-    The caller asks `require_model` before the transaction. Raises Invalid (the model's name, a setting), SnapshotEmpty,
-    Conflict (the key was used for something else).
+    The caller asks `require_model`, and `parents.require` for a parent, before the transaction. Raises Invalid (the model's name,
+    a setting), SnapshotEmpty, Conflict (the key was used for something else).
     """
     from app.services.training import run_settings
 
-    checked = run_settings.validate(config)
-    base_model = _checked_name(base_model)
-    wanted = (snapshot.id, base_model, checked, note[:255])
+    checked = parent.config(config) if parent else run_settings.validate(config)
+    base_model = parent.base(base_model) if parent else _checked_name(base_model)
+    parent_id = parent.checkpoint_id if parent else None
+    wanted = (snapshot.id, base_model, checked, note[:255], parent_id)
     if known := jobs.by_key(session, kind=JobKind.TRAINING, by=by, key=idempotency_key):
         return _same(get(session, known.id), wanted)
     if not train_pairs(snapshot):
@@ -56,6 +62,7 @@ def create(
         now=now,
         snapshot=snapshot.id,
         base_model=base_model,
+        **({"from_checkpoint": parent_id} if parent_id is not None else {}),
     )
     if is_new:
         session.add(
@@ -69,6 +76,9 @@ def create(
             )
         )
         session.flush()
+        if parent_id is not None:
+            session.add(Continuation(job_id=job.id, checkpoint_id=parent_id))
+            session.flush()
     return _same(get(session, job.id), wanted)
 
 
@@ -80,24 +90,27 @@ def train_on_current(
     base_model: str,
     config: dict[str, Any],
     storage: Storage,
+    parent: "Parent | None" = None,
+    new_pairs_only: bool = False,
     idempotency_key: str | None = None,
     rule: Any = None,
     note: str = "",
     address: str = "",
     now: datetime | None = None,
 ) -> TrainingRun:
-    """Freeze what was judged so far, then queue a run on it. A double click with one key makes one run.
+    """Freeze what was judged so far, then queue a run on it. A double click with one key makes one run. `new_pairs_only`: freeze
+    what the parent, and what it comes from, wasn't trained on.
 
-    Opens its own sessions, since freezing uploads. Raises what `create` and `snapshots.freeze` raise.
+    Opens its own sessions, since freezing uploads. Raises what `create`, `parents.require` and `snapshots.freeze` raise.
     """
     from app.services.datasets import snapshots
-    from app.services.training import run_settings
 
     with read_session(engine) as session:
         if known := _by_key(session, project, by_id, idempotency_key):
             return known
-    run_settings.validate(config)  # before a snapshot is made that nobody wanted
-    require_model(settings_of(engine), base_model)
+    # Before a snapshot is made that nobody wanted.
+    rule = rule_for(rule, parent=parent, new_pairs_only=new_pairs_only)
+    require(settings_of(engine), base_model=base_model, config=config, parent=parent)
     snapshot = snapshots.freeze(
         engine, project=project, by_id=by_id, storage=storage, rule=rule, address=address, now=now
     )
@@ -110,6 +123,7 @@ def train_on_current(
             base_model=base_model,
             config=config,
             by=session.get_one(User, by_id),
+            parent=parent,
             idempotency_key=idempotency_key,
             note=note,
             now=now,
@@ -201,7 +215,10 @@ def loaded() -> Select[TrainingRun]:
     """Runs with what pages show of them: job, snapshot, project and who started it."""
     job = joinedload(TrainingRun.job)
     return select(TrainingRun).options(
-        job.joinedload(Job.project), job.joinedload(Job.created_by), joinedload(TrainingRun.snapshot)
+        job.joinedload(Job.project),
+        job.joinedload(Job.created_by),
+        joinedload(TrainingRun.snapshot),
+        joinedload(TrainingRun.continuation),
     )
 
 
@@ -211,6 +228,41 @@ def _numbers(event: Event) -> dict[str, Any]:
         for key, value in event.data.items()
         if isinstance(value, int | float | str) and key not in ("time", "stage")
     }
+
+
+def rule_for(rule: Any, *, parent: "Parent | None", new_pairs_only: bool) -> dict[str, Any] | None:
+    """The rule of a run's snapshot. Raises Invalid for new pairs without a checkpoint that they are new to."""
+    if not new_pairs_only:
+        return rule
+    if parent is None:
+        raise Invalid(
+            "Only new pairs were asked for, and no checkpoint that they are new to.",
+            "Name the checkpoint to start from, or train on the whole dataset.",
+            field="new_pairs_only",
+        )
+    return dict(rule or {}) | {"new_to_checkpoint": parent.checkpoint_id}
+
+
+def frozen_already(snapshot_id: int) -> Invalid:
+    """What is said to whoever wants only new pairs of a snapshot."""
+    return Invalid(
+        f"Snapshot {snapshot_id} is frozen: it holds the pairs that it holds.",
+        "Train on the project's current dataset to have only new pairs.",
+        field="new_pairs_only",
+    )
+
+
+def require(settings: Settings, *, base_model: str, config: dict[str, Any], parent: "Parent | None" = None) -> None:
+    """Raises Invalid for settings, a base model or a parent that a run can't have. It reads files: not within a write transaction."""
+    from app.services.training import parents, run_settings
+
+    if parent is None:
+        run_settings.validate(config)
+        require_model(settings, base_model)
+        return
+    parent.base(base_model)
+    parent.config(config)
+    parents.require(settings, parent)
 
 
 def require_model(settings: Settings, name: str) -> None:
@@ -236,7 +288,7 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _same(run: TrainingRun, wanted: tuple[int, str, dict[str, Any], str]) -> TrainingRun:
-    if (run.snapshot_id, run.base_model, run.config, run.note) != wanted:
+def _same(run: TrainingRun, wanted: tuple[int, str, dict[str, Any], str, int | None]) -> TrainingRun:
+    if (run.snapshot_id, run.base_model, run.config, run.note, run.parent_id) != wanted:
         raise jobs.key_used(run.job)
     return run

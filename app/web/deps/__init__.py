@@ -39,6 +39,7 @@ from app.web.deps.projects import (
     WatcherDep,
     Work,
     WorkDep,
+    parent_to_train,
     project_to_train,
     require,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "Work",
     "WorkDep",
     "client_address",
+    "parent_to_train",
     "project_to_train",
     "require",
     "signed_in_user",

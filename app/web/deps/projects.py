@@ -17,6 +17,8 @@ from app.errors import NotAllowed
 from app.models import Project, ProjectRole, User
 from app.services.accounts import access
 from app.services.accounts.access import Caller
+from app.services.training import parents
+from app.services.training.parents import Parent
 from app.web import request_state
 from app.web.deps.people import (
     EVERYBODY,
@@ -72,6 +74,15 @@ def project_to_train(session: Session, *, caller: Caller, of: str, value: str | 
     project, role = access.get(session, caller=caller, of=of, value=value)
     require(role, ProjectRole.ENGINEER)
     return project
+
+
+def parent_to_train(session: Session, *, caller: Caller, checkpoint_id: int | None) -> Parent | None:
+    """The checkpoint that a run is to start from, of any project that they are an engineer of; None where none is named. Raises
+    NotFound and NotAllowed."""
+    if checkpoint_id is None:
+        return None
+    project_to_train(session, caller=caller, of="checkpoint_id", value=checkpoint_id)
+    return parents.find(session, checkpoint_id)
 
 
 def require(role: ProjectRole, least: ProjectRole) -> None:

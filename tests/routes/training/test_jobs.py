@@ -20,6 +20,7 @@ from app.services.training import run_settings, runs
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker, prepare_model
 from tests.services.training.exported import wanted
+from tests.services.training.trained import trained
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -585,3 +586,34 @@ def test_the_list_says_when_nothing_trains(browser: TestClient, project: Project
             session, name="w", device="", memory_bytes=None, version="1", kinds=[JobKind.TRAINING], versions={}
         )
     assert "so nothing trains" not in browser.get(address).text
+
+
+def test_a_run_is_started_from_a_checkpoint(
+    browser: TestClient, project: Project, engineer: User, engine: Engine, settings: Settings, factory: Factory
+) -> None:
+    assert 'name="from_checkpoint"' not in browser.get(f"/projects/{project.slug}/train").text, "there is none yet"
+    _, checkpoint = trained(engine, settings, project, engineer)
+    form = browser.get(f"/projects/{project.slug}/train?checkpoint={checkpoint.id}").text
+    assert f'<option value="{checkpoint.id}" selected' in form
+    assert "no pair that the checkpoint to start from wasn’t trained on" in words(form)
+    fields = {"from_checkpoint": str(checkpoint.id), "new_pairs_only": "true", "base_model": "tiny", "key": "from"}
+    nothing = browser.post(f"/projects/{project.slug}/train", data=fields, headers=OWN)
+    assert nothing.status_code == 409 and "has nothing new to train on" in words(nothing.text)
+    factory.comparisons(project, 5)
+    for _ in range(5):
+        assert factory.judge(project, engineer)
+    other = browser.post(f"/projects/{project.slug}/train", data=fields | {"config.lora_r": "3"}, headers=OWN)
+    assert other.status_code == 422 and "has “LoRA rank” 16, and “LoRA rank” 3 was asked for" in words(other.text)
+    preview = browser.get(f"/projects/{project.slug}/train/preview", params=fields | {"config.lora_r": "3"})
+    assert "has “LoRA rank” 16" in words(preview.text)
+    lost = browser.post(
+        f"/projects/{project.slug}/train", data={"new_pairs_only": "true", "base_model": "tiny"}, headers=OWN
+    )
+    assert lost.status_code == 422 and "no checkpoint that they are new to" in words(lost.text)
+    job_id = start(browser, project, **fields)
+    page = words(browser.get(f"/jobs/{job_id}").text)
+    assert f"on tiny, from checkpoint {checkpoint.id}" in page
+    again = browser.get(f"/projects/{project.slug}/train?from={job_id}").text
+    assert f'<option value="{checkpoint.id}" selected' in again
+    offered = browser.get(f"/checkpoints/{checkpoint.id}").text
+    assert f'/projects/{project.slug}/train?checkpoint={checkpoint.id}"' in offered

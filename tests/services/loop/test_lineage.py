@@ -14,7 +14,7 @@ from app.storage import Storage
 from tests.factory import Factory
 from tests.services.collecting.test_exclusions import exclude, lift
 from tests.services.loop.removal import test_imports
-from tests.services.training.trained import trained
+from tests.services.training.trained import trained, trained_from
 
 
 def told(found_lineage: Lineage) -> list[tuple[str, int, int]]:
@@ -117,3 +117,43 @@ def test_snapshots_of_before_are_looked_through(
     with read_session(engine) as session:
         assert members.load(session, snapshot_ids=[1]) == before
     assert of_pair(engine, 1).unread == 0
+
+
+def test_an_exclusion_marks_what_started_from_a_marked_checkpoint(
+    engine: Engine, settings: Settings, factory: Factory
+) -> None:
+    maker = factory.engineer()
+    project = factory.project(by=maker, eval_percent=0)
+    factory.comparisons(project, 4)
+    assert factory.judge(project, maker, "left") and factory.judge(project, maker, "left")
+    first, checkpoint = trained(engine, settings, project, maker)
+    assert factory.judge(project, maker, "left")
+    second, child = trained_from(engine, settings, project, maker, checkpoint)
+    whole, beside = trained_from(engine, settings, project, maker, checkpoint, new_pairs_only=False)
+    assert told(of_pair(engine, 1)) == [
+        ("pair", 1, 0),
+        ("snapshot", 1, 0),
+        ("snapshot", 3, 0),
+        *(("run", run.job_id, 0) for run in (first, second, whole)),
+        *(("checkpoint", one.id, 0) for one in (checkpoint, child, beside)),
+    ]
+    for number in (1, 3):
+        row = exclude(engine, project, "pair", number, maker)
+        test_imports.imports.settle(engine, exclusion_id=row.id)
+    with read_session(engine) as session:
+        of_child = lineage.of_checkpoint(session, checkpoint_id=child.id)
+        of_beside = lineage.of_run(session, job_id=whole.job_id)
+        of_first = lineage.of_run(session, job_id=first.job_id)
+    assert (of_first.excluded, of_child.excluded, of_beside.excluded) == (1, 2, 2), "no pair is counted twice"
+    assert told(of_child) == [
+        ("snapshot", 1, 1),
+        ("snapshot", 2, 1),
+        ("run", first.job_id, 1),
+        ("run", second.job_id, 2),
+        ("checkpoint", checkpoint.id, 1),
+        ("checkpoint", child.id, 2),
+    ]
+    assert [node.sources for node in of_child.nodes if node.id == second.job_id and node.kind is Kind.RUN] == [
+        ((Kind.SNAPSHOT, 2), (Kind.CHECKPOINT, checkpoint.id))
+    ]
+    assert ("run", second.job_id, 2) in told(of_first), "what came of it goes on to its children"

@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker
 from tests.services.collecting.test_exclusions import exclude
-from tests.services.training.trained import trained
+from tests.services.training.trained import trained, trained_from
 
 
 def judged(factory: Factory, words: list[str], slug: str) -> tuple[Project, User]:
@@ -125,6 +125,38 @@ def test_the_receipt_has_the_hashes_of_both(
         assert retraining.again(session, job_id=run.job_id) == [made.job_id]
     assert (told.before.checkpoint_id, told.pairs_left_out) == (checkpoint.id, 1)
     assert (told.after.snapshot_sha256, bool(told.after.weights)) == (snapshot.sha256, True)
+
+
+def test_a_chain_is_made_again_from_its_first_run_that_saw_the_pair(
+    engine: Engine, settings: Settings, factory: Factory, storage: Storage
+) -> None:
+    project, maker = judged(factory, ["apples", "pears"], "fruit")
+    first, checkpoint = trained(engine, settings, project, maker)
+    factory.comparisons(project, 2)
+    assert factory.judge(project, maker) and factory.judge(project, maker)
+    second, _ = trained_from(engine, settings, project, maker, checkpoint)
+    with pytest.raises(Conflict, match="Nothing that snapshot 2 holds"):
+        again(engine, storage, second, maker)
+    leave_out(engine, project, "pair", 1, maker)
+    with pytest.raises(Conflict, match=f"run {first.job_id} saw pairs that are excluded. Retrain run {first.job_id}"):
+        again(engine, storage, second, maker)
+    again(engine, storage, first, maker)
+    with pytest.raises(Conflict, match="Retrain run"):
+        again(engine, storage, second, maker)  # it isn't done yet
+    worker = PretendWorker(engine, settings)
+    worker.claim()
+    clean = worker.publish()
+    made, snapshot = again(engine, storage, second, maker)
+    assert (made.parent_id, snapshot.number) == (clean.id, 2), "its own pairs are as they were"
+    assert made.note == f"Run {second.job_id} from checkpoint {clean.id}"
+    assert again(engine, storage, second, maker)[0].job_id == made.job_id
+    with read_session(engine) as session:
+        told = retraining.receipt(session, job_id=made.job_id)
+    assert told is not None and (told.before.from_checkpoint, told.after.from_checkpoint) == (checkpoint.id, clean.id)
+    leave_out(engine, project, "pair", 3, maker)
+    made, snapshot = again(engine, storage, second, maker)
+    assert (made.parent_id, [line["comparison_id"] for line in lines(storage, snapshot)]) == (clean.id, [4])
+    assert made.note == f"Run {second.job_id} without 1 pairs, from checkpoint {clean.id}"
 
 
 def test_its_weights_are_those_of_a_run_that_never_saw_the_pair(

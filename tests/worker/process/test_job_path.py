@@ -16,12 +16,22 @@ from app.db import get_engine, read_session, write_session
 from app.models import JobState, Snapshot, User
 from app.services.jobs import jobs
 from app.services.jobs import workers as worker_list
-from app.services.training import checkpoints, runs
+from app.services.training import checkpoints, parents, runs
 from app.storage import Storage
 from tests.conftest import ROOT
 from tests.factory import Factory
 from tests.services_for_tests import free_port, redis_server
-from tests.worker.running import ENDLESS, Watcher, Workers, folder_of, is_alive, queue_job, saved_steps, training_pid
+from tests.worker.running import (
+    ENDLESS,
+    QUICK,
+    Watcher,
+    Workers,
+    folder_of,
+    is_alive,
+    queue_job,
+    saved_steps,
+    training_pid,
+)
 
 pytestmark = pytest.mark.timeout(240)
 BOTH_SIZES = [("sqlite", "files"), ("postgresql", "redis")]
@@ -386,3 +396,47 @@ def test_crash_and_missing_result_are_told_apart(
     failed = watcher.until_over(job.id)
     assert (failed.state, failed.error_code) == (JobState.FAILED, code)
     assert words in failed.error
+
+
+@embedded
+@pytest.mark.parametrize("kind", [{"lora_r": 2}, {"lora_r": 0, "learning_rate": 1e-4}], ids=["adapter", "whole"])
+def test_a_run_starts_from_a_checkpoint_of_another(
+    kind: dict[str, float],
+    engine: Engine,
+    settings: Settings,
+    snapshot: Snapshot,
+    engineer: User,
+    workers: Workers,
+    watcher: Watcher,
+    storage: Storage,
+) -> None:
+    workers.start()
+    first = queue_job(engine, snapshot, engineer, **kind)
+    assert watcher.until_over(first.id).state is JobState.SUCCEEDED, workers.logs()
+    with write_session(engine) as session:
+        (start,) = checkpoints.listing(session).items
+        second = runs.create(
+            session,
+            snapshot=session.merge(snapshot),
+            base_model="tiny",
+            config={key: value for key, value in QUICK.items() if key != "lora_r"},
+            by=session.merge(engineer),
+            parent=parents.find(session, start.id),
+        ).job
+    job = watcher.until_over(second.id)
+    assert job.state is JobState.SUCCEEDED, f"{job.error}\n{workers.logs()}"
+    assert watcher.run(second.id).metrics["before"]["eval_loss"] == pytest.approx(0.693147, abs=1e-5)
+    with read_session(engine) as session:
+        made = checkpoints.listing(session).items[0]
+    told = {
+        name: storage.read_bytes(file.key).decode()
+        for name in ("prefloop.json", "README.md")
+        for file in made.files
+        if file.name == name
+    }
+    facts = json.loads(told["prefloop.json"])
+    assert facts["provenance"]["parent"]["checkpoint"] == start.id
+    assert facts["provenance"]["parent"]["weights"] == parents.weights(start)
+    assert str(settings.data_dir) not in told["prefloop.json"], "no folder of this machine leaves it"
+    assert f"started from checkpoint {start.id} of run {first.id}" in told["README.md"].replace("\\", "")
+    assert facts["provenance"]["base_model"]["weights_sha256"] == start.provenance["base_model"]["weights_sha256"]

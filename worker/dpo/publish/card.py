@@ -23,10 +23,10 @@ FACTS = "prefloop.json"
 def write_card(out: str | Path, facts: Mapping[str, Any]) -> None:
     """Write README.md and prefloop.json into the folder `out`.
 
-    facts, all optional: `title`, `base_model` (hub id or name), `base_sha256`, `method` ("lora" or "full"), `loss`,
-    `project`, `started_by`, `created` (ISO 8601), `license`, `chat_template`, `seed`; the mappings `data` (such as
-    file, pairs, sha256, snapshot), `config`, `versions` and `export` (as, dtype, file); and `metrics` with mappings
-    `before` and `after`, under TRL's names, and `answers`. `prefloop.json` holds all facts as given, others too.
+    facts, all optional: `title`, `base_model` (hub id or name), `base_sha256`, `starts_from` (a checkpoint, in words), `method`
+    ("lora" or "full"), `loss`, `project`, `started_by`, `created` (ISO 8601), `license`, `chat_template`, `seed`; the mappings
+    `data` (such as file, pairs, sha256, snapshot), `config`, `versions` and `export` (as, dtype, file); and `metrics` with
+    mappings `before` and `after`, under TRL's names, and `answers`. `prefloop.json` holds all facts as given, others too.
     """
     out = Path(out)
     record = {"format": FORMAT, **facts}
@@ -83,7 +83,10 @@ def _summary(facts: Mapping[str, Any]) -> str:
     what = "A LoRA adapter for" if _is_adapter(facts) else "A fine-tuned version of"
     base = _escape(facts.get("base_model") or "its base model")
     loss = f" with the loss {_escape(facts['loss'])}" if facts.get("loss") else ""
-    return f"{what} {base}, trained on human preferences{loss} by Prefloop."
+    text = f"{what} {base}, trained on human preferences{loss} by Prefloop."
+    if start := facts.get("starts_from"):
+        text += f" Training started from {_escape(start)}, as it was then."
+    return text
 
 
 def _snippet(facts: Mapping[str, Any]) -> str:
@@ -150,7 +153,9 @@ def _number(value: Any) -> str:
 
 
 def _provenance(facts: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("project", "base_model", "base_sha256", "method", "loss", "seed", "chat_template", "started_by", "created")
+    names = (
+        "project", "base_model", "base_sha256", "starts_from", "method", "loss", "seed", "chat_template", "started_by", "created",
+    )  # fmt: skip
     return {name.replace("_", " "): facts[name] for name in names if facts.get(name) is not None}
 
 

@@ -9,9 +9,12 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from app.db import read_session
 from app.errors import StillCounting
 from app.models import Project, Snapshot
 from app.routes.api.collecting.projects import Slug
+from app.services.accounts import access
+from app.services.accounts.access import Caller
 from app.services.datasets import figures, snapshots
 from app.services.datasets.snapshots import Preview
 from app.web.deps import (
@@ -19,6 +22,7 @@ from app.web.deps import (
     ApiLeadDep,
     ApiLeadUploaderDep,
     EngineDep,
+    Here,
     RowId,
     SessionDep,
     StorageDep,
@@ -54,6 +58,12 @@ class RuleIn(BaseModel):
     )
     weights: Literal["equal", "strength"] = Field(
         "equal", description="`strength`: slightly 0.5, clearly 1, far 1.5, averaged over the winning votes."
+    )
+    new_to_checkpoint: StrictInt = Field(
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="Train only on pairs that this checkpoint, and those that it comes from, wasn't trained on. 0: on all.",
     )
 
 
@@ -149,7 +159,14 @@ def preview(slug: Slug, session: SessionDep, engine: EngineDep, here: ApiLeadDep
 @router.post("/projects/{slug}/preview", responses=problems(404))
 def preview_rule(slug: Slug, body: FreezeIn, session: SessionDep, engine: EngineDep, here: ApiLeadDep) -> PreviewOut:
     """What a snapshot by this rule would hold. Nothing is stored."""
-    return _preview(session, engine, here.project, body.rule.model_dump())
+    return _preview(session, engine, here.project, _rule(session, here, body.rule))
+
+
+def _rule(session: Session, here: Here, rule: RuleIn) -> dict[str, Any]:
+    """The rule for the services. Raises NotFound for a checkpoint that isn't there, or isn't for whoever asks."""
+    if rule.new_to_checkpoint:
+        access.get(session, caller=Caller.of(here.user), of="checkpoint_id", value=rule.new_to_checkpoint)
+    return rule.model_dump()
 
 
 def _preview(session: Session, engine: Engine, project: Project, rule: dict[str, Any]) -> PreviewOut:
@@ -180,12 +197,14 @@ def freeze(
 ) -> SnapshotOut:
     """Freeze the judgments of now. Content that a snapshot of the project has already answers that snapshot; 409
     (`snapshot_empty`) where nothing is left to train on."""
+    with read_session(engine) as session:
+        rule = _rule(session, here, body.rule)
     row = snapshots.freeze(
         engine,
         project=here.project,
         by_id=here.user.id,
         storage=storage,
-        rule=body.rule.model_dump(),
+        rule=rule,
         address=client_address(request),
     )
     return SnapshotOut.of(row, slug)

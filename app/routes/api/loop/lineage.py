@@ -75,6 +75,7 @@ class SideOut(BaseModel):
     snapshot_number: int
     snapshot_sha256: str
     weights: dict[str, str] = Field(description="SHA-256 of each file of weights; empty before the run is done.")
+    from_checkpoint: int | None = Field(description="What it started from; null: its base model.")
 
 
 class ReceiptOut(BaseModel):

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.db import read_session, write_session
 from app.models import Pairing, Round, RoundState, RoundStep
 from app.routes.api.collecting.projects import Slug
+from app.services.accounts.access import Caller
 from app.services.loop.rounding import rounds, steps
 from app.services.loop.rounding.plan import RoundPlan
-from app.web.deps import ApiEngineerDep, ApiEngineerUploaderDep, EngineDep, SessionDep, SettingsDep, StorageDep
+from app.web.deps import ApiEngineerDep, ApiEngineerUploaderDep, EngineDep, SessionDep, StorageDep
 from app.web.problems import problems
 
 router = APIRouter(tags=["rounds"])
@@ -37,6 +38,10 @@ class NewRound(BaseModel):
     )
     preset: str = Field("", max_length=24)
     config: dict[str, Any] = Field({}, description="Settings of the run, as in POST jobs.")
+    from_checkpoint: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="The run starts from it, as its reference too; null: from the base model."
+    )
+    new_pairs_only: bool = Field(False, description="With `from_checkpoint`: train only on pairs that it hasn't seen.")
     opponent: str = Field(
         "parent", max_length=24, description="`parent`, `base`, a checkpoint's id; empty: no evaluation."
     )
@@ -94,12 +99,11 @@ def start(
     response: Response,
     engine: EngineDep,
     here: ApiEngineerUploaderDep,
-    settings: SettingsDep,
     storage: StorageDep,
 ) -> RoundOut:
     """Start a round. The same wish again answers with the one that runs; another one while it runs is refused."""
     plan = RoundPlan.of(body.model_dump(mode="json"))
-    steps.require(settings, plan)
+    steps.require(engine, plan, caller=Caller.of(here.user))
     with write_session(engine) as session:
         inside = here.within(session)
         row, is_new = rounds.start(session, project=inside.project, plan=plan, by=inside.user)

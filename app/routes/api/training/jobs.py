@@ -14,20 +14,19 @@ from app.db import read_session, write_session
 from app.events import feed, wire
 from app.events import log as events
 from app.models import EventType, Job, JobKind, JobState, TrainingRun, User
-from app.services.accounts.access import Caller
 from app.services.datasets import snapshots
-from app.services.jobs import jobs, waiting, workers
+from app.services.jobs import jobs, waiting
 from app.services.training import runs
 from app.web.deps import (
     ApiCallerApartDep,
     ApiCallerDep,
     ApiEngineerDep,
-    ApiMakerDep,
     EngineDep,
     SessionDep,
     SettingsDep,
     StorageDep,
     client_address,
+    parent_to_train,
     project_to_train,
 )
 from app.web.problems import problems
@@ -51,6 +50,16 @@ class NewJob(BaseModel):
     base_model: str = Field("", max_length=64, description="Empty: the project's default.")
     config: dict[str, Any] = Field({}, description="Settings of the engine, e.g. `beta`, `learning_rate`, `lora_r`.")
     note: str = Field("", max_length=255)
+    from_checkpoint: int | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="Start from this checkpoint, which is the reference too, instead of the base model.",
+    )
+    new_pairs_only: bool = Field(
+        False,
+        description="With `project` and `from_checkpoint`: only pairs that it, and what it comes from, wasn't trained on.",
+    )
 
 
 class JobOut(BaseModel):
@@ -83,6 +92,7 @@ class RunOut(JobOut):
     snapshot_number: int
     snapshot_sha256: str
     base_model: str
+    from_checkpoint: int | None = Field(description="What it starts from; null: its base model.")
     config: dict[str, Any]
     note: str
     metrics: dict[str, Any]
@@ -118,6 +128,7 @@ def _of_run(run: TrainingRun) -> dict[str, Any]:
     return {name: getattr(run, name) for name in names} | {
         "snapshot_number": run.snapshot.number,
         "snapshot_sha256": run.snapshot.sha256,
+        "from_checkpoint": run.parent_id,
     }
 
 
@@ -150,37 +161,6 @@ class EventsOut(BaseModel):
     over: bool = Field(description="True when the job is over and nothing follows.")
 
 
-class WorkerOut(BaseModel):
-    """A worker. `kinds`: the kinds of jobs that it can do; `version`: Prefloop's."""
-
-    name: str
-    alive: bool
-    device: str
-    memory_bytes: int | None
-    version: str
-    kinds: list[str]
-    versions: dict[str, Any]
-    job_id: int | None
-    started_at: datetime
-    heartbeat_at: datetime
-
-    @classmethod
-    def of(cls, status: workers.Status) -> "WorkerOut":
-        row = status.worker
-        return cls(
-            name=row.name,
-            alive=status.alive,
-            device=row.device,
-            memory_bytes=row.memory_bytes,
-            version=row.version,
-            kinds=row.kinds,
-            versions=row.versions,
-            job_id=status.job.id if status.job else None,
-            started_at=row.started_at,
-            heartbeat_at=row.heartbeat_at,
-        )
-
-
 @router.post("/jobs", status_code=201, responses=problems(404, 409))
 def create(
     body: NewJob,
@@ -192,21 +172,27 @@ def create(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> AnyJobOut:
     """Queue a training run. With an `Idempotency-Key`, a repeated request answers with the same job."""
+    if body.new_pairs_only and body.snapshot_id is not None:
+        raise runs.frozen_already(body.snapshot_id)
     of, value = ("snapshot_id", body.snapshot_id) if body.snapshot_id is not None else ("slug", body.project or "")
     with read_session(engine) as session:
         project = project_to_train(session, caller=caller, of=of, value=value)
-    runs.require_model(settings, base_model := body.base_model or project.default_base_model)
+        parent = parent_to_train(session, caller=caller, checkpoint_id=body.from_checkpoint)
+    base_model = body.base_model or (parent.base_model if parent else project.default_base_model)
     if body.snapshot_id is not None:
+        runs.require(settings, base_model=base_model, config=body.config, parent=parent)
         with write_session(engine) as session:
             session.info["address"] = client_address(request)
             run = runs.create(
                 session, snapshot=snapshots.get(session, body.snapshot_id), base_model=base_model,
-                config=body.config, by=session.get_one(User, caller.user_id), idempotency_key=idempotency_key, note=body.note,
+                config=body.config, by=session.get_one(User, caller.user_id), parent=parent, idempotency_key=idempotency_key,
+                note=body.note,
             )  # fmt: skip
     else:
         run = runs.train_on_current(
             engine, project=project, by_id=caller.user_id, base_model=base_model,
-            config=body.config, storage=storage, idempotency_key=idempotency_key, note=body.note,
+            config=body.config, storage=storage, parent=parent, new_pairs_only=body.new_pairs_only,
+            idempotency_key=idempotency_key, note=body.note,
             address=client_address(request),
         )  # fmt: skip
     with read_session(engine) as session:
@@ -291,10 +277,3 @@ def stream_of(chunks: Any) -> StreamingResponse:
     """Server-sent events that no proxy on the way holds back."""
     headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
     return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
-
-
-@router.get("/workers")
-def list_workers(user: ApiMakerDep, session: SessionDep, settings: SettingsDep) -> list[WorkerOut]:
-    """Every worker that was heard lately, alive or not, and the job that it does if that is in a project of yours."""
-    silent_after = settings.worker_lease_seconds
-    return [WorkerOut.of(one) for one in workers.listing(session, silent_after=silent_after, caller=Caller.of(user))]

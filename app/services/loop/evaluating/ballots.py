@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.models import (
@@ -152,6 +152,25 @@ def plan(evaluation: Evaluation, prompts: int) -> Plan:
     """As the statistics know it, for the prompts that can count."""
     maximum = max(1, min(evaluation.maximum, prompts))
     return Plan(Goal(evaluation.goal), maximum, evaluation.margin, evaluation.confidence)
+
+
+def cast_since(session: Session, *, project_id: int, since: datetime) -> int:
+    """How many judgments blind batches of a project got since then, edits apart. Costs what the batches of that time are large."""
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Evaluation)
+            .join(EvaluationPair, EvaluationPair.evaluation_id == Evaluation.id)
+            .join(Judgment, Judgment.comparison_id == EvaluationPair.comparison_id)
+            .where(
+                Evaluation.project_id == project_id,
+                or_(Evaluation.ended_at.is_(None), Evaluation.ended_at >= since),
+                Judgment.submitted_at >= since,
+                Judgment.supersedes_id.is_(None),
+            )
+        )
+        or 0
+    )
 
 
 def _current(evaluation: Evaluation) -> Select[EvaluationPair, Judgment, int]:

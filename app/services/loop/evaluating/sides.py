@@ -36,9 +36,12 @@ class Sides:
 
 
 def resolve(session: Session, *, checkpoint_id: int, opponent: str) -> Sides:
-    """opponent: `base`, `parent` (what the run began from, which is its base model), or a checkpoint's id. Raises NotFound, and
-    Invalid for what can't be compared."""
+    """opponent: `base`, `parent` (the checkpoint that the run started from, else its base model), or a checkpoint's id. Raises
+    NotFound, and Invalid for what can't be compared."""
     checkpoint = checkpoints.get(session, checkpoint_id)
+    if opponent.strip() == PARENT and checkpoint.run.parent_id is not None:
+        # Of another project it may be: whoever started the run from it was an engineer there.
+        return Sides(checkpoint, checkpoints.get(session, checkpoint.run.parent_id))
     if opponent.strip() in (PARENT, BASE):
         return Sides(checkpoint, None, checkpoint.run.base_model)
     if not opponent.strip().isascii() or not opponent.strip().isdecimal():

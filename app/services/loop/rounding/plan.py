@@ -23,7 +23,8 @@ class RoundPlan:
     sources: who gives new answers, as AnswerSource.parse reads them; none where what is there already is to be judged.
     samples, sampling, pairing, prompts_of, limit: of that generation. judgments: how many new ones are waited for; None waits until
     every pair is judged. base_model, preset, config: of the run. opponent: `parent`, `base` or a checkpoint's id; empty ends the
-    round without an evaluation. evaluation: fields of Wanted that aren't the default.
+    round without an evaluation. evaluation: fields of Wanted that aren't the default. from_checkpoint: the checkpoint that the run
+    starts from; None for its base model. new_pairs_only: whether it then trains on what that checkpoint hasn't seen.
     """
 
     base_model: str
@@ -38,6 +39,8 @@ class RoundPlan:
     config: dict[str, Any] = field(default_factory=dict)
     opponent: str = "parent"
     evaluation: dict[str, Any] = field(default_factory=dict)
+    from_checkpoint: int | None = None
+    new_pairs_only: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "RoundPlan":
@@ -76,6 +79,12 @@ class RoundPlan:
                 f"{self.judgments:,} judgments were wanted.",
                 f"Choose 1 to {MOST_JUDGMENTS:,}, or leave it out to wait for all.",
                 field="judgments",
+            )
+        if self.new_pairs_only and self.from_checkpoint is None:
+            raise Invalid(
+                "Only new pairs were asked for, and no checkpoint that they are new to.",
+                "Name the checkpoint to start from, or train on the whole dataset.",
+                field="new_pairs_only",
             )
         run_settings.validate(self.run_config())
         if self.opponent:

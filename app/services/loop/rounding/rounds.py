@@ -61,7 +61,7 @@ def start(
 
 
 def _same(active: Round, plan: RoundPlan) -> Round:
-    if active.plan != plan.stored():
+    if plan_of(active) != plan:
         raise Conflict(
             f"Round {active.number} of this project hasn't ended.", "Stop it, or wait for its end.", round_id=active.id
         )

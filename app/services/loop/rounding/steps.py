@@ -11,9 +11,8 @@ import structlog
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from app.config import Settings
 from app.db import read_session, settings_of, write_session
-from app.errors import Conflict, NotAllowed, PrefloopError
+from app.errors import Conflict, NotAllowed, NotFound, PrefloopError
 from app.models import Checkpoint, JobState, ProjectRole, Split, User
 from app.models.evaluation import EvaluationState
 from app.models.round import Round, RoundState, RoundStep
@@ -23,21 +22,40 @@ from app.services.collecting import counts
 from app.services.datasets import snapshots
 from app.services.jobs import jobs
 from app.services.loop import batches, evaluations, generations
-from app.services.loop.evaluating import standing
+from app.services.loop.evaluating import ballots, standing
 from app.services.loop.generating import prompts
 from app.services.loop.rounding import rounds
 from app.services.loop.rounding.plan import RoundPlan
-from app.services.training import checkpoints, runs
+from app.services.training import checkpoints, parents, runs
+from app.services.training.parents import Parent
 from app.storage import Storage
 
 log = structlog.get_logger()
 ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
 
 
-def require(settings: Settings, plan: RoundPlan) -> None:
-    """Raises Invalid for a plan whose models aren't here. It reads files: not within a write transaction."""
-    runs.require_model(settings, plan.base_model)
+def require(engine: Engine, plan: RoundPlan, *, caller: Caller | None = None) -> None:
+    """Raises Invalid for a plan whose models aren't here, or whose run can't start from its checkpoint, and NotFound for a checkpoint
+    that isn't there or isn't for the caller. It reads files: not within a write transaction."""
+    settings = settings_of(engine)
+    with read_session(engine) as session:
+        if caller is not None and plan.from_checkpoint is not None:
+            _may_start_from(session, caller, plan.from_checkpoint)
+        parent = _parent(session, plan)
+    runs.require(settings, base_model=plan.base_model, config=plan.run_config(), parent=parent)
     generations.require(settings, plan.answer_sources())
+
+
+def _parent(session: Session, plan: RoundPlan) -> Parent | None:
+    return parents.find(session, plan.from_checkpoint) if plan.from_checkpoint is not None else None
+
+
+def _may_start_from(session: Session, caller: Caller, checkpoint_id: int) -> None:
+    place = access.find(session, caller=caller, of="checkpoint_id", value=checkpoint_id)
+    if place is None or not place[1].covers(ProjectRole.ENGINEER):
+        raise NotFound(
+            f"There is no checkpoint {checkpoint_id}.", "Look at the list of checkpoints.", field="from_checkpoint"
+        )
 
 
 def advance_all(engine: Engine, storage: Storage) -> list[int]:
@@ -110,18 +128,21 @@ def _judgments(engine: Engine, _storage: Storage, row: Round, now: datetime | No
 
 
 def waits_for(session: Session, row: Round) -> int:
-    """How many judgments, or pairs to be judged, a round still waits for."""
+    """How many judgments, or pairs to be judged, a round still waits for. Those of blind batches train nothing and don't count."""
     wanted = rounds.plan_of(row).judgments
     figures = counts.figures(session, project_id=row.project_id)
     if wanted is None:
         return max(0, figures.comparisons - figures.judged)
-    return max(0, wanted - (figures.judgments - row.judged_before))
+    blind = ballots.cast_since(session, project_id=row.project_id, since=row.changed_at)
+    return max(0, wanted - (figures.judgments - row.judged_before - blind))
 
 
 def _snapshot(engine: Engine, storage: Storage, row: Round, now: datetime | None) -> bool:
+    plan = rounds.plan_of(row)
     with read_session(engine) as session:
-        by_id = _starter(session, row).id
-    frozen = snapshots.freeze(engine, project=row.project, by_id=by_id, storage=storage, now=now)
+        by_id, parent = _starter(session, row).id, _parent(session, plan)
+    rule = runs.rule_for(None, parent=parent, new_pairs_only=plan.new_pairs_only)
+    frozen = snapshots.freeze(engine, project=row.project, by_id=by_id, storage=storage, rule=rule, now=now)
     with write_session(engine) as session:
         return rounds.step_on(session, row, source=row.step, to=RoundStep.TRAINING, snapshot_id=frozen.id, now=now)
 
@@ -129,7 +150,9 @@ def _snapshot(engine: Engine, storage: Storage, row: Round, now: datetime | None
 def _training(engine: Engine, _storage: Storage, row: Round, now: datetime | None) -> bool:
     plan = rounds.plan_of(row)
     if row.training_job_id is None:
-        runs.require_model(settings_of(engine), plan.base_model)
+        with read_session(engine) as session:
+            parent = _parent(session, plan)
+        runs.require(settings_of(engine), base_model=plan.base_model, config=plan.run_config(), parent=parent)
         with write_session(engine) as session:
             run = runs.create(
                 session,
@@ -137,6 +160,7 @@ def _training(engine: Engine, _storage: Storage, row: Round, now: datetime | Non
                 base_model=plan.base_model,
                 config=plan.run_config(),
                 by=_starter(session, row),
+                parent=parent,
                 idempotency_key=f"round-{row.id}-run",
                 note=f"round {row.number}",
                 now=now,

@@ -13,6 +13,7 @@ from app.events.types import StepTaken
 from app.models import JobKind, Snapshot, User
 from app.services.jobs import jobs, leases, workers
 from tests.factory import Factory
+from tests.services.training.trained import trained
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -243,3 +244,55 @@ def test_a_model_that_is_not_here_is_refused(
     body = {"snapshot_id": snapshot.id, "base_model": "elsewhere"}
     reply = client.post("/api/v1/jobs", json=body, headers=api(factory.engineer()))
     assert reply.status_code == 422 and "no base model named" in reply.json()["detail"]
+
+
+def test_a_run_starts_from_a_checkpoint_on_new_pairs_only(
+    client: TestClient, engine: Engine, settings: Settings, engineer: dict[str, str], factory: Factory, api: Api
+) -> None:
+    maker = factory.engineer()
+    project = factory.judged(4, eval_percent=0, default_base_model="tiny")
+    _, start = trained(engine, settings, project, maker)
+    wanted = {"project": project.slug, "from_checkpoint": start.id, "new_pairs_only": True}
+    nothing = client.post("/api/v1/jobs", json=wanted, headers=engineer)
+    assert (nothing.status_code, nothing.json()["code"]) == (409, "snapshot_empty")
+    factory.comparison(project)
+    assert factory.judge(project, maker)
+    made = client.post("/api/v1/jobs", json=wanted, headers=engineer)
+    assert made.status_code == 201, made.text
+    assert (made.json()["from_checkpoint"], made.json()["base_model"]) == (start.id, "tiny")
+    snapshot = client.get(f"/api/v1/snapshots/{made.json()['snapshot_id']}", headers=engineer).json()
+    assert (snapshot["counts"]["train"], snapshot["rule"]["new_to_checkpoint"]) == (1, start.id)
+    again = {"snapshot_id": snapshot["id"], "from_checkpoint": start.id}
+    assert client.post("/api/v1/jobs", json=again, headers=engineer).status_code == 201
+    for body, field in (
+        (again | {"new_pairs_only": True}, "new_pairs_only"),
+        ({"project": project.slug, "new_pairs_only": True}, "new_pairs_only"),
+        (wanted | {"base_model": "other"}, "base_model"),
+        (wanted | {"config": {"lora_r": 5}}, "body.config.lora_r"),
+    ):
+        refused = client.post("/api/v1/jobs", json=body, headers=engineer)
+        assert refused.status_code == 422 and field in refused.text, refused.text
+    plain = client.post("/api/v1/jobs", json={"project": project.slug}, headers=engineer).json()
+    assert plain["from_checkpoint"] is None
+
+
+def test_a_checkpoint_of_a_hidden_project_is_as_one_that_is_not_there(
+    client: TestClient, engine: Engine, settings: Settings, factory: Factory, api: Api
+) -> None:
+    owner, other = factory.engineer(), factory.engineer()
+    hidden = factory.project(by=owner, eval_percent=0, open_to_everybody=False)
+    factory.comparison(hidden)
+    assert factory.judge(hidden, owner)
+    _, start = trained(engine, settings, hidden, owner)
+    project = factory.judged(4, eval_percent=0, default_base_model="tiny")
+    for number in (start.id, 999):
+        body = {"project": project.slug, "from_checkpoint": number}
+        refused = client.post("/api/v1/jobs", json=body, headers=api(other))
+        assert (refused.status_code, refused.json()["detail"].split(".")[0]) == (
+            404,
+            f"There is no checkpoint {number}",
+        )
+        rule = {"rule": {"new_to_checkpoint": number}}
+        for action in ("preview", "snapshots"):
+            asked = client.post(f"/api/v1/projects/{project.slug}/{action}", json=rule, headers=api(other))
+            assert asked.status_code == 404, asked.text

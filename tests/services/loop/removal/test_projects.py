@@ -27,7 +27,7 @@ from app.storage import Storage
 from tests.factory import Factory
 from tests.services.collecting.test_exclusions import exclude, wrong_counts
 from tests.services.loop.removal.test_imports import brought, waiting
-from tests.services.training.trained import trained
+from tests.services.training.trained import trained, trained_from
 
 
 def filled(engine: Engine, settings: Settings, factory: Factory, storage: Storage, slug: str) -> tuple[Project, User]:
@@ -170,3 +170,19 @@ def test_it_stays_while_another_project_rests_on_its_checkpoint(
         )
     with pytest.raises(Conflict, match="“Other” rests on a result of “First”"):
         begin(engine, project, maker)
+
+
+def test_a_project_whose_checkpoint_another_one_s_run_starts_from_stays(
+    engine: Engine, settings: Settings, factory: Factory, storage: Storage
+) -> None:
+    maker = factory.engineer()
+    first, other = (factory.judged(2, eval_percent=0, slug=slug) for slug in ("first", "other"))
+    _, checkpoint = trained(engine, settings, first, maker)
+    trained_from(engine, settings, other, maker, checkpoint)
+    with pytest.raises(Conflict, match="“Other” rests on a result of “First”"):
+        begin(engine, first, maker)
+    begin(engine, other, maker)
+    assert projects.finish(engine, storage, project_id=other.id)
+    begin(engine, first, maker)
+    assert projects.finish(engine, storage, project_id=first.id)
+    assert "continuations" not in {name for name, count in rows(engine).items() if count}

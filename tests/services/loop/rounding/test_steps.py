@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select, update
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.errors import Conflict
+from app.errors import Conflict, Invalid, NotFound
 from app.models import (
     Evaluation,
     EvaluationPair,
@@ -26,16 +26,19 @@ from app.models import (
     User,
 )
 from app.models.base import now as utc_now
+from app.services.accounts.access import Caller
 from app.services.jobs import jobs, leases
 from app.services.loop import evaluations
 from app.services.loop.generating import answers, making
 from app.services.loop.generating.answers import Arrived
 from app.services.loop.rounding import rounds, steps
 from app.services.loop.rounding.plan import RoundPlan
+from app.services.training import runs
 from app.storage import get_storage
 from tests.factory import Factory
 from tests.pretend_worker import PretendWorker, prepare_model
 from tests.services.loop.batch import LATER
+from tests.services.training.trained import trained
 
 PLAN = {
     "base_model": "tiny",
@@ -282,3 +285,61 @@ def test_one_round_at_a_time_and_the_same_wish_finds_it(engine: Engine, played: 
     assert played.start().id == played.round.id
     with pytest.raises(Conflict, match="hasn't ended"):
         played.start(limit=5)
+
+
+def test_the_next_round_goes_on_from_the_checkpoint_and_blind_judgments_are_none_of_its_own(
+    engine: Engine, settings: Settings, played: Played, factory: Factory
+) -> None:
+    played.on()
+    played.answered()
+    played.on()
+    played.judged()
+    played.on()
+    worker = PretendWorker(engine, settings)
+    worker.claim()
+    checkpoint = worker.publish()
+    played.on()
+    played.answered()
+    with write_session(engine) as session:  # its evaluation asks on
+        session.execute(update(Round).values(state=RoundState.FINISHED, ended_at=utc_now()))
+    start = {"from_checkpoint": checkpoint.id, "new_pairs_only": True, "sources": (), "judgments": 2}
+    played.round = played.start(**start)
+    assert played.start(**start).id == played.round.id, "the same wish"
+
+    def waits() -> int:
+        with read_session(engine) as session:
+            return steps.waits_for(session, rounds.get(session, played.round.id))
+
+    assert played.judged() == 4 and waits() == 2, "the four are the blind batch's"
+    factory.comparisons(played.project, 3)
+    assert factory.judge(played.project, played.engineer) and waits() == 1
+    played.judged()
+    row = played.on()
+    with read_session(engine) as session:
+        run = runs.get(session, row.training_job_id or 0)
+    assert (run.parent_id, run.snapshot.rule["new_to_checkpoint"]) == (checkpoint.id, checkpoint.id)
+    assert run.snapshot.counts.train == 3
+    worker.claim()
+    worker.publish()
+    with read_session(engine) as session:
+        evaluation = evaluations.get(session, played.on().evaluation_id or 0)
+    assert evaluation.opponent_id == checkpoint.id, "its parent"
+
+
+def test_a_round_that_cannot_start_from_its_checkpoint_is_refused_before_anybody_judges(
+    engine: Engine, settings: Settings, played: Played, factory: Factory
+) -> None:
+    hidden = factory.project(by=played.engineer, eval_percent=0, open_to_everybody=False)
+    factory.comparison(hidden)
+    assert factory.judge(hidden, played.engineer)
+    _, checkpoint = trained(engine, settings, hidden, played.engineer)
+    plan = RoundPlan.of({"base_model": "tiny", "from_checkpoint": checkpoint.id})
+    steps.require(engine, plan, caller=Caller.of(played.engineer))
+    with pytest.raises(NotFound, match=f"no checkpoint {checkpoint.id}"):
+        steps.require(engine, plan, caller=Caller.of(factory.engineer()))
+    with pytest.raises(Invalid, match="LoRA rank"):
+        steps.require(engine, replace(plan, config={"lora_r": 3}))
+    with pytest.raises(Invalid, match="was trained on tiny"):
+        steps.require(engine, replace(plan, base_model="other"))
+    with pytest.raises(Invalid, match="no checkpoint that they are new to"):
+        RoundPlan.of({"base_model": "tiny", "new_pairs_only": True})
