@@ -34,6 +34,7 @@ from app.routes.loop import (
     rounds,
     verdicts,
 )
+from app.routes.loop.labels import checks as label_checks
 from app.routes.ops import audit, health, storage, workers
 from app.routes.training import checkpoints, jobs, new_run
 from app.web import failures
@@ -63,6 +64,7 @@ PAGES: tuple[Any, ...] = (
     exclusions,
     removal,
     lineage,
+    label_checks,
     snapshots,
     extracts,
     new_run,

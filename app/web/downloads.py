@@ -17,6 +17,7 @@ from app.services.datasets import snapshots
 from app.services.datasets.extracts import extracts
 from app.services.datasets.extracts.containers import MEDIA_TYPES
 from app.services.loop import verdicts
+from app.services.loop.labels import checks as label_checks
 from app.services.loop.verdict import card
 from app.services.training import checkpoints, exports
 from app.storage import Storage
@@ -158,6 +159,20 @@ def send_export_archive(
         filename=f"{folder}.tar",
         media_type="application/x-tar",
         modified=modified,
+    )
+
+
+def send_label_check_file(request: Request, session: Session, storage: Storage, *, job_id: int, name: str) -> Response:
+    """Every pair's figures of a label check, for the page and the API. Raises NotFound."""
+    check = label_checks.get(session, job_id)
+    file = label_checks.file(check, name)
+    return send(
+        request,
+        storage,
+        stored(file),
+        filename=f"label-check-{job_id}-{file.name}",
+        media_type="application/x-ndjson",
+        modified=check.job.finished_at or check.job.created_at,
     )
 
 

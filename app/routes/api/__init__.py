@@ -12,6 +12,7 @@ from app.routes.api.loop import (
     exclusions,
     generations,
     guesses,
+    label_checks,
     lineage,
     progress,
     removal,
@@ -47,5 +48,6 @@ for part in (
     exclusions,
     removal,
     lineage,
+    label_checks,
 ):
     router.include_router(part.router)

@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.models import FINISHED, Checkpoint, EventType, Job, JobState, Project, TrainingRun
 from app.routes.loop import lineage
+from app.routes.loop.labels import panel as label_panel
+from app.routes.loop.labels.panel import LabelsPanel
 from app.routes.loop.lineage import LineagePanel
 from app.routes.training import job_page
 from app.routes.training.job_page import LogLine, Outcome, Status
@@ -103,6 +105,7 @@ class RunPage(Live):
     configuration: list[tuple[str, list[Setting]]] = field(default_factory=list)
     computed_in: str = ""
     origins: LineagePanel | None = None
+    labels: LabelsPanel | None = None
 
 
 def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
@@ -116,6 +119,7 @@ def page(session: Session, *, run: TrainingRun, settings: Settings) -> RunPage:
         configuration=configuration(run.config),
         computed_in=history.computed_in(session, job=run.job),
         origins=lineage.of_run(session, run),
+        labels=label_panel.of_run(session, run),
     )
 
 

@@ -1,0 +1,1 @@
+"""Pages of label checks, and of whose preferences a run learned."""
