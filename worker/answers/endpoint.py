@@ -21,10 +21,12 @@ from worker.answers.reply import AskLater, PromptRefused, Reply
 from worker.answers.told import Failed, Progress, Stopped
 
 TRIES = 6
+PATIENT = 4  # times as long until a busy server is asked again that doesn't say when: six tries span a minute
 LONGEST_WAIT = 600.0
 LARGEST_REPLY = 4_000_000  # bytes
 REFUSED_IN_A_ROW = 10
 STOPPING_SECONDS = 5.0
+GREETING = [{"role": "user", "content": "Hello."}]
 
 
 def ask(source: Mapping[str, Any], *, before: int, progress: Progress, stop: threading.Event) -> None:
@@ -135,19 +137,22 @@ class _Asking:
             self.progress.there(self.before)
 
     async def _patiently(self, client: httpx.AsyncClient, messages: list[dict[str, str]], seed: int) -> Reply:
-        """Ask until there is an answer, waiting longer each time and as long as the server wants. Raises Failed after some tries."""
+        """Ask until there is an answer, waiting longer each time and as long as the server wants. After some tries raises Failed,
+        but PromptRefused where the server answers something else: one prompt that it breaks on keeps no other from it."""
         for number in range(TRIES):
             await self._turn()
             try:
                 return await self._once(client, messages, seed)
             except AskLater as later:
                 if number == TRIES - 1:
+                    why = f"It was asked {TRIES} times and didn't answer: {later.why}."
+                    if not later.busy and await self._answers(client, GREETING):
+                        raise PromptRefused(why) from None
                     raise Failed(
-                        "endpoint_unavailable",
-                        f"It was asked {TRIES} times and didn't answer: {later.why}. "
-                        "What arrived is kept; press Retry when it is there again.",
+                        "endpoint_unavailable", f"{why} What arrived is kept; press Retry when it is there again."
                     ) from None
                 wait = self.source.get("backoff_seconds", 0.5) * 2**number * random.uniform(0.5, 1)  # noqa: S311
+                wait *= PATIENT if later.busy else 1
                 if later.seconds is not None:
                     wait = min(later.seconds, LONGEST_WAIT)
                     self.not_before = max(self.not_before, time.monotonic() + wait)
@@ -155,6 +160,17 @@ class _Asking:
                 self.progress.say("log", message=message, level="warning")
                 await asyncio.sleep(wait)
         raise AssertionError
+
+    async def _answers(self, client: httpx.AsyncClient, messages: list[dict[str, str]]) -> bool:
+        """Whether the server answers a prompt, whatever it says."""
+        await self._turn()
+        try:
+            await self._once(client, messages, 0)
+        except PromptRefused:
+            return True
+        except AskLater:
+            return False
+        return True
 
     async def _turn(self) -> None:
         """Wait for the server's own time, and for a turn among those of a minute."""
@@ -193,7 +209,8 @@ class _Asking:
         except httpx.TimeoutException:
             raise AskLater(f"it didn't answer within {self.source['seconds']:g} s") from None
         except httpx.HTTPError as problem:
-            raise AskLater(f"it can't be reached ({str(problem) or type(problem).__name__})") from None
+            gone = isinstance(problem, httpx.ConnectError)
+            raise AskLater(f"it can't be reached ({str(problem) or type(problem).__name__})", busy=gone) from None
         finally:
             self.calls -= 1
         return reply.read(

@@ -9,6 +9,7 @@ from typing import Any
 from worker.answers.told import Failed
 
 LATER = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+BUSY = frozenset({425, 429, 502, 503, 529})  # that is the server's state, whatever it is asked
 OF_THIS_PROMPT = frozenset({400, 413, 422})
 LONGEST_REASON = 300
 FINISHES = {"length": "length", "max_tokens": "length"}
@@ -16,11 +17,12 @@ NOT_GIVEN = frozenset({"content_filter", "tool_calls", "function_call"})
 
 
 class AskLater(Exception):
-    """It may answer if it is asked again; `seconds`: not before then, where it says so."""
+    """It may answer if it is asked again; `seconds`: not before then, where it says so. `busy`: it would say the same to
+    every prompt; else this prompt may be what it can't answer."""
 
-    def __init__(self, why: str, seconds: float | None = None) -> None:
+    def __init__(self, why: str, seconds: float | None = None, *, busy: bool = False) -> None:
         super().__init__(why)
-        self.why, self.seconds = why, seconds
+        self.why, self.seconds, self.busy = why, seconds, busy
 
 
 class PromptRefused(Exception):
@@ -40,7 +42,7 @@ class Reply:
 def read(status: int, retry_after: str | None, body: bytes, *, url: str, model: str) -> Reply:
     """Raises AskLater, PromptRefused, and Failed for what asking again won't change."""
     if status in LATER:
-        raise AskLater(f"it said {status}{_said(body)}", _seconds(retry_after))
+        raise AskLater(f"it said {status}{_said(body)}", _seconds(retry_after), busy=status in BUSY)
     if status in OF_THIS_PROMPT:
         raise PromptRefused(f"The server said {status}{_said(body)}.")
     if status in (401, 403):
@@ -100,7 +102,7 @@ def _seconds(retry_after: str | None) -> float | None:
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())

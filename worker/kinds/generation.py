@@ -52,6 +52,7 @@ class Generating:
         self._keys: dict[str, str] = {}
         self._prompts: dict[int, list[Message]] = {}
         self._known: set[Place] = set()
+        self._pairing = False
         self._files: list[AnswerFile] = []
         self._scores: Scores
 
@@ -64,7 +65,9 @@ class Generating:
         self._plan = generations.get(session, self._job.id)
         self._sources = generations.sources(self._plan)
         self._prompts = prompts.messages_of(session, ids=generations.prompt_ids(self._plan))
-        self._known = answers.places(session, job_id=self._job.id, given=True)
+        # Once pairs are being made, what failed stays so: an answer that came now would be in none.
+        self._pairing = bool(self._plan.counts.get("paired"))
+        self._known = answers.places(session, job_id=self._job.id, given=not self._pairing)
         for number, source in enumerate(self._sources):
             if source.kind is AnswerKind.CHECKPOINT and source.id is not None:
                 self._checkpoints[source.id] = checkpoints.get(session, source.id)
@@ -78,7 +81,8 @@ class Generating:
         """Raises CheckpointBroken for damaged files, NotFound for a base model or file that isn't there."""
         with write_session(get_engine(self._settings)) as session:
             leases.hold(session, job_id=self._job.id, token=str(self._job.lease_token))
-            answers.forget_failed(session, job_id=self._job.id)
+            if not self._pairing:
+                answers.forget_failed(session, job_id=self._job.id)
         self._files = [AnswerFile(folder / f"source-{number}", number) for number in range(len(self._sources))]
         for file in self._files:
             file.begin()
@@ -236,9 +240,12 @@ class AnswerFile:
             self.folder.mkdir(parents=True)
         with suppress(FileNotFoundError):
             lines = self.path.read_bytes().splitlines(keepends=True)
-            given = [line for line in lines if not (one := self._answer(line)) or one.finish is not Finish.FAILED]
-            if len(given) < len(lines):  # what failed is asked for again
-                self.path.write_bytes(b"".join(given))
+            # What failed is asked for again. A line without an end, of a full disk, would swallow the next one.
+            given = [line for line in lines if line.endswith(b"\n") and self._is_given(line)]
+            if len(given) < len(lines):
+                part = self.path.with_suffix(".part")
+                part.write_bytes(b"".join(given))
+                part.replace(self.path)
 
     def ask(self, messages: Sequence[tuple[int, list[Message]]]) -> None:
         """Write the prompts, unless an attempt has begun with its own."""
@@ -262,6 +269,10 @@ class AnswerFile:
         whole = [line for line in lines if line.endswith(b"\n")]
         arrived = [one for line in whole if (one := self._answer(line))]
         return Batch(self, arrived, self.offset + sum(map(len, whole))) if whole else None
+
+    def _is_given(self, line: bytes) -> bool:
+        answer = self._answer(line)
+        return answer is not None and answer.finish is not Finish.FAILED
 
     def _answer(self, line: bytes) -> Arrived | None:
         try:

@@ -145,6 +145,59 @@ def test_one_that_stays_broken_fails_the_job_and_what_arrived_is_kept(tmp_path: 
     assert error_of(events)["message"].startswith("far (m): ")
 
 
+@pytest.mark.parametrize("broken", [Said(500, b"Traceback"), Said(hang=2)], ids=["fails", "hangs"])
+def test_a_prompt_that_it_breaks_on_keeps_no_other_from_it(tmp_path: Path, broken: Said) -> None:
+    def answer(number: int, call: Call) -> Said:
+        return broken if call.body["messages"][0]["content"] == "Question 0?" else Said(body=completion("Aye."))
+
+    with serving(answer) as server:
+        code, _, answers = run(plan_of(tmp_path, server, seconds=0.5))
+    assert (code, [one["finish"] for one in answers]) == (0, ["failed", "stop", "stop"])
+    assert answers[0]["completion"].startswith("It was asked 6 times and didn't answer: ")
+    assert len(server.calls) == 6 + 1 + 2, "a greeting tells a prompt that it can't answer from a server that is gone"
+
+
+def test_one_that_breaks_on_everything_fails_the_job(tmp_path: Path) -> None:
+    with serving(lambda *_: Said(500, b"Traceback")) as server:
+        code, events, answers = run(plan_of(tmp_path, server))
+    assert (code, answers, len(server.calls)) == (1, [], 7)
+    assert error_of(events)["reason"] == "endpoint_unavailable"
+
+
+def test_one_that_breaks_on_every_prompt_and_greets_is_not_asked_for_all(tmp_path: Path) -> None:
+    def answer(number: int, call: Call) -> Said:
+        greeted = call.body["messages"][0]["content"] == "Hello."
+        return Said(body=completion("Hello!")) if greeted else Said(500, b"Traceback")
+
+    with serving(answer) as server:
+        code, events, _ = run(plan_of(tmp_path, server, prompts=50, backoff_seconds=0.001))
+    assert (code, len(server.calls)) == (1, 10 * 7)
+    assert error_of(events)["reason"] == "endpoint_failed"
+
+
+def test_one_that_is_busy_and_says_not_how_long_is_given_a_minute(tmp_path: Path) -> None:
+    with serving(lambda number, _: Said(429) if number < 5 else Said(body=completion("Aye."))) as server:
+        code, events, answers = run(plan_of(tmp_path, server, prompts=1, backoff_seconds=0.01))
+    waits = [event for event in events if event.get("level") == "warning"]
+    assert (code, len(answers), len(waits)) == (0, 1, 5)
+    ordinary = 0.5 / 0.01  # of what the product waits by itself
+    assert (server.calls[5].at - server.calls[0].at) * ordinary >= 30
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Fri, 01 Jan 99999999999999999999 00:00:00 GMT", "Fri, 01 Jan 2030 10:00:00 +999999999999999999", "-5", "nan", "x" * 9_000],
+    ids=["year", "zone", "negative", "nan", "long"],
+)  # fmt: skip
+def test_a_retry_after_that_is_none_is_no_reason_to_end(tmp_path: Path, header: str) -> None:
+    def answer(number: int, call: Call) -> Said:
+        return Said(429, b"{}", {"Retry-After": header}) if not number else Said(body=completion("Aye."))
+
+    with serving(answer) as server:
+        code, _, answers = run(plan_of(tmp_path, server, prompts=1))
+    assert (code, len(answers), len(server.calls)) == (0, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
