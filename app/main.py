@@ -18,7 +18,7 @@ from app.ops import logs, sweeper
 from app.ops.metrics import Metrics
 from app.paths import STATIC
 from app.routes import api
-from app.routes.accounts import account, members, people, person, second_factor, session
+from app.routes.accounts import account, links, members, passkeys, people, person, second_factor, session
 from app.routes.collecting import compare, guidelines, history, home, imports, projects
 from app.routes.datasets import data, extracts, snapshots
 from app.routes.loop import (
@@ -49,7 +49,9 @@ PAGES: tuple[Any, ...] = (
     compare,  # asked for the most, and each request goes through the list
     health,
     session,
+    links,
     account,
+    passkeys,
     second_factor,
     people,
     person,

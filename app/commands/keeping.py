@@ -31,10 +31,15 @@ def make_backup(
 def put_back(
     folder: Annotated[Path, typer.Argument(help="A folder that `prefloop backup` made.", exists=True, file_okay=False)],
     keep_tokens: Annotated[
-        bool, typer.Option("--keep-tokens", help="Leave API tokens alive: for a move, where nothing was ended since.")
+        bool,
+        typer.Option(
+            "--keep-tokens",
+            help="Leave API tokens alive and passkeys as they were: for a move, where nothing was ended since.",
+        ),
     ] = False,
 ) -> None:
-    """Put a backup back into an empty installation. Everybody signs in anew, and API tokens end."""
+    """Put a backup back into an empty installation. Everybody signs in anew, API tokens end, and each passkey signs in alone only
+    after it was used once beside a password or link."""
     from app.ops import restore
 
     contents = restore.restore(get_settings(), folder, keep_tokens=keep_tokens, report=console.print)

@@ -11,7 +11,7 @@ from app.commands.options import AsJson
 from app.config import get_settings
 from app.db import get_engine, read_session, write_session
 from app.models import ProjectRole, Role
-from app.services.accounts import audit, links, members, second_factor, sessions, users
+from app.services.accounts import audit, links, members, passkeys, second_factor, sessions, users
 from app.services.loop.removal import people
 from app.services.loop.removal.people import Votes
 from app.storage import get_storage
@@ -108,12 +108,13 @@ def set_password(
     secret = typer.prompt("New password", hide_input=True, confirmation_prompt=True)
     hashed = users.hashed(secret, username)
     with write_session() as session:
-        users.set_password(
-            session, user=users.get(session, username), password=hashed, by=None, keep_tokens=keep_tokens
-        )
+        person = users.get(session, username)
+        users.set_password(session, user=person, password=hashed, by=None, keep_tokens=keep_tokens)
     console.print("The password was changed, and the account was signed out everywhere.")
     if not keep_tokens:
         console.print("Its API tokens were ended.")
+    if person.has_passkey:
+        console.print("Each of its passkeys asks for the new password once.")
 
 
 @user.command("sessions")
@@ -137,6 +138,26 @@ def list_sessions(username: str, as_json: AsJson = False) -> None:
         )
 
 
+@user.command("passkeys")
+def list_passkeys(username: str, as_json: AsJson = False) -> None:
+    """Show the passkeys of an account."""
+    with read_session() as session:
+        show(
+            (
+                {
+                    "id": row.id,
+                    "name": row.name,
+                    "signs_in": "alone" if row.alone else "beside a password or link",
+                    "since": row.created_at,
+                    "last_used": row.last_used_at,
+                }
+                for row in passkeys.listing(session, user=users.get(session, username))
+            ),
+            as_json=as_json,
+            empty=f"{username} has no passkeys.",
+        )
+
+
 @user.command("sign-out")
 def sign_out(
     username: str,
@@ -157,9 +178,9 @@ def sign_out(
 
 @user.command("reset-second-factor")
 def reset_second_factor(username: str) -> None:
-    """Turn off the second factor of somebody who lost app and recovery codes."""
+    """End app, passkeys and recovery codes of somebody who lost them."""
     with write_session() as session:
-        second_factor.remove(session, user=users.get(session, username), by=None)
+        second_factor.reset(session, user=users.get(session, username), by=None)
     console.print(f"The second factor of {username} is off. For a link: prefloop user link {username}")
 
 

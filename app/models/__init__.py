@@ -34,6 +34,7 @@ from app.models.judgment import Judgment, JudgmentSource
 from app.models.label_check import CheckedPair, LabelCheck
 from app.models.lineage import ExclusionMark, Retraining, SnapshotBlock
 from app.models.membership import Membership, ProjectRole, PromisedMembership, TokenProject
+from app.models.passkey import Passkey, PasskeyChallenge
 from app.models.project import Guideline, Project
 from app.models.round import ROUND_TRANSITIONS, Round, RoundState, RoundStep
 from app.models.snapshot import Agreed, Counts, Evaluator, Sides, Snapshot, Source, Statistics, Warned
@@ -102,6 +103,8 @@ __all__ = [
     "Membership",
     "NeededVerdict",
     "Pairing",
+    "Passkey",
+    "PasskeyChallenge",
     "Project",
     "ProjectCount",
     "ProjectRole",

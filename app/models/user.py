@@ -4,10 +4,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, exists
+from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from app.models.base import Base, now, string_enum
+from app.models.passkey import Passkey
 
 if TYPE_CHECKING:
     from app.models.project import Project
@@ -44,14 +45,23 @@ class User(Base):
     erased_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     last_seen_at: Mapped[datetime | None]
+    has_passkey: Mapped[bool] = column_property(
+        exists().where(Passkey.user_id == id).correlate_except(Passkey),
+        expire_on_flush=False,  # it changes with passkeys, not with the row
+    )
+
+    @property
+    def has_app(self) -> bool:
+        """Whether an authenticator app is set up."""
+        return self.totp_since is not None
 
     @property
     def has_second_factor(self) -> bool:
-        return self.totp_since is not None
+        return self.has_app or self.has_passkey
 
 
 class RecoveryCode(Base):
-    """Stands in once for a code of the second factor; stored as a keyed hash."""
+    """Stands in once for a code of the app or for a passkey; stored as a keyed hash."""
 
     __tablename__ = "recovery_codes"
 

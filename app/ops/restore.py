@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import get_engine, write_session
 from app.errors import Conflict, Invalid
-from app.models import ApiToken, Link, LoginAttempt, UserSession, Worker
+from app.models import ApiToken, Link, LoginAttempt, PasskeyChallenge, UserSession, Worker
 from app.models.base import now as clock
 from app.ops import backup, databases, migrate
 from app.ops.backup import Contents, Report
-from app.services.accounts import audit
+from app.services.accounts import audit, passkeys
 from app.storage import Storage, get_storage
 
 
@@ -23,7 +23,8 @@ def restore(
     """Everything that the backup in `source` holds, after all of it was read and found whole.
 
     Every session and link ends, and every token unless they are to be kept: the backup doesn't know which of them were
-    used up, ended or stolen after it was made. Raises Conflict where the installation isn't empty.
+    used up, ended or stolen after it was made. For the same reason a passkey is a second factor alone until it was used beside a
+    password or link, unless tokens are kept. Raises Conflict where the installation isn't empty.
     """
     contents = backup.verify(source, report=report)
     store = get_storage(settings)
@@ -98,6 +99,7 @@ def _end_what_may_be_over(session: Session, *, keep_tokens: bool) -> None:
     tables: list[type[UserSession] | type[Link] | type[ApiToken]] = [UserSession, Link]
     if not keep_tokens:
         tables.append(ApiToken)
+        passkeys.distrust(session)
     for table in tables:
         session.execute(
             update(table)
@@ -105,5 +107,5 @@ def _end_what_may_be_over(session: Session, *, keep_tokens: bool) -> None:
             .values(revoked_at=now)
             .execution_options(synchronize_session=False)
         )
-    for leftover in (LoginAttempt, Worker):
+    for leftover in (LoginAttempt, PasskeyChallenge, Worker):
         session.execute(delete(leftover))

@@ -6,7 +6,7 @@ the path of the public address in front; what comes back passes `inside`.
 
 import ipaddress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -44,6 +44,16 @@ class PublicAddress:
     def url(self) -> str:
         return self.origin + self.path
 
+    @property
+    def for_passkeys(self) -> "PublicAddress | None":
+        """The address whose passkeys browsers keep: its host has a name, and TLS unless it is this machine. None: no such.
+
+        Browsers keep none for a number, so this machine goes by its name.
+        """
+        if is_loopback(self.host):
+            return replace(self, host="localhost") if _is_number(self.host) else self
+        return self if self.scheme == "https" and not _is_number(self.host) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -72,6 +82,10 @@ class Site:
     @property
     def flash_cookie(self) -> str:
         return self._cookie("prefloop_flash")
+
+    @property
+    def passkey_cookie(self) -> str:
+        return self._cookie("prefloop_passkey")
 
     @property
     def theme_cookie(self) -> str:
@@ -195,6 +209,14 @@ def origin_of(text: str | None) -> str | None:
         return public_address(text).origin if text else None
     except ValueError:
         return None
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str | None) -> bool:

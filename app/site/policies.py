@@ -21,7 +21,7 @@ class Policies(BaseSettings):
     fresh_minutes: int = Field(
         10,
         ge=1,
-        description="Minutes after a sign-in in which tokens and second factors are given without the password.",
+        description="Minutes after a sign-in in which tokens, passkeys and second factors are given without the password.",
     )
     second_factor_roles: str = Field(
         "", description="Roles that must have a second factor to see more than their account, separated by commas."

@@ -18,14 +18,15 @@ from app.db import get_engine, read_session, write_session
 from app.errors import Conflict, Invalid, Unavailable
 from app.models import ApiToken, AuditEntry, Job, Judgment, User, UserSession
 from app.ops import backup, databases, restore
-from app.services.accounts import links, second_factor, sessions, tokens, users
+from app.services.accounts import links, passkeys, second_factor, sessions, tokens, users
 from app.storage import get_storage
+from tests.authenticator import add_passkey
 from tests.factory import Factory
 from tests.ops.filled import rows_of
 from tests.services.training.exported import exported
 from tests.services.training.trained import trained
 
-ENDED = {"sessions", "links", "api_tokens", "login_attempts", "workers", "audit_entries"}
+ENDED = {"sessions", "links", "api_tokens", "passkeys", "login_attempts", "workers", "audit_entries"}
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def filled(engine: Engine, settings: Settings, factory: Factory) -> Engine:
         sessions.start(session, user=user)
         tokens.create(session, user=user, name="script")
         second_factor.begin(session, user=user)
+    add_passkey(engine, settings, user)
     return engine
 
 
@@ -85,6 +87,7 @@ def test_everything_comes_back_but_what_lets_people_in(
     }
     assert len(before["api_tokens"]) and all(row["revoked_at"] for row in after["api_tokens"])
     assert len(before["sessions"]) and all(row["revoked_at"] for row in after["sessions"])
+    assert [row | {"alone": False} for row in before["passkeys"]] == after["passkeys"] and len(after["passkeys"]) == 1
     assert fresh(elsewhere).secret == settings.secret
     store = get_storage(elsewhere)
     for row in before["checkpoint_files"]:
@@ -129,11 +132,13 @@ def test_tokens_can_be_kept_for_a_move(
     admin = factory.admin()
     with write_session(engine) as session:
         _, token = tokens.create(session, user=session.get_one(User, admin.id), name="script", settings=settings)
+    add_passkey(engine, settings, admin)
     backup.make(settings, tmp_path / "kept")
     restore.restore(fresh(elsewhere), tmp_path / "kept", keep_tokens=True)
     back = get_engine(elsewhere)
     with read_session(back) as session:
         assert tokens.find(session, token=token, settings=fresh(elsewhere)) is not None
+        assert [row.alone for row in passkeys.listing(session, user=admin)] == [True]
     back.dispose()
 
 

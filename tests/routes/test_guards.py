@@ -34,6 +34,8 @@ PUBLIC = {
     "/theme",
     "/sign-in",
     "/sign-in/code",
+    "/sign-in/passkey",
+    "/sign-in/passkey/options",
     "/sign-out",
     "/link/{token}",
     "/invitation/{token}",
@@ -49,6 +51,9 @@ ANYBODY = {
     "POST /account/second-factor/confirm",
     "POST /account/second-factor/codes",
     "POST /account/second-factor/remove",
+    "POST /account/passkeys",
+    "POST /account/passkeys/options",
+    "POST /account/passkeys/{passkey_id}/remove",
     "POST /account/sessions/{session_id}/revoke",
     "POST /account/sessions/revoke-others",
     "POST /account/tokens",
@@ -153,7 +158,7 @@ LEADS = {
 }
 # What an address holds beside the values that lead to a project: parts of such a thing, and what belongs to an account.
 PARTS = {"name", "format", "username", "number"}
-OF_ACCOUNTS = {"session_id", "token_id", "link_id", "username", "endpoint_id"}
+OF_ACCOUNTS = {"session_id", "token_id", "passkey_id", "link_id", "username", "endpoint_id"}
 
 
 @dataclass(frozen=True)

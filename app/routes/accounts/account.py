@@ -11,10 +11,12 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import read_session, write_session
+from app.db import read_session
 from app.errors import Invalid, NotFound, PrefloopError
-from app.models import ApiToken, Project, User, UserSession
-from app.services.accounts import access, logins, second_factor, sessions, tokens
+from app.models import ApiToken, Passkey, Project, User, UserSession
+from app.routes.accounts.owner import OwnerDep
+from app.routes.accounts.session import passkeys_at
+from app.services.accounts import access, logins, passkeys, second_factor, sessions, tokens
 from app.web.deps import (
     Browser,
     BrowserDep,
@@ -67,12 +69,14 @@ class TokenForm(BaseModel):
 class AccountPage:
     """`here`: the session of the browser that asks; `is_fresh`: it began a moment ago, so no password is asked.
     `new_token` is shown this once. `password_problem` and `token_problem` say why a form did nothing. `projects`: those to which a
-    token can be narrowed."""
+    token can be narrowed. `passkeys_at`: the address whose passkeys browsers keep, empty where there is none."""
 
     account: User
     here: int
     browsers: list[tuple[UserSession, str]]
     tokens: Sequence[ApiToken]
+    passkeys: Sequence[Passkey]
+    passkeys_at: str
     projects: Sequence[Project]
     is_fresh: bool
     token_days: int
@@ -114,6 +118,9 @@ def change_password(
         if form.keep_tokens
         else "Your other browsers and your tokens were ended."
     )
+    with read_session(engine) as session:
+        if session.get_one(User, browser.user_id).has_passkey:
+            ended += " Each passkey asks for the new password once."
     return redirect("/account", f"The password was changed. {ended}", "good")
 
 
@@ -133,23 +140,11 @@ def end_other_sessions(session: SessionDep, user: UserDep, here: BrowserSessionD
 def make_token(
     request: Request,
     form: Annotated[TokenForm, Form()],
-    engine: EngineDep,
-    browser: BrowserDep,
-    settings: SettingsDep,
+    owner: OwnerDep,
 ) -> Response:
-    address = client_address(request)
     try:
-        logins.prove(
-            engine,
-            user_id=browser.user_id,
-            session_id=browser.session_id,
-            password=form.password,
-            address=address,
-            settings=settings,
-        )
-        with write_session(engine) as session:
-            session.info["address"] = address
-            user = session.get_one(User, browser.user_id)
+        owner.prove(form.password)
+        with owner.writing() as (session, user):
             _, secret = tokens.create(
                 session,
                 user=user,
@@ -157,12 +152,12 @@ def make_token(
                 days=form.days,
                 projects=form.project or None,
                 only_reads=form.only_reads,
-                settings=settings,
+                settings=owner.settings,
             )
     except (Invalid, NotFound) as problem:
-        return _page_of(request, engine, browser, token_problem=problem)
+        return _page_of(request, owner.engine, owner.browser, token_problem=problem)
     return _page_of(
-        request, engine, browser, new_token=secret
+        request, owner.engine, owner.browser, new_token=secret
     )  # not after a redirect: nothing may keep the token for it
 
 
@@ -200,6 +195,8 @@ def _page(
         here=here,
         browsers=[(row, browser_name(row.user_agent)) for row in sessions.listing(session, user=user)],
         tokens=tokens.listing(session, user=user),
+        passkeys=passkeys.listing(session, user=user),
+        passkeys_at=passkeys_at(settings),
         projects=access.projects(session, caller=access.Caller.of(user)),
         is_fresh=sessions.is_fresh(session, session_id=here, settings=settings),
         token_days=settings.token_days,

@@ -1,4 +1,4 @@
-"""One person, for admins: where they are signed in, their tokens, their second factor."""
+"""One person, for admins: where they are signed in, their tokens, their passkeys, their second factor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.models import ApiToken, User, UserSession
+from app.models import ApiToken, Passkey, User, UserSession
 from app.routes.accounts.account import browser_name
-from app.services.accounts import second_factor, sessions, tokens, users
+from app.services.accounts import passkeys, second_factor, sessions, tokens, users
 from app.web.deps import AdminDep, RowId, SessionDep, SettingsDep
 from app.web.templating import redirect, render
 
@@ -21,6 +21,7 @@ class PersonPage:
     me: int
     browsers: list[tuple[UserSession, str]]
     tokens: Sequence[ApiToken]
+    passkeys: Sequence[Passkey]
     codes_left: int
     must_have_second: bool
 
@@ -33,6 +34,7 @@ def show(username: str, request: Request, session: SessionDep, user: AdminDep, s
         user.id,
         [(row, browser_name(row.user_agent)) for row in sessions.listing(session, user=person)],
         tokens.listing(session, user=person),
+        passkeys.listing(session, user=person),
         second_factor.codes_left(session, user=person),
         second_factor.is_required(person, settings),
     )
@@ -60,8 +62,17 @@ def end_token(username: str, token_id: RowId, session: SessionDep, user: AdminDe
     return redirect(f"/people/{person.username}", "The token was revoked.")
 
 
+@router.post("/passkeys/{passkey_id}/remove")
+def remove_passkey(
+    username: str, passkey_id: RowId, session: SessionDep, user: AdminDep, settings: SettingsDep
+) -> Response:
+    person = users.get(session, username)
+    name = passkeys.remove(session, passkey_id=passkey_id, user=person, by=user, settings=settings)
+    return redirect(f"/people/{person.username}", f"The passkey “{name}” was removed.")
+
+
 @router.post("/second-factor/reset")
 def reset_second_factor(username: str, session: SessionDep, user: AdminDep, settings: SettingsDep) -> Response:
     person = users.get(session, username)
-    second_factor.remove(session, user=person, by=user, settings=settings)
+    second_factor.reset(session, user=person, by=user, settings=settings)
     return redirect(f"/people/{person.username}", f"The second factor of {person.display_name} is off.")

@@ -1,104 +1,78 @@
-"""One's second factor: set it up in an authenticator app, get recovery codes, turn it off."""
+"""One's authenticator app: set it up, get recovery codes, turn it off."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
-from sqlalchemy import Engine
 
-from app.config import Settings
-from app.db import read_session, write_session
+from app.db import read_session
 from app.errors import Invalid, PrefloopError
 from app.models import User
-from app.services.accounts import logins, second_factor
-from app.web.deps import Browser, BrowserDep, EngineDep, SettingsDep, client_address
+from app.routes.accounts.owner import OwnerDep, Password
+from app.services.accounts import second_factor
 from app.web.templating import redirect, render
 
 router = APIRouter(prefix="/account/second-factor")
-Password = Annotated[str, Form()]
+HERE = "/account#second-factor"
 
 
 @dataclass(frozen=True)
 class SecondFactorPage:
-    """`secret` and `picture` while it is set up; `codes` are shown this once."""
+    """`secret` and `picture` while it is set up; `codes` are shown this once, with what was `done`."""
 
     secret: str = ""
     picture: str = ""
     codes: list[str] = field(default_factory=list)
+    done: str = ""
     problem: PrefloopError | None = None
 
 
 @router.post("")
-def begin(
-    request: Request, engine: EngineDep, browser: BrowserDep, settings: SettingsDep, password: Password = ""
-) -> Response:
+def begin(request: Request, owner: OwnerDep, password: Password = "") -> Response:
     """A secret for the app. It counts once a code of it was given."""
-    try:
-        _prove(request, engine, browser, settings, password)
-    except Invalid as problem:
-        return redirect("/account#second-factor", str(problem), "bad")
-    with write_session(engine) as session:
-        setup = second_factor.begin(session, user=session.get_one(User, browser.user_id), settings=settings)
+    if refusal := owner.refused(password, HERE):
+        return refusal
+    with owner.writing() as (session, user):
+        setup = second_factor.begin(session, user=user, settings=owner.settings)
     return _set_up(request, setup)
 
 
 @router.post("/confirm")
-def confirm(
-    request: Request, engine: EngineDep, browser: BrowserDep, settings: SettingsDep, code: Annotated[str, Form()]
-) -> Response:
+def confirm(request: Request, owner: OwnerDep, code: Annotated[str, Form()]) -> Response:
     try:
-        with write_session(engine) as session:
-            session.info["address"] = client_address(request)
-            user = session.get_one(User, browser.user_id)
-            codes = second_factor.confirm(session, user=user, code=code, settings=settings)
+        with owner.writing() as (session, user):
+            codes = second_factor.confirm(session, user=user, code=code, settings=owner.settings)
     except Invalid as problem:
-        with read_session(engine) as session:
-            setup = second_factor.pending(session.get_one(User, browser.user_id), settings)
+        with read_session(owner.engine) as session:
+            setup = second_factor.pending(session.get_one(User, owner.browser.user_id), owner.settings)
         if setup is None:
-            return redirect("/account#second-factor", str(problem), "bad")
+            return redirect(HERE, str(problem), "bad")
         return _set_up(request, setup, problem)
-    return render(request, "accounts/account/second_factor.html", SecondFactorPage(codes=codes))
+    return show_codes(request, codes, "It is on. Signing in now asks for a code of your app.")
 
 
 @router.post("/codes")
-def renew_codes(
-    request: Request, engine: EngineDep, browser: BrowserDep, settings: SettingsDep, password: Password = ""
-) -> Response:
-    try:
-        _prove(request, engine, browser, settings, password)
-    except Invalid as problem:
-        return redirect("/account#second-factor", str(problem), "bad")
-    with write_session(engine) as session:
-        session.info["address"] = client_address(request)
-        codes = second_factor.renew_codes(session, user=session.get_one(User, browser.user_id), settings=settings)
-    return render(request, "accounts/account/second_factor.html", SecondFactorPage(codes=codes))
+def renew_codes(request: Request, owner: OwnerDep, password: Password = "") -> Response:
+    if refusal := owner.refused(password, HERE):
+        return refusal
+    with owner.writing() as (session, user):
+        codes = second_factor.renew_codes(session, user=user, settings=owner.settings)
+    return show_codes(request, codes, "Earlier recovery codes are void.")
 
 
 @router.post("/remove")
-def remove(
-    request: Request, engine: EngineDep, browser: BrowserDep, settings: SettingsDep, password: Password = ""
-) -> Response:
-    try:
-        _prove(request, engine, browser, settings, password)
-    except Invalid as problem:
-        return redirect("/account#second-factor", str(problem), "bad")
-    with write_session(engine) as session:
-        session.info["address"] = client_address(request)
-        user = session.get_one(User, browser.user_id)
-        second_factor.remove(session, user=user, by=user, settings=settings)
-    return redirect("/account#second-factor", "Your second factor is off.")
+def remove(owner: OwnerDep, password: Password = "") -> Response:
+    if refusal := owner.refused(password, HERE):
+        return refusal
+    with owner.writing() as (session, user):
+        second_factor.turn_off_app(session, user=user, settings=owner.settings)
+    return redirect(HERE, "Your authenticator app is off.")
 
 
-def _prove(request: Request, engine: Engine, browser: Browser, settings: Settings, password: str) -> None:
-    logins.prove(
-        engine,
-        user_id=browser.user_id,
-        session_id=browser.session_id,
-        password=password,
-        address=client_address(request),
-        settings=settings,
-    )
+def show_codes(request: Request, codes: list[str], done: str) -> Response:
+    """Recovery codes, this once."""
+    return render(request, "accounts/account/second_factor.html", SecondFactorPage(codes=codes, done=done))
 
 
 def _set_up(request: Request, setup: second_factor.Setup, problem: PrefloopError | None = None) -> Response:

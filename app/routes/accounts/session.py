@@ -1,8 +1,7 @@
-"""Coming in and going out: password, sign-in link, invitation, sign-out."""
+"""Coming in and going out: password and second factor, sign-out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
@@ -10,12 +9,12 @@ from pydantic import BaseModel
 
 from app import security
 from app.config import Settings
-from app.db import read_session, write_session
-from app.errors import Conflict, Invalid, PrefloopError, TooMany, WrongCredentials
-from app.models import LinkKind, User
-from app.services.accounts import audit, links, logins, members, sessions, users
-from app.services.accounts.members import Promise
-from app.site.addresses import is_loopback
+from app.db import write_session
+from app.errors import PrefloopError, TooMany, WrongCredentials
+from app.models import User
+from app.services.accounts import logins, sessions, users
+from app.services.accounts.passkeys import Answer
+from app.services.accounts.second_factor import WrongFactor
 from app.web import request_state
 from app.web.deps import EngineDep, MaybeUserDep, SessionDep, SettingsDep, client_address
 from app.web.request_state import session_token, set_session_cookie
@@ -30,28 +29,44 @@ class SignInForm(BaseModel):
     next: str = "/"
 
 
-class CodeForm(BaseModel):
-    pending: str
-    code: str
-    next: str = "/"
+class SecondForm(BaseModel):
+    """`passkey`: the answer of the browser's dialogue, in place of a code."""
 
-
-class LinkForm(BaseModel):
     code: str = ""
+    passkey: str = ""
 
 
-class InvitationForm(BaseModel):
-    username: str
-    display_name: str = ""
-    password: str
+class CodeForm(SecondForm):
+    pending: str
+    next: str = "/"
 
 
 @dataclass(frozen=True)
 class SignInPage:
+    """`passkeys_at`: the address whose passkeys browsers keep, empty where there is none."""
+
     next: str
+    passkeys_at: str
     username: str = ""
     problem: PrefloopError | None = None
     has_admin: bool = True
+
+    @classmethod
+    def of(cls, settings: Settings, next: str, **shown: Any) -> "SignInPage":
+        return cls(next, passkeys_at(settings), **shown)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The second factors that an account has, of which one is asked for; `passkeys_at` as above."""
+
+    app: bool = False
+    passkey: bool = False
+    passkeys_at: str = ""
+
+    @classmethod
+    def of(cls, user: User, settings: Settings) -> "Asked":
+        return cls(user.has_app, user.has_passkey, passkeys_at(settings))
 
 
 @dataclass(frozen=True)
@@ -60,39 +75,18 @@ class CodePage:
 
     pending: str
     next: str
+    asked: Asked
     problem: PrefloopError | None = None
-
-
-@dataclass(frozen=True)
-class LinkPage:
-    """`signed_in`: somebody else whose session the link would replace. `wants_code`: the account has a second factor."""
-
-    name: str
-    token: str
-    signed_in: str
-    wants_code: bool = False
-    problem: PrefloopError | None = None
-
-
-@dataclass(frozen=True)
-class InvitationPage:
-    token: str
-    role: str
-    username: str = ""
-    display_name: str = ""
-    problem: PrefloopError | None = None
-    projects: Sequence[Promise] = ()
 
 
 @router.get("/sign-in")
-def show_sign_in(request: Request, session: SessionDep, user: MaybeUserDep, next: str = "/") -> Response:
+def show_sign_in(
+    request: Request, session: SessionDep, user: MaybeUserDep, settings: SettingsDep, next: str = "/"
+) -> Response:
     if user:
         return redirect(security.local_path(next))
-    return render(
-        request,
-        "accounts/session/sign_in.html",
-        SignInPage(security.local_path(next), has_admin=users.has_admin(session)),
-    )
+    page = SignInPage.of(settings, security.local_path(next), has_admin=users.has_admin(session))
+    return render(request, "accounts/session/sign_in.html", page)
 
 
 @router.post("/sign-in")
@@ -109,35 +103,39 @@ def sign_in(
             user_agent=request.headers.get("user-agent", ""),
         )
     except logins.CodeNeeded as needed:
-        return render(request, "accounts/session/code.html", CodePage(needed.pending, security.local_path(form.next)))
+        page = CodePage(needed.pending, security.local_path(form.next), Asked.of(needed.user, settings))
+        return render(request, "accounts/session/code.html", page)
     except (WrongCredentials, TooMany) as problem:
-        return _refused(request, SignInPage(security.local_path(form.next), form.username, problem), problem)
-    return _admit(request, settings, token, security.local_path(form.next))
+        again = SignInPage.of(settings, security.local_path(form.next), username=form.username, problem=problem)
+        return refused(request, again, problem)
+    return admit(request, settings, token, security.local_path(form.next))
 
 
 @router.post("/sign-in/code")
-def give_code(
+def give_second(
     request: Request, form: Annotated[CodeForm, Form()], engine: EngineDep, settings: SettingsDep
 ) -> Response:
     target = security.local_path(form.next)
     try:
-        _, token = logins.give_code(
+        _, token = logins.give_second(
             engine,
             pending=form.pending,
             code=form.code,
+            answer=answer_of(request, settings, form.passkey) if form.passkey else None,
             address=client_address(request),
             settings=settings,
             user_agent=request.headers.get("user-agent", ""),
         )
-    except logins.WrongCode as problem:
-        page = CodePage(form.pending, target, problem)
+    except WrongFactor as problem:
+        user = logins.waiting(engine, pending=form.pending, settings=settings)
+        page = CodePage(form.pending, target, Asked.of(user, settings), problem)
         return render(request, "accounts/session/code.html", page, status=problem.status)
     except (WrongCredentials, TooMany) as problem:
-        return _refused(request, SignInPage(target, problem=problem), problem)
-    return _admit(request, settings, token, target)
+        return refused(request, SignInPage.of(settings, target, problem=problem), problem)
+    return admit(request, settings, token, target)
 
 
-def _refused(request: Request, page: SignInPage, problem: PrefloopError) -> Response:
+def refused(request: Request, page: SignInPage, problem: PrefloopError) -> Response:
     response = render(request, "accounts/session/sign_in.html", page, status=problem.status)
     if "retry_after" in problem.details:
         response.headers["Retry-After"] = str(problem.details["retry_after"])
@@ -162,92 +160,7 @@ def sign_out(request: Request, session: SessionDep, settings: SettingsDep, user:
     return response
 
 
-@router.get("/link/{token}")
-def open_link(token: str, request: Request, session: SessionDep, settings: SettingsDep, user: MaybeUserDep) -> Response:
-    try:
-        link = links.find(session, token=token, settings=settings)
-    except links.LinkUsed as used:
-        if user and used.user_id == user.id:  # opened twice by the same person
-            return redirect("/")
-        raise
-    if link.kind == LinkKind.INVITATION and link.role:
-        projects = members.promises(session, link_ids=[link.id]).get(link.id, ())
-        page = InvitationPage(token, link.role.value, projects=projects)
-        return render(request, "accounts/session/invitation.html", page)
-    replaces = user is not None and user.id != link.user_id
-    owner = session.get_one(User, link.user_id)
-    if _opened_by_a_person(request, settings) and not replaces and not owner.has_second_factor:
-        return _use_link(request, settings, token)
-    signed_in = user.display_name if user and replaces else ""
-    shown = LinkPage(owner.display_name, token, signed_in, owner.has_second_factor)
-    return render(request, "accounts/session/link.html", shown)
-
-
-@router.post("/link/{token}")
-def use_link(token: str, request: Request, form: Annotated[LinkForm, Form()], settings: SettingsDep) -> Response:
-    engine = request.app.state.engine
-    with read_session(engine) as session:
-        link = links.find(session, token=token, settings=settings)
-        owner = session.get(User, link.user_id) if link.user_id else None
-    if owner is not None and owner.has_second_factor:
-        try:
-            address = client_address(request)
-            logins.check_code(engine, user=owner, code=form.code, address=address, settings=settings)
-        except logins.WrongCode as problem:
-            page = LinkPage(owner.display_name, token, "", wants_code=True, problem=problem)
-            return render(request, "accounts/session/link.html", page, status=problem.status)
-    return _use_link(request, settings, token)
-
-
-@router.post("/invitation/{token}")
-def accept_invitation(
-    token: str, request: Request, form: Annotated[InvitationForm, Form()], settings: SettingsDep
-) -> Response:
-    try:
-        with read_session(request.app.state.engine) as session:
-            links.find(session, token=token, settings=settings)  # nobody makes us hash without an invitation
-        password = users.hashed(form.password, form.username, form.display_name)
-        with write_session(request.app.state.engine) as session:
-            session.info["address"] = client_address(request)
-            user = links.accept_invitation(
-                session,
-                token=token,
-                username=form.username,
-                display_name=form.display_name,
-                password=password,
-                settings=settings,
-            )
-            cookie = _start_session(request, session, user, settings, how="invitation")
-    except (Invalid, Conflict) as problem:  # nothing was committed: the invitation can be taken again
-        with write_session(request.app.state.engine) as session:
-            link = links.find(session, token=token, settings=settings)
-            projects = members.promises(session, link_ids=[link.id]).get(link.id, ())
-        role = link.role.value if link.role else ""
-        page = InvitationPage(token, role, form.username, form.display_name, problem, projects)
-        return render(request, "accounts/session/invitation.html", page, status=problem.status)
-    return _admit(request, settings, cookie, "/")
-
-
-def _use_link(request: Request, settings: Settings, token: str) -> Response:
-    with write_session(request.app.state.engine) as session:
-        session.info["address"] = client_address(request)
-        user = links.use(session, token=token, settings=settings)
-        cookie = _start_session(request, session, user, settings, how="link")
-    return _admit(request, settings, cookie, "/")
-
-
-def _start_session(request: Request, session: SessionDep, user: User, settings: Settings, how: str) -> str:
-    audit.record(session, by=user, action="session.start", target=f"user {user.username}", how=how)
-    return sessions.start(
-        session,
-        user=user,
-        address=client_address(request),
-        user_agent=request.headers.get("user-agent", ""),
-        settings=settings,
-    )
-
-
-def _admit(request: Request, settings: Settings, token: str, target: str) -> RedirectResponse:
+def admit(request: Request, settings: Settings, token: str, target: str) -> RedirectResponse:
     """Sends the new session's cookie; the one that the browser had ends."""
     old = session_token(request, settings.site)
     if old:
@@ -260,13 +173,11 @@ def _admit(request: Request, settings: Settings, token: str, target: str) -> Red
     return response
 
 
-def _opened_by_a_person(request: Request, settings: Settings) -> bool:
-    """Whether a GET of a sign-in link may use it up at once. Previews of chats, mail scanners and prefetching must
-    not, and another site must not sign a browser in as somebody else; all those get a button instead."""
-    headers = request.headers
-    if "prefetch" in headers.get("sec-purpose", "") + headers.get("purpose", ""):
-        return False
-    if "sec-fetch-site" in headers:
-        return headers["sec-fetch-site"] == "none" and headers.get("sec-fetch-mode") == "navigate"
-    # No such headers: a program, or a browser over plain HTTP. No scanner reaches a server that only this machine sees.
-    return not settings.public_url and is_loopback(settings.host) and is_loopback(client_address(request))
+def answer_of(request: Request, settings: Settings, text: str) -> Answer:
+    """The answer of a browser that isn't signed in yet: a cookie says which one was asked."""
+    return Answer(text, request.cookies.get(settings.site.passkey_cookie, ""))
+
+
+def passkeys_at(settings: Settings) -> str:
+    place = settings.public_address.for_passkeys
+    return place.url if place else ""

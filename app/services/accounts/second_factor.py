@@ -1,4 +1,4 @@
-"""The second factor: a code of an authenticator app (TOTP, RFC 6238), or in its place a recovery code, each once.
+"""The second factor: a code of an authenticator app (TOTP, RFC 6238) or a passkey, or in their place a recovery code, each once.
 
 The app's secret is kept sealed with the installation's key, the recovery codes as keyed hashes.
 """
@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from app import security
 from app.config import Settings, get_settings
-from app.errors import Conflict, Invalid
-from app.models import RecoveryCode, User
+from app.errors import Conflict, Invalid, WrongCredentials
+from app.models import Passkey, RecoveryCode, User
 from app.models.base import now as clock
 from app.services.accounts import audit
 
@@ -23,6 +23,22 @@ RECOVERY_CODES = 10
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without what looks alike
 PURPOSE = "second factor"
 RESET = "An admin can reset it, or `prefloop user reset-second-factor NAME` where Prefloop runs."
+
+
+class WrongFactor(WrongCredentials):
+    """What was given beside or instead of a password isn't right. `how`: what it was, for the audit trail."""
+
+    how = "code"
+
+
+class WrongCode(WrongFactor):
+    code = "wrong_code"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "That isn't the code that your app shows now.",
+            "Wait for the next one, or take a recovery code. Each works once.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +63,8 @@ def begin(session: Session, *, user: User, settings: Settings | None = None) -> 
     import pyotp  # here, not above: few processes need it
 
     settings = settings or get_settings()
-    if user.has_second_factor:
-        raise Conflict("Your second factor is set up already.", "Turn it off first to move it to another app.")
+    if user.has_app:
+        raise Conflict("An authenticator app is set up already.", "Turn it off first to move to another app.")
     secret = pyotp.random_base32()
     user.totp_secret, user.totp_step = security.seal(settings.secret, PURPOSE, secret), None
     session.flush()
@@ -58,17 +74,17 @@ def begin(session: Session, *, user: User, settings: Settings | None = None) -> 
 def pending(user: User, settings: Settings | None = None) -> Setup | None:
     """The secret that was begun with and waits for its first code."""
     settings = settings or get_settings()
-    secret = None if user.has_second_factor else _secret(user, settings)
+    secret = None if user.has_app else _secret(user, settings)
     return _setup(user, secret, settings) if secret else None
 
 
 def confirm(
     session: Session, *, user: User, code: str, settings: Settings | None = None, now: datetime | None = None
 ) -> list[str]:
-    """From now on the second factor counts. Returns the recovery codes, which nobody sees again. Raises Invalid."""
+    """From now on the app counts. Returns recovery codes in place of all earlier ones, which nobody sees again. Raises Invalid."""
     settings, now = settings or get_settings(), now or clock()
-    if user.has_second_factor:
-        raise Conflict("Your second factor is set up already.", "You need do nothing.")
+    if user.has_app:
+        raise Conflict("An authenticator app is set up already.", "You need do nothing.")
     if not _is_apps_code(session, user, code, settings, now):
         raise Invalid(
             "That isn't the code that the app shows now.", "Check the clock of both devices, then type the next one."
@@ -86,12 +102,18 @@ def check(
     settings, now = settings or get_settings(), now or clock()
     if not user.has_second_factor:
         return False
-    return _is_apps_code(session, user, code, settings, now) or _is_recovery_code(session, user, code, settings, now)
+    is_apps = user.has_app and _is_apps_code(session, user, code, settings, now)
+    return is_apps or _is_recovery_code(session, user, code, settings, now)
 
 
 def codes_left(session: Session, *, user: User) -> int:
     unused = select(func.count()).where(RecoveryCode.user_id == user.id, RecoveryCode.used_at.is_(None))
     return session.scalar(unused) or 0
+
+
+def first_codes(session: Session, *, user: User, settings: Settings, now: datetime) -> list[str]:
+    """Recovery codes for somebody who has none left; none otherwise."""
+    return [] if codes_left(session, user=user) else _new_codes(session, user, settings, now)
 
 
 def renew_codes(
@@ -105,14 +127,38 @@ def renew_codes(
     return codes
 
 
-def remove(session: Session, *, user: User, by: User | None, settings: Settings | None = None) -> None:
-    """Ends a user's second factor. Raises Conflict where they ask for it themselves and their role must have one."""
-    settings = settings or get_settings()
-    if by is not None and by.id == user.id and is_required(user, settings):
-        raise Conflict(f"Each {user.role.value} here must have a second factor.", RESET)
-    user.totp_secret = user.totp_since = user.totp_step = None
+def turn_off_app(session: Session, *, user: User, settings: Settings | None = None) -> None:
+    """Ends the app by its owner's wish. Raises Conflict where it is all that they have, and their role must have one."""
+    if not user.has_passkey:
+        keep_one(user, settings or get_settings())
+    _end_app(user)
+    drop_idle_codes(session, user=user)
+    audit.record(session, by=user, action="user.second_factor", target=f"user {user.username}", on=False)
+
+
+def reset(session: Session, *, user: User, by: User | None, settings: Settings | None = None) -> None:
+    """Ends a user's app, passkeys and recovery codes. Raises Conflict where they ask for it themselves and their role must have one."""
+    if by is not None and by.id == user.id:
+        keep_one(user, settings or get_settings())
+    _end_app(user)
+    ended = session.execute(delete(Passkey).where(Passkey.user_id == user.id).returning(Passkey.id)).all()
+    session.flush()
+    session.refresh(user, ["has_passkey"])
     _drop_codes(session, user)
-    audit.record(session, by=by, action="user.second_factor", target=f"user {user.username}", on=False)
+    told = {"passkeys": len(ended)} if ended else {}
+    audit.record(session, by=by, action="user.second_factor", target=f"user {user.username}", on=False, **told)
+
+
+def keep_one(user: User, settings: Settings) -> None:
+    """Raises Conflict where the user's role must have a second factor."""
+    if is_required(user, settings):
+        raise Conflict(f"Each {user.role.value} here must have a second factor.", RESET)
+
+
+def drop_idle_codes(session: Session, *, user: User) -> None:
+    """Recovery codes go with what they stand in for."""
+    if not user.has_second_factor:
+        _drop_codes(session, user)
 
 
 def picture(setup: Setup) -> str:
@@ -127,6 +173,10 @@ def _setup(user: User, secret: str, settings: Settings) -> Setup:
 
     issuer = f"Prefloop ({settings.public_address.host})"
     return Setup(secret, pyotp.TOTP(secret).provisioning_uri(name=user.username, issuer_name=issuer))
+
+
+def _end_app(user: User) -> None:
+    user.totp_secret = user.totp_since = user.totp_step = None
 
 
 def _secret(user: User, settings: Settings) -> str | None:

@@ -11,7 +11,7 @@ from app import security
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Link, Role, User
 from app.models.base import now as clock
-from app.services.accounts import audit, passwords, sessions, tokens
+from app.services.accounts import audit, passkeys, passwords, sessions, tokens
 
 USERNAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 
@@ -118,12 +118,16 @@ def set_role(session: Session, *, user: User, role: Role | str, by: User | None)
 
 
 def set_active(session: Session, *, user: User, active: bool, by: User | None) -> None:
-    """Lets a user in again, or shuts them out: their sessions, tokens and links end for good; what they did stays."""
+    """Lets a user in again, or shuts them out: their sessions, tokens and links end for good, their passkeys sign in only beside
+    a password or link from then on; what they did stays."""
     if user.active == active:
         return
     if not active:
         if user.role == Role.ADMIN:
             _keep_an_admin(session, user)
+        passkeys.distrust(
+            session, user=user
+        )  # first: it waits for a sign-in by one of them, whose session then ends too
         sessions.revoke_all(session, user=user)
         tokens.revoke_all(session, user=user)
         session.execute(
@@ -148,8 +152,9 @@ def set_password(
     keep_tokens: bool = False,
 ) -> None:
     """Sets the password; every session but the one that asked ends, and the tokens unless they are to be kept: whoever
-    stole something is out."""
+    stole something is out. Passkeys stay, as second factors do, and ask for the new password once."""
     user.password_hash = hashed(password, user.username).hash
+    passkeys.distrust(session, user=user)
     sessions.revoke_all(session, user=user, except_id=keep_session_id)
     if not keep_tokens:
         tokens.revoke_all(session, user=user)

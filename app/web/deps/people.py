@@ -26,6 +26,8 @@ SETTING_UP = frozenset(
         ("POST", "/account/password"),
         ("POST", "/account/second-factor"),
         ("POST", "/account/second-factor/confirm"),
+        ("POST", "/account/passkeys"),
+        ("POST", "/account/passkeys/options"),
     }
 )
 EVERYBODY = frozenset(Role)

@@ -10,9 +10,11 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from app.cli import cli
+from app.config import Settings
 from app.db import read_session, write_session
 from app.models import User
 from app.services.accounts import second_factor, sessions, tokens
+from tests.authenticator import add_passkey
 from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -21,8 +23,8 @@ OWN = {"Sec-Fetch-Site": "same-origin"}
 
 
 @pytest.fixture
-def ada(factory: Factory, engine: Engine) -> User:
-    """Signed in twice, with two tokens and a second factor."""
+def ada(factory: Factory, engine: Engine, settings: Settings) -> User:
+    """Signed in twice, with two tokens, an authenticator app and two passkeys."""
     row = factory.user(username="ada")
     with write_session(engine) as session:
         user = session.get_one(User, row.id)
@@ -31,6 +33,8 @@ def ada(factory: Factory, engine: Engine) -> User:
             tokens.create(session, user=user, name=f"script at {place}")
         app = pyotp.TOTP(second_factor.begin(session, user=user).secret)
         second_factor.confirm(session, user=user, code=app.now())
+    for name in ("laptop", "phone"):
+        add_passkey(engine, settings, row, name=name)
     return row
 
 
@@ -53,9 +57,16 @@ def test_an_admin_sees_and_ends_each(
     number = re.search(r"/people/ada/tokens/(\d+)/revoke", page)[1]
     assert browser.post(f"/people/ada/tokens/{number}/revoke", headers=OWN).status_code == 303
     assert state(engine, ada) == (1, 1, True)
+    assert "laptop" in page and "phone" in page
+    number = re.search(r"/people/ada/passkeys/(\d+)/remove", page)[1]
+    assert browser.post(f"/people/ada/passkeys/{number}/remove", headers=OWN).status_code == 303
+    assert browser.post(f"/people/ada/passkeys/{number}/remove", headers=OWN).status_code == 404
+    page = browser.get("/people/ada").text
+    assert "laptop" in page and f"/passkeys/{number}/remove" not in page
     browser.post("/people/ada/sessions/revoke-all", headers=OWN)
     browser.post("/people/ada/second-factor/reset", headers=OWN)
     assert state(engine, ada) == (0, 1, False)
+    assert "No passkeys." in browser.get("/people/ada").text
     other = factory.user(username="bob")
     with write_session(engine) as session:
         row, _ = tokens.create(session, user=session.get_one(User, other.id), name="bob's")
@@ -74,10 +85,14 @@ def test_the_same_over_the_api(
     [token, _] = client.get(f"{at}/tokens", headers=admin).json()
     assert client.delete(f"{at}/tokens/{token['id']}", headers=admin).status_code == 204
     assert state(engine, ada) == (1, 1, True)
+    [phone, laptop] = client.get(f"{at}/passkeys", headers=admin).json()
+    assert (phone["name"], laptop["name"], laptop["alone"]) == ("phone", "laptop", True) and "public_key" not in laptop
+    assert client.delete(f"{at}/passkeys/{phone['id']}", headers=admin).status_code == 204
+    assert client.get(f"{at}/passkeys", headers=admin).json() == [laptop]
     assert client.delete(f"{at}/sessions", headers=admin).status_code == 204
     assert client.delete(f"{at}/second-factor", headers=admin).status_code == 204
     assert state(engine, ada) == (0, 1, False)
-    for path in ("sessions", "tokens"):
+    for path in ("sessions", "tokens", "passkeys"):
         assert client.get(f"/api/v1/users/nobody/{path}", headers=admin).status_code == 404
 
 
@@ -90,7 +105,9 @@ def test_the_same_on_the_command_line(engine: Engine, ada: User) -> None:
     assert "192.0.2.1" in prefloop("user", "sessions", "ada")
     assert "2 browsers signed out" in prefloop("user", "sign-out", "ada")
     assert "nowhere" in prefloop("user", "sessions", "ada")
+    assert "laptop" in prefloop("user", "passkeys", "ada")
     assert "is off" in prefloop("user", "reset-second-factor", "ada")
+    assert "no passkeys" in prefloop("user", "passkeys", "ada")
     assert state(engine, ada) == (0, 2, False)
     prefloop("token", "create", "forever", "--user", "ada", "--never-ends")
     prefloop("token", "create", "short", "--user", "ada", "--days", "7")

@@ -200,7 +200,7 @@ def code_for(
         with pytest.raises(logins.CodeNeeded) as needed:
             attempt(engine, settings, password=PASSWORD, now=now)
         pending = needed.value.pending
-    return logins.give_code(engine, pending=pending, code=code, address="192.0.2.1", settings=settings, now=now)
+    return logins.give_second(engine, pending=pending, code=code, address="192.0.2.1", settings=settings, now=now)
 
 
 def test_with_a_second_factor_the_password_alone_starts_nothing(
@@ -211,7 +211,7 @@ def test_with_a_second_factor_the_password_alone_starts_nothing(
     with read_session(engine) as session:
         assert sessions.find(session, token=token, settings=settings, now=NOON) is not None
         assert session.scalar(select(func.count()).select_from(LoginAttempt)) == 0
-    with pytest.raises(logins.WrongCode):  # each code works once
+    with pytest.raises(second_factor.WrongCode):  # each code works once
         code_for(engine, settings, guarded.at(NOON))
     with pytest.raises(WrongCredentials, match="took too long"):
         code_for(engine, settings, guarded.at(NOON), pending="made up")
@@ -223,7 +223,7 @@ def test_codes_cannot_be_guessed_for_long(
     with pytest.raises(logins.CodeNeeded) as needed:
         attempt(engine, strict, password=PASSWORD)
     for _ in range(3):
-        with pytest.raises(logins.WrongCode):
+        with pytest.raises(second_factor.WrongCode):
             code_for(engine, strict, "000000", pending=needed.value.pending)
     with pytest.raises(TooMany):
         code_for(engine, strict, guarded.at(NOON), pending=needed.value.pending)
@@ -273,7 +273,7 @@ def test_who_signed_in_long_ago_gives_the_password_again(
         prove(engine, strict, ada, PASSWORD, now=later)
     linked = factory.user(username="linked")
     prove(engine, strict, linked, "")
-    with pytest.raises(Invalid, match="Sign in again by a new link"):
+    with pytest.raises(Invalid, match="by a passkey or a new link"):
         prove(engine, strict, linked, "", now=later)
 
 

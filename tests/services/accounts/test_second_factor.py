@@ -141,8 +141,8 @@ def test_where_a_role_must_have_it_only_another_can_turn_it_off(
         user = session.get_one(User, engineer.id)
         assert user.role is Role.ENGINEER and not second_factor.is_missing(user, strict)
         with pytest.raises(Conflict, match="Each engineer here must have"):
-            second_factor.remove(session, user=user, by=user, settings=strict)
-        second_factor.remove(session, user=user, by=None, settings=strict)
+            second_factor.turn_off_app(session, user=user, settings=strict)
+        second_factor.reset(session, user=user, by=None, settings=strict)
     with read_session(engine) as session:
         user = session.get_one(User, engineer.id)
         assert (user.totp_secret, user.has_second_factor) == (None, False)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.models import ApiToken, ProjectRole, Role
-from app.services.accounts import audit, links, second_factor, sessions, tokens, users
+from app.services.accounts import audit, links, passkeys, second_factor, sessions, tokens, users
 from app.web.deps import ApiAdminDep, ApiNarrowUserDep, ApiUserDep, RowId, SessionDep, SettingsDep
 from app.web.problems import problems
 
@@ -81,6 +81,16 @@ class Browser(BaseModel):
     created_at: datetime
     last_used_at: datetime
     expires_at: datetime
+
+
+class Passkey(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    name: str
+    alone: bool = Field(description="It signs in by itself; else only beside a password or link, until it did so once.")
+    created_at: datetime
+    last_used_at: datetime | None
 
 
 class Entry(BaseModel):
@@ -175,10 +185,26 @@ def end_token(username: str, token_id: RowId, session: SessionDep, user: ApiAdmi
     return Response(status_code=204)
 
 
+@router.get("/users/{username}/passkeys", responses=problems(404))
+def list_passkeys(username: str, session: SessionDep, user: ApiAdminDep) -> list[Passkey]:
+    """Somebody's passkeys, the newest first."""
+    return [Passkey.model_validate(row) for row in passkeys.listing(session, user=users.get(session, username))]
+
+
+@router.delete("/users/{username}/passkeys/{passkey_id}", status_code=204, responses=problems(404, 409))
+def remove_passkey(
+    username: str, passkey_id: RowId, session: SessionDep, user: ApiAdminDep, settings: SettingsDep
+) -> Response:
+    """End one of somebody's passkeys."""
+    person = users.get(session, username)
+    passkeys.remove(session, passkey_id=passkey_id, user=person, by=user, settings=settings)
+    return Response(status_code=204)
+
+
 @router.delete("/users/{username}/second-factor", status_code=204, responses=problems(404, 409))
 def reset_second_factor(username: str, session: SessionDep, user: ApiAdminDep, settings: SettingsDep) -> Response:
-    """Turn off the second factor of somebody who lost it."""
-    second_factor.remove(session, user=users.get(session, username), by=user, settings=settings)
+    """End the authenticator app, the passkeys and the recovery codes of somebody who lost them."""
+    second_factor.reset(session, user=users.get(session, username), by=user, settings=settings)
     return Response(status_code=204)
 
 

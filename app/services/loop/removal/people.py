@@ -25,6 +25,7 @@ from app.models import (
     Link,
     LoginAttempt,
     Membership,
+    Passkey,
     Project,
     RecoveryCode,
     User,
@@ -161,7 +162,7 @@ def _remove_extracts(engine: Engine, storage: Storage, user_id: int) -> int:
 
 
 def _end_account(session: Session, person: User, called: Names, now: datetime) -> None:
-    for table in (UserSession, ApiToken, RecoveryCode, Membership):
+    for table in (UserSession, ApiToken, RecoveryCode, Passkey, Membership):
         theirs = delete(table).where(table.user_id == person.id)
         session.execute(theirs, execution_options=UNMATCHED)
     session.execute(delete(Link).where(Link.user_id == person.id), execution_options=UNMATCHED)

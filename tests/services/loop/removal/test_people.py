@@ -16,6 +16,7 @@ from app.services.jobs import jobs
 from app.services.loop.removal import people
 from app.services.loop.removal.people import Votes
 from app.storage import Storage
+from tests.authenticator import add_passkey
 from tests.factory import Factory
 from tests.services.collecting.test_exclusions import wrong_counts
 from tests.services.loop.removal.test_imports import brought
@@ -26,12 +27,13 @@ NAME = "Zaphod Beeblebrox"
 
 
 @pytest.fixture
-def person(engine: Engine, factory: Factory) -> User:
+def person(engine: Engine, settings: Settings, factory: Factory) -> User:
     with write_session(engine) as session:
         made = users.create(session, username=WHO, display_name=NAME, role="engineer")
         tokens.create(session, user=made, name="mine")
         links.create_sign_in(session, user=made)
-        return made
+    add_passkey(engine, settings, made, name=f"Phone of {NAME}")
+    return made
 
 
 @pytest.fixture
