@@ -45,11 +45,15 @@ class Station:
             possible = [kind for kind, need in needs.items() if gpus is not None or need is Need.NOTHING]
             with write_session(self.engine) as session:
                 job = leases.claim(
-                    session, worker=self.name, kinds=possible, lease_seconds=self.settings.worker_lease_seconds
+                    session,
+                    worker=self.name,
+                    kinds=possible,
+                    without_device=list(needs),
+                    lease_seconds=self.settings.worker_lease_seconds,
                 )
             if job is None:
                 return False
-            self._do(job, needs[job.kind], gpus)
+            self._do(job, needs[job.kind] if job.needs_device else Need.NOTHING, gpus)
             return True
         finally:
             if gpus is not None:

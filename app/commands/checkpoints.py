@@ -1,5 +1,6 @@
 """prefloop checkpoints …"""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ from app.commands.context import acting_user, console, show
 from app.commands.jobs import follow
 from app.commands.options import AsJson
 from app.config import get_settings
-from app.db import read_session, write_session
+from app.db import get_engine, read_session, write_session
+from app.errors import NotFound
 from app.models import ExportFormat
 from app.services.collecting import projects
+from app.services.loop import verdicts
+from app.services.loop.verdict import card
 from app.services.training import checkpoints as checkpoint_service
 from app.services.training import exports
 from app.storage import StoredFile, get_storage
@@ -68,10 +72,28 @@ def show_checkpoint(checkpoint_id: int) -> None:
 
 @checkpoints.command("download")
 def download_checkpoint(checkpoint_id: int, out: Annotated[Path, typer.Option("--out", file_okay=False)]) -> None:
-    """Copy a checkpoint's files into a folder."""
+    """Copy a checkpoint's files into a folder, with what blind evaluations of it came to (EVALUATIONS.md)."""
     with read_session() as session:
         row = checkpoint_service.get(session, checkpoint_id)
     _copy(row.files, out)
+    if told := card.text(verdicts.ended_now(get_engine(), checkpoint_id=checkpoint_id)):
+        target = out / card.FILE
+        target.write_text(told + "\n", encoding="utf-8")
+        console.print(f"{target}  {hashlib.sha256(target.read_bytes()).hexdigest()}")
+
+
+@checkpoints.command("card")
+def show_card(checkpoint_id: int) -> None:
+    """Print a checkpoint's model card as Markdown, with what blind evaluations of it came to."""
+    told = verdicts.ended_now(get_engine(), checkpoint_id=checkpoint_id)
+    with read_session() as session:
+        text = card.whole(checkpoint_service.get(session, checkpoint_id), get_storage(get_settings()), told)
+    if not text:
+        raise NotFound(
+            f"Checkpoint {checkpoint_id} has no model card.",
+            f"Look at its files: prefloop checkpoints show {checkpoint_id}",
+        )
+    print(text)
 
 
 def _copy(files: Sequence[StoredFile], out: Path) -> None:

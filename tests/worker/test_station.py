@@ -84,3 +84,21 @@ def test_worker_that_shuts_down_takes_no_more_jobs(station: Station) -> None:
     station.stopping.set()
     station.work()
     assert Noted.did == []
+
+
+def test_a_job_that_only_asks_others_sees_no_gpu_and_waits_for_none(
+    station: Station, engine: Engine, settings: Settings, factory: Factory
+) -> None:
+    project = factory.project()
+    with write_session(engine) as session:
+        jobs.queue(session, kind=JobKind.TRAINING, project_id=project.id, by=None, needs_device=False)
+    other = devices.claim([GPU], settings.data_dir / "work", every=False)
+    assert other is not None
+    station.work()
+    assert Noted.did == [
+        (JobKind.EXPORT, {"CUDA_VISIBLE_DEVICES": ""}),
+        (JobKind.TRAINING, {"CUDA_VISIBLE_DEVICES": ""}),
+    ]
+    other.release()
+    station.work()
+    assert Noted.did[2:] == [(JobKind.TRAINING, {"CUDA_VISIBLE_DEVICES": "GPU-a"})]

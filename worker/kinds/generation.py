@@ -58,7 +58,7 @@ class Generating:
 
     @staticmethod
     def need(settings: Settings) -> Need:
-        """A model of this machine answers quickest on a GPU."""
+        """A model of this machine answers quickest on a GPU; a job that asks endpoints alone says that it needs none."""
         return Need.ONE_GPU
 
     def inputs(self, session: Session) -> None:

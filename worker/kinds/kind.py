@@ -63,7 +63,7 @@ class Kind(Protocol):
 
     @staticmethod
     def need(settings: Settings) -> Need:
-        """The devices that a job of this kind takes on this installation."""
+        """The devices that a job of this kind takes on this installation, unless it needs none (`Job.needs_device`)."""
         ...
 
     def inputs(self, session: Session) -> None:

@@ -1,7 +1,7 @@
 """prefloop endpoints …"""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,6 +62,41 @@ def add_endpoint(
         by = acting_user(session, as_user)
         row = endpoint_service.add(session, wanted=wanted, by=by, settings=get_settings())
     console.print(f"Endpoint {row.name} was added. Ask it: prefloop generate PROJECT --from endpoint:{row.name}")
+
+
+@endpoints.command("change")
+def change_endpoint(
+    name: str,
+    url: Annotated[str | None, typer.Option(help="Address of its API.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model, as the server calls it.")] = None,
+    rename: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    key_variable: Annotated[str, typer.Option(help="The workers' variable that holds its key.")] = "",
+    key_stdin: Annotated[
+        bool, typer.Option("--key-stdin", help="Read another key from standard input; it is sealed.")
+    ] = False,
+    no_key: Annotated[bool, typer.Option("--no-key", help="It needs no key any more.")] = False,
+    at_once: Annotated[int | None, typer.Option(help="Calls at once.")] = None,
+    a_minute: Annotated[int | None, typer.Option(help="Calls a minute at most; 0: no limit.")] = None,
+    price_prompt: Annotated[float | None, typer.Option(help="Price of a million tokens that it reads.")] = None,
+    price_completion: Annotated[float | None, typer.Option(help="Price of a million tokens that it writes.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Three letters, such as EUR.")] = None,
+    as_user: ActAs = None,
+) -> None:
+    """Describe a server anew. What isn't named stays, its key too unless its server becomes another one."""
+    key = sys.stdin.readline().strip() if key_stdin else ""
+    with write_session() as session:
+        row = endpoint_service.by_name(session, name)
+        rate = row.requests_per_minute if a_minute is None else a_minute or None
+        told = {
+            "name": rename, "base_url": url, "model": model, "at_once": at_once, "price_prompt": price_prompt,
+            "price_completion": price_completion, "currency": currency,
+        }  # fmt: skip
+        kept: dict[str, Any] = {field: getattr(row, field) if value is None else value for field, value in told.items()}
+        wanted = Wanted(**kept, key=key, key_variable=key_variable, requests_per_minute=rate)
+        by = acting_user(session, as_user)
+        endpoint_service.change(session, endpoint=row, wanted=wanted, by=by, settings=get_settings(), drop_key=no_key)
+        name = row.name
+    console.print(f"Endpoint {name} was changed.")
 
 
 @endpoints.command("remove")

@@ -10,6 +10,7 @@ from app.paging import Page
 from app.routes.collecting.compare import SAID, STRENGTHS
 from app.services.collecting import judgments, listing
 from app.services.collecting.listing import Entry, Progress
+from app.services.loop import guesses
 from app.web.deps import MemberDep, SessionDep
 from app.web.templating import render
 
@@ -21,6 +22,7 @@ class HistoryPage:
     project: Project
     entries: Page[Entry]
     progress: Progress
+    asks_which_was_new: bool
     said: dict[str, str] = field(default_factory=lambda: SAID)
     strengths: dict[int, str] = field(default_factory=lambda: STRENGTHS)
     flag_names: dict[str, str] = field(default_factory=lambda: judgments.FLAGS)
@@ -36,5 +38,6 @@ def show(request: Request, session: SessionDep, here: MemberDep, page: int = 1) 
             project,
             listing.history(session, project=project, user=user, page=page, size=25),
             listing.progress(session, project=project, user=user),
+            guesses.is_waiting(session, project=project, user=user),
         ),
     )

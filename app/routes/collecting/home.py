@@ -3,15 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.orm import Session
 
 from app.models import ProjectRole, Role
 from app.security import local_path
+from app.services.accounts import access
 from app.services.accounts.access import Caller
 from app.services.collecting import projects
 from app.services.collecting.projects import Overview
+from app.services.loop import guesses
 from app.services.loop.removal import projects as removal
 from app.web.deps import CallerDep, SessionDep, UserDep
 from app.web.templating import THEMES, redirect, render
@@ -30,7 +32,10 @@ class ProjectsPage:
 
 @dataclass(frozen=True)
 class MenuFragment:
+    """`guess`: the slug of the project that the page is of, where a batch that has ended asks its reader which answers were new."""
+
     overviews: list[Overview] = field(default_factory=list)
+    guess: str = ""
 
 
 @router.get("/")
@@ -48,9 +53,20 @@ def projects_page(session: Session, caller: Caller, overviews: list[Overview]) -
 
 
 @router.get("/menu/projects")
-def menu(request: Request, session: SessionDep, caller: CallerDep) -> Response:
+def menu(
+    request: Request,
+    session: SessionDep,
+    user: UserDep,
+    caller: CallerDep,
+    project: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """The rest of the project menu, once it is opened. `project`: the slug of the page's project."""
     open_projects = [one for one in projects.listing(session, caller=caller) if one.project.archived_at is None]
-    return render(request, "collecting/home/menu.html", MenuFragment(open_projects), block="menu")
+    place = access.find(session, caller=caller, of="slug", value=project) if project else None
+    asked = place is not None and guesses.is_waiting(session, project=place[0], user=user)
+    return render(
+        request, "collecting/home/menu.html", MenuFragment(open_projects, project if asked else ""), block="menu"
+    )
 
 
 @router.post("/theme")

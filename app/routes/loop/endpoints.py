@@ -9,11 +9,12 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.errors import Invalid, PrefloopError
+from app.db import read_session, write_session
+from app.errors import Conflict, Invalid, PrefloopError
 from app.models import Endpoint
 from app.services.loop import endpoints
 from app.services.loop.endpoints import Wanted
-from app.web.deps import AdminDep, RowId, SessionDep, SettingsDep
+from app.web.deps import AdminDep, EngineDep, RowId, SessionDep, SettingsDep
 from app.web.templating import redirect, render
 
 router = APIRouter(prefix="/endpoints")
@@ -44,12 +45,25 @@ class NewForm(BaseModel):
         )  # fmt: skip
 
 
+class ChangeForm(NewForm):
+    drop_key: bool = False
+
+    @classmethod
+    def of(cls, row: Endpoint) -> "ChangeForm":
+        """As it stands, its sealed key left out."""
+        names = set(NewForm.model_fields) - {"key"}
+        return cls(**{name: "" if (value := getattr(row, name)) is None else f"{value}" for name in names})
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointsPage:
+    """`changed`: the endpoint whose description stands in the form; None: a new one."""
+
     endpoints: list[Endpoint]
     hosts: list[str]
     form: NewForm
     errors: dict[str, str] = field(default_factory=dict)
+    changed: Endpoint | None = None
 
 
 @router.get("")
@@ -70,6 +84,38 @@ def add(
     return redirect("/endpoints", f"{row.name} was added.", "good")
 
 
+@router.get("/{endpoint_id}")
+def edit(endpoint_id: RowId, request: Request, session: SessionDep, user: AdminDep, settings: SettingsDep) -> Response:
+    row = endpoints.get(session, endpoint_id)
+    return render(request, "loop/endpoints/show.html", _page(session, settings, ChangeForm.of(row), changed=row))
+
+
+@router.post("/{endpoint_id}")
+def change(
+    endpoint_id: RowId,
+    request: Request,
+    form: Annotated[ChangeForm, Form()],
+    engine: EngineDep,
+    user: AdminDep,
+    settings: SettingsDep,
+) -> Response:
+    try:
+        with write_session(engine) as session:
+            row = endpoints.get(session, endpoint_id)
+            endpoints.change(
+                session, endpoint=row, wanted=form.wanted(), by=session.merge(user, load=False), settings=settings,
+                drop_key=form.drop_key,
+            )  # fmt: skip
+            name = row.name
+    except (Invalid, Conflict) as error:
+        errors = {str(error.details.get("field", "name")): str(error)}
+        with read_session(engine) as session:
+            row = endpoints.get(session, endpoint_id)
+            page = _page(session, settings, form.model_copy(update={"key": ""}), errors, changed=row)
+            return render(request, "loop/endpoints/show.html", page, status=error.status)
+    return redirect("/endpoints", f"{name} was changed.", "good")
+
+
 @router.post("/{endpoint_id}/remove")
 def remove(endpoint_id: RowId, session: SessionDep, user: AdminDep) -> Response:
     row = endpoints.get(session, endpoint_id)
@@ -78,10 +124,15 @@ def remove(endpoint_id: RowId, session: SessionDep, user: AdminDep) -> Response:
     return redirect("/endpoints", f"{name} was removed. What it answered stays.")
 
 
-def _page(session: Session, settings: Settings, form: NewForm, errors: dict[str, str] | None = None) -> EndpointsPage:
-    return EndpointsPage(
-        endpoints.listing(session), list(filter(None, settings.endpoint_hosts.split(","))), form, errors or {}
-    )
+def _page(
+    session: Session,
+    settings: Settings,
+    form: NewForm,
+    errors: dict[str, str] | None = None,
+    changed: Endpoint | None = None,
+) -> EndpointsPage:
+    hosts = list(filter(None, settings.endpoint_hosts.split(",")))
+    return EndpointsPage(endpoints.listing(session), hosts, form, errors or {}, changed)
 
 
 def _whole(text: str, name: str) -> int | None:

@@ -1,6 +1,5 @@
 """Checkpoints: the list, one checkpoint's page with its whole chain, and its files."""
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,8 +28,6 @@ from app.web.templating import is_fragment, redirect, render
 
 router = APIRouter()
 
-FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-LARGEST_CARD = 200_000
 MOST_VERDICTS = 3  # of a checkpoint's page; the others are a link away
 
 
@@ -109,7 +106,7 @@ def _page(
             snippet=loading.snippet(row, folder=folder, settings=settings),
             is_adapter=is_adapter,
             note=str(base.get("note") or ""),
-            card=f"{_card(row, storage)}\n\n{card.text(told)}".strip(),
+            card=card.whole(row, storage, told, front_matter=False),
             configuration=run_page.configuration(row.provenance.get("config") or {}),
             exports=panel(session, checkpoint=row, settings=settings, storage=storage, is_adapter=is_adapter),
             aliases=aliases.of_checkpoint(session, checkpoint_id=checkpoint_id),
@@ -140,14 +137,6 @@ def export(
     except exports.CannotExport as reason:
         return redirect(f"/checkpoints/{checkpoint_id}", str(reason))
     return redirect(f"/checkpoints/{checkpoint_id}#exports")
-
-
-def _card(row: Checkpoint, storage: Storage) -> str:
-    """The model card without the YAML that is for hubs; empty where it is missing or absurdly long."""
-    card = next((file for file in row.files if file.name == "README.md" and file.size <= LARGEST_CARD), None)
-    if card is None or not storage.exists(card.key):
-        return ""
-    return FRONT_MATTER.sub("", storage.read_bytes(card.key).decode("utf-8", "replace"))
 
 
 @router.head("/checkpoints/{checkpoint_id}/files/{name:path}")

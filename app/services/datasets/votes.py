@@ -83,17 +83,21 @@ def _pairs_excluded(session: Session, project: Project, excluded: Excluded) -> i
     if not excluded.pairs and not excluded.imports:
         return 0
     left_out = select(func.count()).where(
-        Comparison.project_id == project.id, Comparison.gold_choice.is_(None), places.IS_LEFT_OUT
+        Comparison.project_id == project.id,
+        Comparison.gold_choice.is_(None),
+        Comparison.evaluation_id.is_(None),
+        places.IS_LEFT_OUT,
     )
     return session.scalar(left_out) or 0
 
 
 def _kept_for_evaluation(session: Session, project: Project) -> int:
-    """How many comparisons are of prompts that are kept for evaluation, gold questions apart."""
+    """How many comparisons are of prompts that are kept for evaluation, gold questions and those that are left out apart."""
     kept = select(func.count()).where(
         Comparison.prompt_id.in_(select(Prompt.id).where(Prompt.project_id == project.id, IS_KEPT)),
         Comparison.gold_choice.is_(None),
         Comparison.evaluation_id.is_(None),
+        ~places.IS_LEFT_OUT,
     )
     return session.scalar(kept) or 0
 

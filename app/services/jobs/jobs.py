@@ -34,11 +34,13 @@ def queue(
     project_id: int,
     by: User | None,
     idempotency_key: str | None = None,
+    needs_device: bool = True,
     now: datetime | None = None,
     **audited: object,
 ) -> tuple[Job, bool]:
     """A queued job, and whether it is new: the same key from the same person returns the job that it made before.
 
+    needs_device: whether this one takes what its kind needs; False for a job that only asks others.
     The caller adds the row of the kind's own table in the same transaction. `audited` goes into the audit trail.
     Raises Conflict if the key made a job of another kind, or the project is archived.
     """
@@ -51,6 +53,7 @@ def queue(
         project_id=project_id,
         state=JobState.QUEUED,
         idempotency_key=idempotency_key,
+        needs_device=needs_device,
         created_by_id=by.id if by else None,
         created_at=now,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db import database_now
@@ -37,13 +37,22 @@ class Lost:
 
 
 def claim(
-    session: Session, *, worker: str, kinds: Collection[JobKind], lease_seconds: float, now: datetime | None = None
+    session: Session,
+    *,
+    worker: str,
+    kinds: Collection[JobKind],
+    without_device: Collection[JobKind] = (),
+    lease_seconds: float,
+    now: datetime | None = None,
 ) -> Job | None:
-    """Take the oldest queued job of these kinds for this worker, or None. Two workers never get the same one."""
+    """Take the oldest queued job of these kinds for this worker, or None. Two workers never get the same one.
+
+    without_device: kinds of which only jobs that need no device may be taken.
+    """
     now = now or database_now(session)
     oldest = (
         select(Job.id)
-        .where(Job.state == JobState.QUEUED, Job.kind.in_(kinds))
+        .where(Job.state == JobState.QUEUED, or_(Job.kind.in_(kinds), Job.kind.in_(without_device) & ~Job.needs_device))
         .order_by(Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -55,6 +56,34 @@ class Wanted:
 
 def add(session: Session, *, wanted: Wanted, by: User | None, settings: Settings) -> Endpoint:
     """Add a server. Nothing is asked of it. Raises Invalid with the field, EndpointRefused, Conflict for a name that is taken."""
+    endpoint = Endpoint(created_by_id=by.id if by else None)
+    _store(session, endpoint, _described(wanted, settings) | _key(wanted, settings))
+    _note(session, endpoint, by, "endpoint.add")
+    return endpoint
+
+
+def change(
+    session: Session, *, endpoint: Endpoint, wanted: Wanted, by: User | None, settings: Settings, drop_key: bool = False
+) -> Endpoint:
+    """Describe a server anew; what asks it from now on asks as it says. Its key stays unless another one or a variable is given, or
+    it is to go. Raises what `add` raises, and Invalid for a sealed key that another server would get to see."""
+    described = _described(wanted, settings)
+    key = _key(wanted, settings)
+    if not (any(key.values()) or drop_key):
+        if endpoint.key_sealed and _server(endpoint.base_url) != _server(str(described["base_url"])):
+            raise Invalid(
+                f"The key of {endpoint.name} was given for {_server(endpoint.base_url)}, and another server would get it.",
+                "Give the key again, or have it removed.",
+                field="key",
+            )
+        key = {"key_variable": endpoint.key_variable, "key_sealed": endpoint.key_sealed}
+    _store(session, endpoint, described | key)
+    _note(session, endpoint, by, "endpoint.change")
+    return endpoint
+
+
+def _described(wanted: Wanted, settings: Settings) -> dict[str, Any]:
+    """All but the key, checked."""
     name = wanted.name.strip().lower()
     if not NAME.fullmatch(name):
         raise Invalid(
@@ -65,31 +94,41 @@ def add(session: Session, *, wanted: Wanted, by: User | None, settings: Settings
     model = wanted.model.strip()
     if not 1 <= len(model) <= 255 or security.has_control_characters(model):
         raise Invalid("The model has no name.", "Write it as the server calls it.", field="model")
-    endpoint = Endpoint(
-        name=name,
-        base_url=checked_url(wanted.base_url, settings),
-        model=model,
-        created_by_id=by.id if by else None,
-        **_key(wanted, settings),
-        **_limits(wanted),
+    return {
+        "name": name, "base_url": checked_url(wanted.base_url, settings), "model": model, **_limits(wanted),
         **_prices(wanted),
-    )
+    }  # fmt: skip
+
+
+def _server(url: str) -> str:
+    """Its host and port. Raises ValueError."""
+    address = public_address(url)
+    return host_and_port(f"{f'[{address.host}]' if ':' in address.host else address.host}:{address.port}")
+
+
+def _store(session: Session, endpoint: Endpoint, values: dict[str, Any]) -> None:
     try:
         with session.begin_nested():
+            for name, value in values.items():
+                setattr(endpoint, name, value)
             session.add(endpoint)
             session.flush()
     except IntegrityError:
-        raise Conflict(f"There is an endpoint named {name} already.", "Choose another name, or remove it.") from None
+        raise Conflict(
+            f"There is an endpoint named {values['name']} already.", "Choose another name, or remove it."
+        ) from None
+
+
+def _note(session: Session, endpoint: Endpoint, by: User | None, action: str) -> None:
     audit.record(
         session,
         by=by,
-        action="endpoint.add",
-        target=f"endpoint {name}",
+        action=action,
+        target=f"endpoint {endpoint.name}",
         base_url=endpoint.base_url,
-        model=model,
+        model=endpoint.model,
         key="sealed" if endpoint.key_sealed else endpoint.key_variable or "none",
     )
-    return endpoint
 
 
 def checked_url(text: str, settings: Settings) -> str:
@@ -98,7 +137,7 @@ def checked_url(text: str, settings: Settings) -> str:
         address = public_address(text.strip())
     except ValueError as problem:
         raise Invalid(str(problem), "For example: http://127.0.0.1:8080/v1", field="base_url") from None
-    server = host_and_port(f"{f'[{address.host}]' if ':' in address.host else address.host}:{address.port}")
+    server = _server(address.url)
     if server not in settings.endpoint_hosts.split(","):
         raise EndpointRefused(
             f"{server} isn't among the servers that Prefloop may ask.",

@@ -201,6 +201,7 @@ def start(
         project_id=project.id,
         by=by,
         idempotency_key=idempotency_key,
+        needs_device=any(source.kind is not AnswerKind.ENDPOINT for source in sources),
         now=now,
         sources=[source.key for source in sources],
         prompts=len(prompts),

@@ -43,22 +43,8 @@ class Riddle:
 def following(session: Session, *, project: Project, user: User) -> Riddle | None:
     """The next pair to guess on; None where there is none. A person's judgments with a winner are its candidates, of batches that
     have ended alone."""
-    mine = aliased(EvaluationGuess)
-    guessed = select(mine.evaluation_id, func.count().label("made")).where(mine.user_id == user.id)
-    made = guessed.group_by(mine.evaluation_id).subquery()
-    query = (
-        _judged(user.id)
-        .add_columns(func.coalesce(made.c.made, 0))
-        .outerjoin(made, made.c.evaluation_id == Evaluation.id)
-        .where(
-            Evaluation.project_id == project.id,
-            func.coalesce(made.c.made, 0) < MOST,
-            ~select(mine.id).where(mine.pair_id == EvaluationPair.id, mine.user_id == user.id).exists(),
-        )
-        .order_by(Evaluation.id.desc(), EvaluationPair.place)
-        .limit(1)
-    )
-    row = session.execute(query).first()
+    newest_first = _waiting(project, user).order_by(Evaluation.id.desc(), EvaluationPair.place)
+    row = session.execute(newest_first.limit(1)).first()
     if row is None:
         return None
     pair, judgment, comparison, already = row
@@ -71,6 +57,28 @@ def following(session: Session, *, project: Project, user: User) -> Riddle | Non
         session.execute(select(Response.id, Response.text).where(Response.id.in_((left, right)))).tuples().all()
     )
     return Riddle(pair.id, prompt, texts[left], texts[right], already + 1, min(MOST, total or 0))
+
+
+def is_waiting(session: Session, *, project: Project, user: User) -> bool:
+    """Whether there is a pair for this person to guess on."""
+    return session.execute(_waiting(project, user).limit(1)).first() is not None
+
+
+def _waiting(project: Project, user: User) -> Select[EvaluationPair, Judgment, Comparison, int]:
+    """(pair, judgment, comparison, guesses already made on its batch) of the pairs that a person may guess on."""
+    mine = aliased(EvaluationGuess)
+    guessed = select(mine.evaluation_id, func.count().label("made")).where(mine.user_id == user.id)
+    made = guessed.group_by(mine.evaluation_id).subquery()
+    return (
+        _judged(user.id)
+        .add_columns(func.coalesce(made.c.made, 0))
+        .outerjoin(made, made.c.evaluation_id == Evaluation.id)
+        .where(
+            Evaluation.project_id == project.id,
+            func.coalesce(made.c.made, 0) < MOST,
+            ~select(mine.id).where(mine.pair_id == EvaluationPair.id, mine.user_id == user.id).exists(),
+        )
+    )
 
 
 def record(session: Session, *, project: Project, user: User, pair_id: int, side: Guessed) -> EvaluationGuess:

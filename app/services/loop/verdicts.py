@@ -48,6 +48,13 @@ def ended_of(session: Session, *, checkpoint_id: int) -> list[Kept]:
     return [kept(session, row) for row in rows if not evidence.is_open(row)]
 
 
+def ended_now(engine: Engine, *, checkpoint_id: int) -> list[Kept]:
+    """The same, computed where nobody has looked since the end. Opens its own sessions, as `current` does."""
+    with read_session(engine) as session:
+        rows = of_checkpoint(session, checkpoint_id=checkpoint_id)
+    return [current(engine, row.id) for row in rows if not evidence.is_open(row)]
+
+
 def kept(session: Session, evaluation: Evaluation) -> Kept:
     """What is kept, whatever was judged since. Nothing is computed."""
     verdict = _read(evaluation)

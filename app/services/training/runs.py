@@ -49,6 +49,7 @@ def create(
     wanted = (snapshot.id, base_model, checked, note[:255], parent_id)
     if known := jobs.by_key(session, kind=JobKind.TRAINING, by=by, key=idempotency_key):
         return _same(get(session, known.id), wanted)
+    start: dict[str, Any] = {} if parent_id is None else {"from_checkpoint": parent_id}
     if not train_pairs(snapshot):
         raise SnapshotEmpty(
             f"Snapshot {snapshot.number} has no pairs to train on.", "Collect more judgments and freeze again."
@@ -62,7 +63,7 @@ def create(
         now=now,
         snapshot=snapshot.id,
         base_model=base_model,
-        **({"from_checkpoint": parent_id} if parent_id is not None else {}),
+        **start,
     )
     if is_new:
         session.add(

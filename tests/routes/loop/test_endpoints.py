@@ -5,7 +5,9 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from app.cli import cli
 from app.config import Settings, get_settings
 from app.db import read_session
 from app.models import User
@@ -39,6 +41,33 @@ def test_an_admin_adds_and_removes_a_server(engine: Engine, page: TestClient) ->
         (row,) = endpoints.listing(session)
     assert page.post(f"/endpoints/{row.id}/remove", headers=OWN).status_code == 303
     assert "No endpoints yet" in page.get("/endpoints").text
+
+
+def test_an_admin_changes_a_server(
+    engine: Engine, page: TestClient, api: Callable[[User], dict[str, str]], factory: Factory
+) -> None:
+    page.post("/endpoints", data=FORM, headers=OWN)
+    with read_session(engine) as session:
+        (row,) = endpoints.listing(session)
+    form = page.get(f"/endpoints/{row.id}").text
+    assert "Change vllm" in form and 'value="2"' in form and "sesame" not in form
+    changed = FORM | {"key": "", "model": "m2"}
+    assert page.post(f"/endpoints/{row.id}", data=changed, headers=OWN).status_code == 303
+    refused = page.post(f"/endpoints/{row.id}", data=changed | {"at_once": "many"}, headers=OWN)
+    assert refused.status_code == 422 and "a whole number" in refused.text and "Change vllm" in refused.text
+    told = api(factory.admin())
+    body = {"name": "vllm", "base_url": FORM["base_url"], "model": "m3", "at_once": 9}
+    reply = page.put(f"/api/v1/endpoints/{row.id}", json=body, headers=told).json()
+    assert (reply["model"], reply["at_once"], reply["has_key"]) == ("m3", 9, True)
+    assert (
+        page.put(f"/api/v1/endpoints/{row.id}", json=body | {"drop_key": True}, headers=told).json()["has_key"] is False
+    )
+    assert page.put("/api/v1/endpoints/99", json=body, headers=told).status_code == 404
+    line = ["endpoints", "change", "vllm", "--model", "m4", "--a-minute", "30"]
+    assert "was changed" in CliRunner().invoke(cli, line).output
+    with read_session(engine) as session:
+        (row,) = endpoints.listing(session)
+    assert (row.model, row.requests_per_minute, row.at_once) == ("m4", 30, 9)
 
 
 @pytest.mark.parametrize(

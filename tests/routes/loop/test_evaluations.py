@@ -78,7 +78,12 @@ def test_the_page_of_a_batch_shows_how_far_it_is_and_stops_it(
     browser = sign_in(batch.engineer)
     where = f"/projects/{batch.project.slug}/evaluations/{evaluation.number}"
     page = browser.get(f"{where}/batch").text
-    assert "People are asked now" in page and "1 without an answer of both sides" in page and "come alone" in page
+    assert (
+        "People are asked now" in page
+        and "1 without an answer of both sides" in page
+        and "come alone" in page
+        and "blinding is weaker" in page
+    )
     assert batch.evaluators[1].display_name in page
     assert browser.post(f"{where}/stop", headers=HEADERS).status_code == 303
     assert "It is stopped" in browser.get(f"{where}/batch").text

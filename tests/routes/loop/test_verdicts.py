@@ -5,6 +5,7 @@ import io
 import re
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -81,7 +82,7 @@ def test_every_state_has_its_page(
 
 
 def test_it_comes_first_on_the_checkpoint_and_goes_with_its_card_and_archive(
-    browser: TestClient, evaluated: Evaluated
+    browser: TestClient, evaluated: Evaluated, api: Callable[[User], dict[str, str]], tmp_path: Path
 ) -> None:
     address = f"/checkpoints/{evaluated.checkpoint.id}"
     plain = browser.get(f"{address}/archive.tar")
@@ -94,6 +95,13 @@ def test_it_comes_first_on_the_checkpoint_and_goes_with_its_card_and_archive(
     with tarfile.open(fileobj=io.BytesIO(archive.content)) as files:
         (name,) = [name for name in files.getnames() if name.endswith("EVALUATIONS.md")]
         assert b"Better. 75 % of 80 prompts" in files.extractfile(name).read()
+    whole = browser.get(f"/api/v1{address}/card", headers=api(evaluated.engineer))
+    assert whole.headers["content-type"].startswith("text/markdown") and whole.text.startswith("---")
+    assert "Judged blind" in whole.text and "Better. 75 % of 80 prompts" in whole.text
+    number = str(evaluated.checkpoint.id)
+    assert "Better. 75 % of 80 prompts" in CliRunner().invoke(cli, ["checkpoints", "card", number]).output
+    printed = CliRunner().invoke(cli, ["checkpoints", "download", number, "--out", str(tmp_path)]).output
+    assert "EVALUATIONS.md" in printed and "Better. 75 %" in (tmp_path / "EVALUATIONS.md").read_text()
     part = browser.get(f"{address}/archive.tar", headers={"Range": "bytes=100-4000"})
     assert part.content == archive.content[100:4001]
 

@@ -345,6 +345,7 @@ def test_a_finished_run_puts_its_checkpoint_and_verdict_first(
     checkpoint = worker.publish()
     page = browser.get(address).text
     assert page.index(f'href="/checkpoints/{checkpoint.id}"') < page.index("data-run-charts")
+    assert page.index(f'href="/checkpoints/{checkpoint.id}/evaluate"') < page.index("data-run-charts")
     assert "It ranks 19 of 24 eval pairs as people did (95 % interval 64–94 %; chance is 50 %)." in words(page)
     assert "data-run-stream" not in page and "http-equiv" not in page
     assert "81 %" in words(browser.get(f"/projects/{project.slug}/runs").text)

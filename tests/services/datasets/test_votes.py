@@ -1,10 +1,13 @@
 """A project's votes, read and decided."""
 
+from sqlalchemy import Engine, update
+
 from app.db import write_session
-from app.models import Agreed, Choice
+from app.models import Agreed, Choice, Prompt, Split
 from app.services.collecting import desk, judgments
 from app.storage import Storage
 from tests.factory import Factory
+from tests.services.collecting.test_exclusions import exclude
 from tests.services.datasets.frozen import freeze, judge_all, lines, preview
 
 FIRST, SECOND, TIE, BOTH_BAD, SKIP = Choice.FIRST, Choice.SECOND, Choice.TIE, Choice.BOTH_BAD, Choice.SKIP
@@ -85,3 +88,18 @@ def test_the_preview_tells_who_judged_and_how_they_agree(factory: Factory) -> No
     }
     assert statistics.agreement == Agreed(comparisons=4, same=1.0, alpha=None)
     assert statistics.left_picked.total == 8
+
+
+def test_a_pair_of_a_kept_prompt_that_is_left_out_is_counted_once(engine: Engine, factory: Factory) -> None:
+    project = factory.project(eval_percent=0)
+    kept = factory.comparison(project)
+    factory.comparisons(project, 3)
+    with write_session(engine) as session:
+        session.execute(update(Prompt).where(Prompt.id == kept.prompt_id).values(split=Split.KEPT))
+    judge_all(factory, project, "left", "left")
+    before = preview(factory, project).counts
+    assert (before.left_out["kept"], sum(before.left_out.values()) + before.pairs) == (1, before.comparisons)
+    exclude(engine, project, "pair", kept.id, factory.admin())
+    after = preview(factory, project).counts
+    assert (after.left_out["excluded"], "kept" in after.left_out) == (1, False)
+    assert sum(after.left_out.values()) + after.pairs == after.comparisons == 4

@@ -137,3 +137,50 @@ def test_a_generation_keeps_the_prices_of_its_start(engine: Engine, settings: Se
         assert plan.sources[0]["price_completion"] == 2.0
         with pytest.raises(PrefloopError, match="vllm"):
             generations.start(session, project=project, by=None, sources=[AnswerSource.endpoint("nowhere")], **asked)
+
+
+def change(
+    engine: Engine, settings: Settings, endpoint: Endpoint, drop_key: bool = False, **wanted: object
+) -> Endpoint:
+    with write_session(engine) as session:
+        row = endpoints.get(session, endpoint.id)
+        asked = Wanted(**{"name": "vllm", "base_url": URL, "model": "m", **wanted})
+        return endpoints.change(session, endpoint=row, wanted=asked, by=None, settings=settings, drop_key=drop_key)
+
+
+def test_a_server_is_described_anew_and_keeps_its_key(engine: Engine, settings: Settings) -> None:
+    first = add(engine, settings, key="sesame", price_prompt=1.0, currency="EUR")
+    changed = change(engine, settings, first, name="other", model="m2", base_url=URL + "/x", at_once=7)
+    assert (changed.id, changed.name, changed.model, changed.at_once) == (first.id, "other", "m2", 7)
+    assert (changed.base_url, changed.price_prompt) == (URL + "/x", None)
+    assert endpoints.key_of(changed, settings, {}) == "sesame"
+    assert endpoints.key_of(change(engine, settings, first, key="open"), settings, {}) == "open"
+    by_variable = change(engine, settings, first, key_variable="PREFLOOP_ENDPOINT_KEY_A")
+    assert (by_variable.key_sealed, by_variable.key_variable) == ("", "PREFLOOP_ENDPOINT_KEY_A")
+    assert change(engine, settings, first).key_variable == "PREFLOOP_ENDPOINT_KEY_A"
+    assert change(engine, settings, first, drop_key=True).key_variable == ""
+    with read_session(engine) as session:
+        told = session.scalars(select(AuditEntry.detail).where(AuditEntry.action == "endpoint.change")).all()
+    assert [one["key"] for one in told] == ["sealed", "sealed", *["PREFLOOP_ENDPOINT_KEY_A"] * 2, "none"]
+
+
+def test_a_key_goes_to_no_server_that_it_was_not_given_for(engine: Engine, settings: Settings) -> None:
+    first, elsewhere = add(engine, settings, key="sesame"), "https://models.example/v1"
+    with pytest.raises(Invalid, match="The key of vllm was given for 127"):
+        change(engine, settings, first, base_url=elsewhere)
+    assert change(engine, settings, first, base_url=elsewhere, drop_key=True).key_sealed == ""
+    assert change(engine, settings, first, base_url=URL, key="again").key_sealed
+    assert change(engine, settings, first, base_url=elsewhere, key="third").base_url == elsewhere
+
+
+def test_what_cannot_be_is_refused_as_for_a_new_one(engine: Engine, settings: Settings) -> None:
+    first = add(engine, settings)
+    add(engine, settings, name="taken")
+    with pytest.raises(Conflict, match="named taken already"):
+        change(engine, settings, first, name="taken")
+    with pytest.raises(EndpointRefused):
+        change(engine, settings, first, base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(Invalid):
+        change(engine, settings, first, model="")
+    with read_session(engine) as session:
+        assert endpoints.get(session, first.id).name == "vllm", "nothing was changed"

@@ -33,6 +33,12 @@ class NewEndpoint(BaseModel):
     currency: str = Field("", max_length=3)
 
 
+class ChangedEndpoint(NewEndpoint):
+    """An endpoint as it is to be. Without `key` and `key_variable` its key stays, unless its server becomes another one."""
+
+    drop_key: bool = Field(False, description="It needs no key any more.")
+
+
 class EndpointOut(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
@@ -65,6 +71,18 @@ def listing(session: SessionDep, user: ApiAdminDep) -> list[EndpointOut]:
 def add(body: NewEndpoint, session: SessionDep, user: ApiAdminDep, settings: SettingsDep) -> EndpointOut:
     """Add a server. `PREFLOOP_ENDPOINT_HOSTS` must name it; nothing is asked of it yet."""
     return EndpointOut.of(endpoints.add(session, wanted=Wanted(**body.model_dump()), by=user, settings=settings))
+
+
+@router.put("/endpoints/{endpoint_id}", responses=problems(404, 409))
+def change(
+    endpoint_id: RowId, body: ChangedEndpoint, session: SessionDep, user: ApiAdminDep, settings: SettingsDep
+) -> EndpointOut:
+    """Describe a server anew: what asks it from now on asks as it says."""
+    row = endpoints.get(session, endpoint_id)
+    wanted = Wanted(**body.model_dump(exclude={"drop_key"}))
+    return EndpointOut.of(
+        endpoints.change(session, endpoint=row, wanted=wanted, by=user, settings=settings, drop_key=body.drop_key)
+    )
 
 
 @router.delete("/endpoints/{endpoint_id}", status_code=204, responses=problems(404))

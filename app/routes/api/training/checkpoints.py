@@ -6,9 +6,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel
 
+from app.db import read_session
+from app.errors import NotFound
 from app.models import Checkpoint, Stage
+from app.services.loop import verdicts
+from app.services.loop.verdict import card
 from app.services.training import checkpoints
-from app.web.deps import ApiCallerDep, ApiEngineerDep, SessionDep, StorageDep, project_to_train
+from app.web.deps import (
+    ApiCallerDep,
+    ApiEngineerDep,
+    ApiEngineerUploaderDep,
+    EngineDep,
+    SessionDep,
+    StorageDep,
+    project_to_train,
+)
 from app.web.downloads import send_checkpoint_archive, send_checkpoint_file
 from app.web.problems import problems
 
@@ -16,6 +28,7 @@ router = APIRouter(tags=["checkpoints"])
 
 CheckpointId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+CARD: dict[int | str, dict[str, Any]] = {200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}}
 DOWNLOAD: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole.", "content": {"application/octet-stream": BYTES}},
     206: {"description": "The range that was asked for.", "content": {"application/octet-stream": BYTES}},
@@ -83,6 +96,20 @@ def listing(
 def show(checkpoint_id: CheckpointId, session: SessionDep, _: ApiEngineerDep) -> CheckpointOut:
     """One checkpoint."""
     return CheckpointOut.of(checkpoints.get(session, checkpoint_id))
+
+
+@router.get("/checkpoints/{checkpoint_id}/card", responses=CARD | problems(404), response_class=Response)
+def model_card(
+    checkpoint_id: CheckpointId, engine: EngineDep, storage: StorageDep, _: ApiEngineerUploaderDep
+) -> Response:
+    """The model card as Markdown, with what blind evaluations that have ended came to. Its file README.md is the card as it was
+    made, before anybody judged."""
+    told = verdicts.ended_now(engine, checkpoint_id=checkpoint_id)
+    with read_session(engine) as session:
+        text = card.whole(checkpoints.get(session, checkpoint_id), storage, told)
+    if not text:
+        raise NotFound(f"Checkpoint {checkpoint_id} has no model card.", "Look at its files.")
+    return Response(text + "\n", media_type="text/markdown; charset=utf-8")
 
 
 @router.head("/checkpoints/{checkpoint_id}/files/{name:path}", include_in_schema=False)

@@ -1,12 +1,28 @@
 """A checkpoint's verdicts as Markdown, for its model card: the same sentences as on the page, and no names of people."""
 
+import re
 from collections.abc import Sequence
 
-from app.models import EvaluationState
+from app.models import Checkpoint, EvaluationState
 from app.services.loop.verdict import evidence, words
 from app.services.loop.verdict.shape import Kept
+from app.storage import Storage
 
-FILE = "EVALUATIONS.md"
+CARD, FILE = "README.md", "EVALUATIONS.md"
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+LARGEST_CARD = 200_000
+
+
+def whole(checkpoint: Checkpoint, storage: Storage, told: Sequence[Kept], *, front_matter: bool = True) -> str:
+    """The model card with what blind evaluations came to; `front_matter`: with the YAML that is for hubs. It reads a file: not within a
+    write transaction. Empty where the checkpoint has no card, or an absurdly long one, and wasn't judged."""
+    stored = next((file for file in checkpoint.files if file.name == CARD and file.size <= LARGEST_CARD), None)
+    card = ""
+    if stored is not None and storage.exists(stored.key):
+        card = storage.read_bytes(stored.key).decode("utf-8", "replace")
+    if not front_matter:
+        card = FRONT_MATTER.sub("", card)
+    return "\n\n".join(part.strip() for part in (card, text(told)) if part.strip())
 
 
 def text(told: Sequence[Kept]) -> str:
