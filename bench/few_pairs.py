@@ -66,7 +66,7 @@ def train(model: str, files: dict[str, Path], out: Path, config: dict[str, Any])
     return {
         "accuracy": after["eval_rewards/accuracies"],
         "kl": after["eval_kl"],
-        "answers": done["answers"],
+        "answers": json.loads((out / "metrics.json").read_text())["answers"],
         "steps": done["step"],
     }
 
