@@ -66,7 +66,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "token": ("tokens", "token", "API tokens."),
     "project": ("projects", "project", "Projects."),
     "lineage": ("loop.lineage", "group", "Where things went and where they come from."),
-    "labels": ("loop.labels", "labels", "Labels that the others contradict."),
+    "labels": ("loop.labels", "labels", "Labels that the others contradict, and whose preferences were learned."),
     "exclude": ("loop.exclusions", "exclude", "What is left out of training."),
     "members": ("projects", "members", "Members of projects."),
     "snapshot": ("snapshots", "snapshot", "Frozen datasets."),

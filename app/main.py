@@ -35,6 +35,7 @@ from app.routes.loop import (
     verdicts,
 )
 from app.routes.loop.labels import checks as label_checks
+from app.routes.loop.labels import people as label_people
 from app.routes.ops import audit, health, storage, workers
 from app.routes.training import checkpoints, jobs, new_run
 from app.web import failures
@@ -67,6 +68,7 @@ PAGES: tuple[Any, ...] = (
     removal,
     lineage,
     label_checks,
+    label_people,
     snapshots,
     extracts,
     new_run,

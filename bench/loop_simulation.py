@@ -23,7 +23,7 @@ from app.stats.loop.arms import worth
 from app.stats.loop.decision import Goal, Plan, Word, decide
 from app.stats.loop.equal_length import Compared, equal_length
 from app.stats.loop.estimate import Estimate, tally
-from app.stats.loop.flips import Planting, list_quality
+from app.stats.loop.flips import Planting, list_quality, strongest
 from app.stats.loop.people import shrunken, sides
 from app.stats.loop.ranking import Match, ranking
 from app.stats.loop.unblinding import Guess, unblinding
@@ -366,8 +366,8 @@ def planting(random: Random, features: np.ndarray, labels: np.ndarray, rate: flo
     for fold in range(5):
         inside = folds != fold
         margins[~inside] = (features @ reward(features[inside], labels[inside]) * (2 * labels - 1))[~inside]
-    listed = np.argsort(margins)[: round(rate * pairs / 2)]
-    return Planting(frozenset(range(pairs)), frozenset(flipped.tolist()), frozenset(listed.tolist()))
+    listed = strongest(dict(enumerate(margins.tolist())))
+    return Planting(frozenset(range(pairs)), frozenset(flipped.tolist()), frozenset(listed))
 
 
 def reward(features: np.ndarray, labels: np.ndarray) -> np.ndarray:

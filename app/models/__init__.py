@@ -35,6 +35,7 @@ from app.models.label_check import CheckedPair, LabelCheck
 from app.models.lineage import ExclusionMark, Retraining, SnapshotBlock
 from app.models.membership import Membership, ProjectRole, PromisedMembership, TokenProject
 from app.models.passkey import Passkey, PasskeyChallenge
+from app.models.person_study import PersonRun, PersonStudy
 from app.models.project import Guideline, Project
 from app.models.round import ROUND_TRANSITIONS, Round, RoundState, RoundStep
 from app.models.snapshot import Agreed, Counts, Evaluator, Sides, Snapshot, Source, Statistics, Warned
@@ -105,6 +106,8 @@ __all__ = [
     "Pairing",
     "Passkey",
     "PasskeyChallenge",
+    "PersonRun",
+    "PersonStudy",
     "Project",
     "ProjectCount",
     "ProjectRole",

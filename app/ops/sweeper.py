@@ -14,6 +14,7 @@ from app.ops import prune
 from app.services.datasets import members
 from app.services.jobs import leases
 from app.services.loop import evaluations, verdicts
+from app.services.loop.labels import learned
 from app.services.loop.removal import imports, projects
 from app.services.loop.rounding import steps
 from app.storage import get_storage
@@ -43,6 +44,12 @@ def _settle(_settings: Settings, engine: Engine) -> None:
     for evaluation_id in evaluations.settle_all(engine):
         log.info("evaluation.ended", evaluation=evaluation_id)
         verdicts.current(engine, evaluation_id)  # so that its card and archive have it before anybody opens its page
+
+
+def _compare(settings: Settings, engine: Engine) -> None:
+    """Compare the runs of studies of people, once all of them are done."""
+    for study_id in learned.settle_all(engine, get_storage(settings)):
+        log.info("study.compared", study=study_id)
 
 
 def _prune_daily(settings: Settings, _engine: Engine) -> None:
@@ -100,7 +107,7 @@ async def _sweep_forever(settings: Settings, engine: Engine) -> None:
         await asyncio.sleep(settings.sweep_seconds)
         if rounds.was_asleep():
             continue
-        for act in (sweep, go_on, _settle, _prune_daily):
+        for act in (sweep, go_on, _settle, _compare, _prune_daily):
             try:
                 await asyncio.to_thread(act, settings, engine)
             except (

@@ -4,18 +4,24 @@ from typing import Annotated
 
 import orjson
 import typer
+from sqlalchemy import select
 
 from app.commands.context import acting_user, console, show
 from app.commands.options import ActAs, AsJson
-from app.db import read_session, write_session
+from app.config import get_settings
+from app.db import get_engine, read_session, write_session
 from app.errors import Conflict
-from app.models import LabelCheck
-from app.services.loop.labels import checks, cost, pairs, words
+from app.models import JobState, LabelCheck, User
+from app.services.loop.labels import checks, cost, learned, pairs, studies, words
 from app.services.loop.labels.pairs import Listed
 from app.services.loop.labels.plan import FOLDS, Plan
+from app.services.loop.labels.studies import Wanted
 from app.services.training import runs
+from app.storage import get_storage
 
-labels = typer.Typer(no_args_is_help=True, help="Labels that the others contradict.")
+labels = typer.Typer(
+    no_args_is_help=True, help="Labels that the others contradict, and whose preferences were learned."
+)
 
 
 @labels.command("check")
@@ -97,6 +103,57 @@ def list_pairs(
             as_json=as_json,
             empty="No pair is on this list.",
         )
+
+
+@labels.command("people")
+def people(
+    run: Annotated[int, typer.Argument(help="A run that succeeded.")],
+    person: Annotated[list[int] | None, typer.Option(help="A user's id, left out alone; may be repeated.")] = None,
+    seeds: Annotated[int, typer.Option(help="Each run is made with so many seeds.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    as_user: ActAs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whose preferences were learned: make a run again without each one's votes. Without --person, say who voted."""
+    with read_session() as session:
+        row = runs.get(session, run)
+        if not person:
+            voted = ({"id": one.user_id, "name": one.name, "judgments": one.judgments} for one in studies.people(row))
+            show(voted, as_json=as_json, empty="Nobody's votes are in its snapshot.")
+            return
+        wanted = studies.require(row, Wanted(tuple(person), seeds))
+        console.print(studies.cost(session, run=row, wanted=wanted).sentence)
+        by_id = acting_user(session, as_user).id
+    if dry_run:
+        return
+    made = studies.begin(get_engine(), job_id=run, wanted=wanted, by_id=by_id, storage=get_storage(get_settings()))
+    console.print(f"Study {made.id}: its runs are queued. Once they are done: prefloop labels learned {run}")
+
+
+@labels.command("learned")
+def show_learned(run: int, as_json: AsJson = False) -> None:
+    """Show whose preferences a run learned, as the runs without each one's votes say."""
+    with read_session() as session:
+        runs.check(session, run)
+        rows = studies.of_run(session, job_id=run)
+        told = studies.progress(session, study_ids=[row.id for row in rows])
+        ids = {number for row in rows for number in row.people}
+        names = dict(session.execute(select(User.id, User.display_name).where(User.id.in_(ids))).tuples().all())
+    if as_json:
+        kept = ({"id": row.id, "people": row.people, "seeds": row.seeds, "result": row.result} for row in rows)
+        show(kept, as_json=True, empty="")
+        return
+    if not rows:
+        console.print(f"Nothing yet. Start: prefloop labels people {run} --person ID")
+    for row in rows:
+        done = sum(state is JobState.SUCCEEDED for _, state in told[row.id])
+        if row.result is None:
+            console.print(f"Study {row.id}: {done} of {len(told[row.id])} runs are done.")
+            continue
+        for one in row.result["people"]:
+            console.print(learned.sentence(one, names.get(one["user_id"], "Somebody"), len(row.seeds)))
+        if row.result["problem"]:
+            console.print(row.result["problem"])
 
 
 def _row(row: LabelCheck) -> dict[str, object]:

@@ -14,6 +14,7 @@ from app.routes.api.loop import (
     guesses,
     label_checks,
     lineage,
+    person_studies,
     progress,
     removal,
     rounds,
@@ -49,5 +50,6 @@ for part in (
     removal,
     lineage,
     label_checks,
+    person_studies,
 ):
     router.include_router(part.router)

@@ -5,7 +5,7 @@ Everything else stays as it was, whatever was judged since.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +30,7 @@ from app.services.datasets.snapshots import Preview
 from app.storage import Storage
 
 Lines = Mapping[int, bytes | None]
+ONE_PERSON = "that one person's votes had decided, to see what they taught"
 
 
 @dataclass
@@ -43,20 +44,36 @@ class Without:
 
 
 def freeze(
-    engine: Engine, *, snapshot: Snapshot, by_id: int | None, storage: Storage, address: str = ""
+    engine: Engine,
+    *,
+    snapshot: Snapshot,
+    by_id: int | None,
+    storage: Storage,
+    address: str = "",
+    person_id: int | None = None,
 ) -> tuple[Snapshot, Without]:
     """The snapshot without what is excluded now, and what became of its pairs. `snapshot` has its project loaded.
 
+    person_id: without the votes of this person in its training pairs instead; whoever compares both keeps the same eval pairs.
     Raises Conflict where nothing of it is excluded, SnapshotEmpty where nothing is left to train on.
     """
+    about = tuple(Split) if person_id is None else (Split.TRAIN,)
     ids = _ids(storage, snapshot)
     with tempfile.TemporaryDirectory(prefix="prefloop-snapshot-") as folder:
         with read_session(engine) as session:
-            excluded = exclusions.in_force(session, project_id=snapshot.project_id)
+            if person_id is None:
+                excluded = exclusions.in_force(session, project_id=snapshot.project_id)
+            else:
+                excluded = Excluded(people=frozenset({person_id}))
             changed = _changed(session, snapshot, excluded, ids)
             told = Without()
-            written = files.write_lines(_kept(storage, snapshot, changed, told), Path(folder))
+            written = files.write_lines(_kept(storage, snapshot, changed, told, about), Path(folder))
             _count_arms(session, told)
+        if not told.left_out and not told.anew and person_id is not None:
+            raise Conflict(
+                f"No training pair of snapshot {snapshot.number} would be another one without this person's votes.",
+                "Choose somebody else.",
+            )
         if not told.left_out and not told.anew:
             raise Conflict(
                 f"Nothing that snapshot {snapshot.number} holds is excluded.",
@@ -66,7 +83,9 @@ def freeze(
             raise SnapshotEmpty(
                 f"Snapshot {snapshot.number} has nothing left to train on.", "Put some of its pairs back."
             )
-        described = _described(snapshot, told, excluded)
+        described = _described(
+            snapshot, told, excluded, "that were excluded since" if person_id is None else ONE_PERSON
+        )
         made = snapshots.store(
             engine, snapshot.project, described, written, storage=storage, by_id=by_id, address=address
         )
@@ -140,10 +159,12 @@ def _decided(session: Session, snapshot: Snapshot, excluded: Excluded, ids: list
             )
 
 
-def _kept(storage: Storage, snapshot: Snapshot, changed: Lines, told: Without) -> Iterator[tuple[Split, int, bytes]]:
+def _kept(
+    storage: Storage, snapshot: Snapshot, changed: Lines, told: Without, about: Collection[Split]
+) -> Iterator[tuple[Split, int, bytes]]:
     for split, row, line in _lines(storage, snapshot):
         number = int(row["comparison_id"])
-        if number in changed:
+        if number in changed and split in about:
             new = changed[number]
             if new is None:
                 told.left_out += 1
@@ -184,7 +205,7 @@ def _pair_of(split: Split, row: Mapping[str, Any]) -> Pair:
     )
 
 
-def _described(snapshot: Snapshot, told: Without, excluded: Excluded) -> Preview:
+def _described(snapshot: Snapshot, told: Without, excluded: Excluded, which: str) -> Preview:
     """Counts of what is left. People and agreement are the earlier snapshot's, and a warning says so."""
     made, before = told.collected, snapshot.statistics
     gone = snapshot.counts.pairs - made.pairs
@@ -204,7 +225,7 @@ def _described(snapshot: Snapshot, told: Without, excluded: Excluded) -> Preview
     )
     note = Warned(
         "made_without",
-        f"This is snapshot {snapshot.number} without {told.left_out:,} pairs that were excluded since. What is said of people "
+        f"This is snapshot {snapshot.number} without {told.left_out:,} pairs {which}. What is said of people "
         f"and agreement is of snapshot {snapshot.number}.",
     )
     warnings = (note, *report.warnings(counts, statistics))

@@ -95,7 +95,7 @@ def retrain(engine: Engine, *, job_id: int, by_id: int, storage: Storage, addres
         checkpoint = session.scalar(
             select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id).limit(1)
         )
-        config = _config(run, checkpoint)
+        config = settings_again(run, checkpoint)
         parent = _parent(session, run)
     runs.require(settings_of(engine), base_model=run.base_model, config=config, parent=parent)
     if parent is not None and parent.checkpoint_id != run.parent_id and not _is_marked(engine, snapshot.id):
@@ -207,7 +207,7 @@ def _known(session: Session, job_id: int, snapshot_id: int, parent_id: int | Non
     )
 
 
-def _config(run: TrainingRun, checkpoint: Checkpoint | None) -> dict[str, Any]:
+def settings_again(run: TrainingRun, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """The run's own settings, with what it recorded in the place of what it chose by itself."""
     config: dict[str, Any] = run.config | {"pair_order": "content"}
     recorded: Mapping[str, Any] = checkpoint.provenance if checkpoint else {}

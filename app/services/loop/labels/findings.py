@@ -55,7 +55,7 @@ def find(engine: Engine, *, check: LabelCheck, data: Path, out: Path, into: Path
     told = {row["comparison_id"]: row for row in rows if "margin" in row}
     margins = {number: row["margin"] for number, row in told.items()}
     contradict, lower = strongest(margins), _lowering(told)
-    agrees = {number: _agrees(margin) for number, margin in margins.items()}
+    agrees = {number: agrees(margin) for number, margin in margins.items()}
     everybody = prompt_values(Vote(prompts[number], None, value) for number, value in agrees.items())
     places = [{number: place for place, number in enumerate(of, 1)} for of in (contradict, lower)]
     people, more, sides = _people(engine, check, data, margins, frozenset(places[0] | places[1]))
@@ -103,7 +103,8 @@ def _lowering(told: dict[int, dict[str, Any]]) -> list[int]:
     return sorted(told, key=lambda number: -told[number]["ches_normalised"])[:most]
 
 
-def _agrees(margin: float) -> float:
+def agrees(margin: float) -> float:
+    """Whether a model would have chosen the same; half where it can't tell."""
     return 0.5 if margin == 0 else float(margin > 0)
 
 
@@ -149,7 +150,7 @@ def _people(
             }
             for row, user_id, for_chosen in cast_on(session, check.run.snapshot, page, chosen_first):
                 if (margin := margins.get(row["comparison_id"])) is not None:
-                    value = _agrees(margin if for_chosen else -margin)
+                    value = agrees(margin if for_chosen else -margin)
                     cast.append(Vote(row["prompt_id"], user_id, value))
     people = [
         {"user_id": one.person, "raw": one.raw, "agreement": _estimate(one.win_rate)}
