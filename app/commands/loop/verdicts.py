@@ -9,9 +9,10 @@ import typer
 from app.commands.context import console
 from app.commands.options import AsJson
 from app.config import get_settings
-from app.db import get_engine
+from app.db import get_engine, read_session
 from app.models import EvaluationState
 from app.services.loop import verdicts
+from app.services.loop.evaluating import since
 from app.services.loop.verdict import words
 from app.services.loop.verdict.shape import Kept
 from app.stats.loop.decision import Stop, Word
@@ -30,12 +31,16 @@ def verdict(
 ) -> None:
     """Show what an evaluation came to. Exit code with --wait: 0 goal reached, 1 worse, 2 undecided, 3 void, 4 timeout."""
     told = await_end(evaluation, timeout=timeout) if wait else verdicts.current(get_engine(), evaluation)
+    with read_session() as session:
+        learnt = since.learnt(session, told.evaluation)
     if as_json:
         print(told.verdict.model_dump_json() if told.verdict else "null")
     else:
         _print(told)
+        for one in learnt:
+            console.print(f"  {one.sentence}", style="yellow")
     if wait:
-        raise typer.Exit(exit_code(told))
+        raise typer.Exit(VOID if any(one.is_side for one in learnt) else exit_code(told))
 
 
 def await_end(

@@ -10,6 +10,8 @@ from app.models import Evaluation, Project
 from app.paging import Page
 from app.routes.loop.verdict_panel import Panel, panel
 from app.services.loop import verdicts
+from app.services.loop.evaluating import since
+from app.services.loop.evaluating.since import Learnt
 from app.services.loop.verdict import pairs, words
 from app.services.loop.verdict.pairs import Outcome, Shown
 from app.services.loop.verdict.shape import Verdict
@@ -61,6 +63,7 @@ class VerdictPage:
     page: Page[Outcome]
     pairs: list[SideBySide]
     is_open: bool
+    void_for: list[Learnt]
 
 
 @router.get("/projects/{slug}/evaluations/{number}")
@@ -77,6 +80,7 @@ def show(
     told = verdicts.current(engine, row.id)
     with read_session(engine) as session:
         outcomes = pairs.listing(session, told.evaluation, shown=shown, page=page)
+        void_for = since.learnt(session, told.evaluation)
     of_page = panel(told, here.project)
     context = VerdictPage(
         project=here.project,
@@ -90,6 +94,7 @@ def show(
         page=outcomes,
         pairs=[_side_by_side(outcome) for outcome in outcomes.items],
         is_open=of_page.is_open,
+        void_for=void_for,
     )
     return render(request, "loop/verdicts/show.html", context, block="pairs" if is_fragment(request) else None)
 

@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import Conflict
 from app.models import Alias, Evaluation, EvaluationState, NeededVerdict
+from app.services.loop.evaluating import since
 from app.stats.loop.decision import Word
 
 ENOUGH = {
@@ -34,6 +35,10 @@ def justification(session: Session, *, alias: Alias, checkpoint_id: int) -> Eval
     decided = list(session.scalars(query.order_by(Evaluation.id.desc())))
     # Asked of the newest alone: an older one that said otherwise must not be picked out.
     newest = decided[0] if decided else None
+    if newest is not None and (void := [one for one in since.learnt(session, newest) if one.is_side]):
+        if alias.needs_verdict is not NeededVerdict.NONE:
+            raise _closed(alias, checkpoint_id, newest, void[0].sentence)
+        return None
     speaks_for_it = newest is not None and newest.word in ENOUGH[NeededVerdict.NOT_WORSE]
     if alias.needs_verdict is not NeededVerdict.NONE and (
         newest is None or newest.word not in ENOUGH[alias.needs_verdict]
@@ -42,11 +47,13 @@ def justification(session: Session, *, alias: Alias, checkpoint_id: int) -> Eval
     return newest if speaks_for_it else None
 
 
-def _closed(alias: Alias, checkpoint_id: int, newest: Evaluation | None) -> GateClosed:
+def _closed(alias: Alias, checkpoint_id: int, newest: Evaluation | None, void: str = "") -> GateClosed:
     other = f"checkpoint {alias.checkpoint_id}" if alias.checkpoint_id is not None else "its base or its parent"
     needed = ASKED_FOR[alias.needs_verdict]
     if newest is None:
         said = f"No evaluation of checkpoint {checkpoint_id} against {other} is decided."
+    elif void:
+        said = f"Evaluation {newest.number} says nothing any more. {void}"
     else:
         said = f"Evaluation {newest.number} of checkpoint {checkpoint_id} says “{newest.word.replace('_', ' ')}”."
     return GateClosed(

@@ -109,7 +109,7 @@ def _around(session: Session, job_id: int) -> list[Node]:
     before = [one.job_id for one in ancestors.of_run(session, job_id)]
     used = select(TrainingRun.snapshot_id).where(TrainingRun.job_id.in_([job_id, *before]))
     snapshots = _snapshots(session, list(session.scalars(used.distinct())))
-    return [*snapshots, *_made(session, [*before, *_from_runs(session, [job_id])], snapshots)]
+    return [*snapshots, *_made(session, [*before, *from_runs(session, [job_id])], snapshots)]
 
 
 def _below(session: Session, snapshot_ids: Collection[int]) -> list[Node]:
@@ -118,7 +118,7 @@ def _below(session: Session, snapshot_ids: Collection[int]) -> list[Node]:
     trained = select(TrainingRun.job_id).where(TrainingRun.snapshot_id.in_(snapshot_ids)).limit(MOST)
     taken = select(Extract.id, Extract.snapshot_id).where(Extract.snapshot_id.in_(snapshot_ids)).limit(MOST)
     excluded = {node.id: node.excluded for node in snapshots}
-    made = _made(session, _from_runs(session, list(session.scalars(trained))), snapshots)
+    made = _made(session, from_runs(session, list(session.scalars(trained))), snapshots)
     runs = [node for node in made if node.kind is Kind.RUN]
     extracts = [
         Node(Kind.EXTRACT, number, f"Extract {number}", "", excluded.get(of or 0, 0), ((Kind.SNAPSHOT, of or 0),))
@@ -133,7 +133,7 @@ def _snapshots(session: Session, snapshot_ids: Collection[int]) -> list[Node]:
     return [Node(Kind.SNAPSHOT, one.id, f"Snapshot {one.number}", excluded=excluded.get(one.id, 0)) for one in rows]
 
 
-def _from_runs(session: Session, job_ids: Collection[int]) -> list[int]:
+def from_runs(session: Session, job_ids: Collection[int]) -> list[int]:
     """These runs, and all of their projects that started from a checkpoint of theirs, or of one of those."""
     theirs = select(Job.project_id).where(Job.id.in_(job_ids))
     first = select(TrainingRun.job_id).where(TrainingRun.job_id.in_(job_ids)).cte("started", recursive=True)

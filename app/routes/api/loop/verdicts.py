@@ -1,18 +1,28 @@
 """What an evaluation came to, over the API."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from app.db import read_session
 from app.models import EvaluationState
 from app.services.loop import verdicts
+from app.services.loop.evaluating import since
+from app.services.loop.evaluating.since import Learnt
 from app.services.loop.verdict import words
 from app.services.loop.verdict.shape import Kept, Verdict
 from app.web.deps import ApiLeadUploaderDep, EngineDep, RowId
 from app.web.problems import problems
 
 router = APIRouter(tags=["evaluations"])
+
+
+class VoidFor(BaseModel):
+    checkpoint_id: int
+    prompts: int = Field(description="Of the evaluation's prompts: those of which it was trained on a near duplicate.")
+    is_side: bool = Field(description="It is one of the two that were compared: nothing of the verdict holds any more.")
 
 
 class VerdictOut(BaseModel):
@@ -33,9 +43,12 @@ class VerdictOut(BaseModel):
     verdict: Verdict | None = Field(description="Null until something counts, and of an evaluation that is void.")
     people: dict[int, str] = Field(description="Names of the people in the verdict, by id.")
     ended_at: datetime | None
+    void_for: list[VoidFor] = Field(
+        description="Checkpoints of which it says nothing any more: they were trained on its prompts' near duplicates."
+    )
 
     @classmethod
-    def of(cls, told: Kept) -> "VerdictOut":
+    def of(cls, told: Kept, learnt: Sequence[Learnt]) -> "VerdictOut":
         row = told.evaluation
         verdict = None if row.state is EvaluationState.VOID else told.verdict
         return cls(
@@ -44,10 +57,15 @@ class VerdictOut(BaseModel):
             plan_sha256=row.plan_sha256, headline=words.headline(row.state, verdict), summary=words.summary(row, verdict),
             notes=words.lines(verdict) if verdict and verdict.prompts else [], verdict=verdict, people=told.names,
             ended_at=row.ended_at,
+            void_for=[
+                VoidFor(checkpoint_id=one.checkpoint_id, prompts=one.prompts, is_side=one.is_side) for one in learnt
+            ],
         )  # fmt: skip
 
 
 @router.get("/evaluations/{evaluation_id}/verdict", responses=problems(404))
 def show(evaluation_id: RowId, engine: EngineDep, _: ApiLeadUploaderDep) -> VerdictOut:
     """The verdict on what is judged by now; of a running batch it may be half a minute old."""
-    return VerdictOut.of(verdicts.current(engine, evaluation_id))
+    told = verdicts.current(engine, evaluation_id)
+    with read_session(engine) as session:
+        return VerdictOut.of(told, since.learnt(session, told.evaluation))
