@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "generate",
         "Ask models for new answers to prompts, and make pairs of them to be judged.",
     ),
+    "arms": ("loop.trials", "group", "What the judgments of an arm bought."),
     "endpoints": ("loop.endpoints", "endpoints", "Servers with OpenAI's API that give answers."),
     "loop": (
         "loop.rounds",

@@ -32,6 +32,7 @@ from app.routes.loop import (
     progress,
     removal,
     rounds,
+    trials,
     verdicts,
 )
 from app.routes.loop.labels import checks as label_checks
@@ -80,6 +81,7 @@ PAGES: tuple[Any, ...] = (
     progress,
     guesses,
     rounds,
+    trials,
     workers,
     generations,
     endpoints,

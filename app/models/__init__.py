@@ -1,6 +1,7 @@
 """The tables, a file a noun."""
 
 from app.models.alias import Alias, AliasEvent, Deed, NeededVerdict
+from app.models.arm_trial import ArmTrial, ArmTrialRun, TrialState
 from app.models.audit import AuditEntry
 from app.models.base import Base
 from app.models.checkpoint import Checkpoint, CheckpointFile, Stage
@@ -53,6 +54,8 @@ __all__ = [
     "AliasEvent",
     "ApiToken",
     "Arm",
+    "ArmTrial",
+    "ArmTrialRun",
     "AuditEntry",
     "Base",
     "CheckedPair",
@@ -138,6 +141,7 @@ __all__ = [
     "Statistics",
     "TokenProject",
     "TrainingRun",
+    "TrialState",
     "User",
     "UserSession",
     "Warned",

@@ -17,6 +17,7 @@ from app.services.loop import evaluations, verdicts
 from app.services.loop.labels import learned
 from app.services.loop.removal import imports, projects
 from app.services.loop.rounding import steps
+from app.services.loop.trials import steps as trial_steps
 from app.storage import get_storage
 
 log = structlog.get_logger()
@@ -97,6 +98,7 @@ async def _carry_on_forever(settings: Settings, engine: Engine) -> None:
         await asyncio.sleep(settings.sweep_seconds)
         try:
             await asyncio.to_thread(steps.advance_all, engine, storage)
+            await asyncio.to_thread(trial_steps.advance_all, engine, storage)
         except Exception as error:  # a database that is away comes back
             log.warning("round.missed", error=str(error))
 

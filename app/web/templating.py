@@ -43,6 +43,7 @@ SECTIONS = {
     "extracts": "data",
     "generations": "data",
     "generate": "data",
+    "trials": "data",
     "endpoints": "endpoints",
     "comparisons": "data",
     "runs": "runs",

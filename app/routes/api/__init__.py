@@ -18,6 +18,7 @@ from app.routes.api.loop import (
     progress,
     removal,
     rounds,
+    trials,
     verdicts,
 )
 from app.routes.api.ops import storage
@@ -45,6 +46,7 @@ for part in (
     progress,
     guesses,
     rounds,
+    trials,
     storage,
     exclusions,
     removal,

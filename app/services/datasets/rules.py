@@ -23,6 +23,7 @@ LEFT_OUT = {
     "near_duplicate": "nearly the same as a prompt kept for evaluation",
     "kept": "of prompts kept for evaluation",
     "gold": "kept as gold questions",
+    "trial": "left out to see what an arm bought",
 }
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, aliased
 from app.bulk import among
 from app.db import read_session
 from app.errors import Conflict, SnapshotEmpty
-from app.models import Choice, Comparison, Judgment, Prompt, Response, Snapshot, Split, Warned
+from app.models import Arm, Choice, Comparison, Judgment, Prompt, Response, Snapshot, Split, Warned
 from app.services.collecting import exclusions
 from app.services.collecting.exclusions import Excluded
 from app.services.collecting.messages import text_hash
@@ -93,10 +93,10 @@ def freeze(
 
 
 def _ids(storage: Storage, snapshot: Snapshot) -> list[int]:
-    return [int(line["comparison_id"]) for _, line, _ in _lines(storage, snapshot)]
+    return [int(line["comparison_id"]) for _, line, _ in lines_of(storage, snapshot)]
 
 
-def _lines(storage: Storage, snapshot: Snapshot) -> Iterator[tuple[Split, dict[str, Any], bytes]]:
+def lines_of(storage: Storage, snapshot: Snapshot) -> Iterator[tuple[Split, dict[str, Any], bytes]]:
     for file in snapshot.files:
         with storage.open(file.key) as lines:
             for line in lines:
@@ -162,7 +162,7 @@ def _decided(session: Session, snapshot: Snapshot, excluded: Excluded, ids: list
 def _kept(
     storage: Storage, snapshot: Snapshot, changed: Lines, told: Without, about: Collection[Split]
 ) -> Iterator[tuple[Split, int, bytes]]:
-    for split, row, line in _lines(storage, snapshot):
+    for split, row, line in lines_of(storage, snapshot):
         number = int(row["comparison_id"])
         if number in changed and split in about:
             new = changed[number]
@@ -171,7 +171,7 @@ def _kept(
                 continue
             told.anew += new != line
             line, row = new, orjson.loads(new)
-        told.collected.add(_pair_of(split, row))
+        told.collected.add(pair_of(split, row))
         told.splits[number] = split
         yield split, number, line
 
@@ -183,7 +183,7 @@ def _count_arms(session: Session, told: Without) -> None:
         told.collected.count_arm(told.splits[number], arm)
 
 
-def _pair_of(split: Split, row: Mapping[str, Any]) -> Pair:
+def pair_of(split: Split, row: Mapping[str, Any], arm: Arm | None = None) -> Pair:
     """A line as what is counted of it."""
     chosen, rejected = ("\n\n".join(message["content"] for message in row[side]) for side in ("chosen", "rejected"))
     decision = Decision(
@@ -202,6 +202,7 @@ def _pair_of(split: Split, row: Mapping[str, Any]) -> Pair:
         words=(len(chosen.split()), len(rejected.split())),
         chosen_hash=text_hash(chosen),
         sources=(row["chosen_source"], row["rejected_source"]),
+        arm=arm,
     )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import read_session, settings_of, write_session
 from app.errors import Invalid, PrefloopError
-from app.models import FINISHED, Checkpoint, Evaluation, Job, Project, Purpose, Split, TrainingRun, User
+from app.models import FINISHED, ArmTrialRun, Checkpoint, Evaluation, Job, Project, Purpose, Split, TrainingRun, User
 from app.services.jobs import jobs
 from app.services.loop import evaluations, generations
 from app.services.loop.evaluating import choosing, standing
@@ -117,7 +117,11 @@ def start_by_itself(engine: Engine, *, checkpoint_id: int) -> Evaluation | None:
             .join(Job, Job.project_id == Project.id)
             .join(TrainingRun, TrainingRun.job_id == Job.id)
             .join(Checkpoint, Checkpoint.job_id == TrainingRun.job_id)
-            .where(Checkpoint.id == checkpoint_id, ~exists().where(Evaluation.checkpoint_id == checkpoint_id))
+            .where(
+                Checkpoint.id == checkpoint_id,
+                ~exists().where(Evaluation.checkpoint_id == checkpoint_id),
+                ~exists().where(ArmTrialRun.job_id == Job.id),  # it only measures
+            )
         ).first()
         if row is None or not row[0].evaluates_runs:
             return None

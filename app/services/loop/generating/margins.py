@@ -6,13 +6,13 @@ each answer is scored once, whatever it is paired with.
 
 from collections.abc import Mapping
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Invalid
-from app.models import Checkpoint, GeneratedAnswer, Job, Project
+from app.models import ArmTrialRun, Checkpoint, GeneratedAnswer, Job, Project
 from app.services.jobs import leases
 from app.services.loop.generating.answers import STORED_AT_ONCE, Place
 from app.services.loop.generating.arms import Arms
@@ -20,10 +20,17 @@ from app.services.training import checkpoints, runs
 
 
 def checkpoint_of(session: Session, *, project: Project, arms: Arms) -> int | None:
-    """The project's newest checkpoint where the arms go by margins, else None. Raises Invalid where there is none."""
+    """The project's newest checkpoint, those of trials apart, where the arms go by margins, else None.
+
+    Raises Invalid where there is none.
+    """
     if not arms.wants_margins:
         return None
-    made = select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.project_id == project.id)
+    made = (
+        select(Checkpoint.id)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Job.project_id == project.id, ~exists().where(ArmTrialRun.job_id == Job.id))
+    )
     newest = session.scalar(made.order_by(Checkpoint.id.desc()).limit(1))
     if newest is None:
         raise Invalid(
