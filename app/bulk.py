@@ -1,6 +1,8 @@
-"""Many rows at once, the quick way of each database: executemany of the driver on SQLite, COPY on PostgreSQL."""
+"""Many rows at once, the quick way of each database: statements of many rows on SQLite, COPY on PostgreSQL."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -15,10 +17,18 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeEngine, UserDefinedType
+
+AT_ONCE = 100  # rows of one statement on SQLite: more win nothing, and it takes 32,766 parameters
+# The sequence is looked up once, not for each id.
+NEXT_IDS = text(
+    "SELECT array_agg(nextval(of_table.sequence)) FROM "
+    "(SELECT CAST(pg_get_serial_sequence(:name, 'id') AS regclass) AS sequence OFFSET 0) AS of_table, "
+    "generate_series(1, :count)"
+)
 
 
 def insert_rows(
@@ -46,23 +56,36 @@ def insert_rows(
         binds = [_bind(table, name, connection.dialect) for name in columns]
         rows = [tuple(bind(value) for bind, value in zip(binds, row, strict=True)) for row in rows]
     names = ", ".join((*columns, *same))
-    complete = [row + constant for row in rows] if constant else list(rows)
     if connection.dialect.name == "postgresql":
+        complete = [row + constant for row in rows] if constant else rows
         driver: Any = connection.connection.driver_connection
         with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
             for row in complete:
                 copy.write_row(row)
         return
-    places = ", ".join("?" * (len(columns) + len(same)))
-    statement = f"INSERT INTO {table.name} ({names}) VALUES ({places})"  # noqa: S608 - names of our own
-    connection.exec_driver_sql(statement, complete)
+    into = f"INSERT INTO {table.name} ({names}) VALUES "  # noqa: S608 - names of our own
+    whole = len(rows) - len(rows) % AT_ONCE
+    for begin in range(0, whole, AT_ONCE):
+        values = constant + tuple(chain.from_iterable(rows[begin : begin + AT_ONCE]))
+        connection.exec_driver_sql(into + _places(len(constant), len(columns), AT_ONCE), values)
+    if whole < len(rows):
+        connection.exec_driver_sql(
+            into + _places(len(constant), len(columns), 1), [constant + row for row in rows[whole:]]
+        )
+
+
+@lru_cache
+def _places(constant: int, width: int, rows: int) -> str:
+    """The parameters of some rows, of which each has the first `constant` ones too, as its last."""
+    same = [f"?{number}" for number in range(1, constant + 1)]
+    own = (range(begin, begin + width) for begin in range(constant + 1, constant + 1 + rows * width, width))
+    return ", ".join(f"({', '.join([*(f'?{number}' for number in numbers), *same])})" for numbers in own)
 
 
 def next_ids(session: Session, model: type[DeclarativeBase], count: int) -> list[int]:
     """Ids for rows to be inserted. On SQLite nobody else may insert before this transaction ends, and nobody can."""
     if session.get_bind().dialect.name == "postgresql":
-        sequence = func.pg_get_serial_sequence(model.__tablename__, "id")
-        return list(session.scalars(select(func.nextval(sequence)).select_from(func.generate_series(1, count))))
+        return list(session.execute(NEXT_IDS, {"name": model.__tablename__, "count": count}).scalar_one() or ())
     last = session.scalar(select(func.max(literal_column("id"))).select_from(model)) or 0
     return list(range(last + 1, last + 1 + count))
 
@@ -73,7 +96,7 @@ def among(
     """Whether a column has one of these values: one parameter however many there are, so that one statement does."""
     if session.get_bind().dialect.name == "postgresql":
         kind: Any = BigInteger() if column.type.python_type is int else column.type
-        return column == func.any(bindparam(name, list(values), postgresql.ARRAY(kind), unique=True))
+        return column == func.any(_array(name, values, kind))
     told: BindParameter[str] = bindparam(name, orjson.dumps(list(values)).decode(), unique=True)
     return column.in_(select(literal_column("value")).select_from(func.json_each(told)))
 
@@ -82,14 +105,33 @@ def given(session: Session, rows: Collection[tuple[Any, ...]], **kinds: type[Typ
     """Rows of ours as a table to join with; `kinds` are its columns in their order. One statement does for any number."""
     if session.get_bind().dialect.name == "postgresql":
         columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
-        arrays = [
-            bindparam(name, list(values), postgresql.ARRAY(kind()), unique=True)
-            for (name, kind), values in zip(kinds.items(), columns, strict=True)
-        ]
+        arrays = [_array(name, values, kind()) for (name, kind), values in zip(kinds.items(), columns, strict=True)]
         return func.unnest(*arrays).table_valued(*kinds, name="given").render_derived()
     told: BindParameter[str] = bindparam("given", orjson.dumps(rows).decode(), unique=True)
     places = [func.json_extract(literal_column("value"), f"$[{at}]").label(name) for at, name in enumerate(kinds)]
     return select(*places).select_from(func.json_each(told)).subquery("given")
+
+
+def _array(name: str, values: Collection[Any], kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    """Values as PostgreSQL writes an array: one text, where the driver would look at each value."""
+    if isinstance(kind, BigInteger):
+        told = ",".join(map(str, values))
+    else:
+        told = ",".join(['"' + value.replace("\\", r"\\").replace('"', r"\"") + '"' for value in values])
+    return bindparam(name, f"{{{told}}}", _Written(isinstance(kind, BigInteger)), unique=True)
+
+
+class _Written(UserDefinedType[str]):
+    """An array that is sent as PostgreSQL writes it. The cast says what the parameter is, so nothing is cast when it runs."""
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def __init__(self, of_numbers: bool) -> None:
+        self.of_numbers = of_numbers
+
+    def get_col_spec(self, **_: object) -> str:
+        return "BIGINT[]" if self.of_numbers else "VARCHAR[]"
 
 
 def _bind(table: Table, name: str, dialect: Dialect) -> Callable[[Any], Any]:

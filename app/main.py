@@ -38,7 +38,7 @@ from app.routes.loop import (
 from app.routes.loop.labels import checks as label_checks
 from app.routes.loop.labels import people as label_people
 from app.routes.ops import audit, health, storage, workers
-from app.routes.training import checkpoints, jobs, new_run
+from app.routes.training import checkpoints, freezings, jobs, new_run
 from app.web import failures
 from app.web.admission import Admission
 from app.web.bodies import ImportPlaces
@@ -73,6 +73,7 @@ PAGES: tuple[Any, ...] = (
     snapshots,
     extracts,
     new_run,
+    freezings,
     jobs,
     checkpoints,
     evaluations,

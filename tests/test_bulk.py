@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from sqlalchemy import BigInteger, String, select
 from sqlalchemy.orm import Session
 
-from app.bulk import among, given, insert_rows, next_ids
+from app.bulk import AT_ONCE, among, given, insert_rows, next_ids
 from app.models import Project, Prompt, Response, SourceKind, Split, User
 
 TEXTS = ["plain", "tab\tline\nreturn\r", "back\\slash \\N \\.", "quote ' \" ,", "umlaut ä € \U0001f600", ""]
@@ -41,6 +41,42 @@ def test_values_of_every_kind_come_back(session: Session) -> None:
     rows = session.scalars(select(Response).order_by(Response.id)).all()
     assert [row.text for row in rows] == TEXTS
     assert {(row.source_kind, row.created_at) for row in rows} == {(SourceKind.MODEL, MADE)}
+
+
+def test_rows_of_several_statements_and_of_a_rest_all_come(session: Session) -> None:
+    project = _project(session)
+    count = 2 * AT_ONCE + 17
+    ids = next_ids(session, Prompt, count)
+    assert ids == list(range(ids[0], ids[0] + count))
+    rows = [(number, f"{number:064}", "[]") for number in ids]
+    insert_rows(
+        session,
+        Prompt,
+        ("id", "content_hash", "messages"),
+        rows,
+        project_id=project.id,
+        split=Split.KEPT,
+        created_at=MADE,
+    )
+    stored = session.execute(
+        select(Prompt.id, Prompt.content_hash, Prompt.split, Prompt.created_at).order_by(Prompt.id)
+    )
+    assert stored.all() == [(number, f"{number:064}", Split.KEPT, MADE) for number in ids]
+
+
+def test_texts_of_every_kind_are_found(session: Session) -> None:
+    project = _project(session)
+    prompt_id = prompt(session, project)
+    ids = next_ids(session, Response, len(TEXTS))
+    rows = [(number, str(at), text) for at, (number, text) in enumerate(zip(ids, TEXTS, strict=True))]
+    same = {"prompt_id": prompt_id, "characters": 1, "words": 1, "source_kind": SourceKind.MODEL, "created_at": MADE}
+    insert_rows(session, Response, ("id", "content_hash", "text"), rows, source_name='{m,"n\\', **same)
+    asked = [*TEXTS, "{", "NULL", ","]
+    assert set(session.scalars(select(Response.text).where(among(session, Response.text, asked)))) == set(TEXTS)
+    named = given(session, [('{m,"n\\', 1)], name=String, number=BigInteger)
+    assert len(session.scalars(select(Response.id).join(named, Response.source_name == named.c.name)).all()) == len(
+        TEXTS
+    )
 
 
 def _project(session: Session) -> Project:

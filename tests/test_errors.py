@@ -99,7 +99,7 @@ def test_an_import_that_fills_the_disk_says_so(
     def fails(*_: object) -> None:
         raise OperationalError("INSERT", None, sqlite3.OperationalError("database or disk is full"))
 
-    monkeypatch.setattr(load, "_load_batch", fails)
+    monkeypatch.setattr(load, "_store", fails)
     line = BytesIO(b'{"prompt": "a", "responses": ["b", "c"]}')
     with pytest.raises(OperationalError):
         load.load(engine, project_id=project.id, user_id=engineer.id, stream=line, filename="x", settings=settings)

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from app.cli import COMMANDS, cli, load
 from app.config import Settings
-from app.starting import importing
+from app.starting import LOOKS, importing
 from tests.conftest import ROOT
 
 PROBE = """
@@ -103,6 +103,7 @@ def test_imports_are_not_searched_for_garbage_and_what_comes_later_is() -> None:
     with importing():
         assert not gc.isenabled()
     assert gc.isenabled() == enabled
+    assert gc.get_threshold() == LOOKS
     gc.unfreeze()
 
 

@@ -27,6 +27,7 @@ from app.models.exclusion import Exclusion, ExclusionKind, LeftoverFile
 from app.models.export import Export, ExportFormat
 from app.models.extract import Container, Extract, ExtractForm, ExtractState
 from app.models.figures import KeptFigures
+from app.models.freezing import Freezing, FreezingState
 from app.models.generation import Endpoint, Finish, GeneratedAnswer, GenerationPlan, Pairing, Purpose
 from app.models.guess import EvaluationGuess
 from app.models.importing import ColumnMap, Difference, Import, ImportReport, ImportState, Rejection
@@ -86,6 +87,8 @@ __all__ = [
     "ExtractForm",
     "ExtractState",
     "Finish",
+    "Freezing",
+    "FreezingState",
     "GeneratedAnswer",
     "GenerationPlan",
     "Guideline",

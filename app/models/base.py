@@ -76,6 +76,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+# The ids of a table that stand in addresses, in the audit trail or in names of stored files: SQLite would give the highest one again
+# once its row is gone.
+NEVER_AGAIN = {"sqlite_autoincrement": True}
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.models.base import Base, now, string_enum
+from app.models.base import NEVER_AGAIN, Base, now, string_enum
 from app.models.training_run import TrainingRun
 from app.storage import StoredFile
 
@@ -22,7 +22,7 @@ class Checkpoint(Base):
     """`metrics` is {before: {...}, after: {...}} on the eval split; `provenance` repeats the whole chain as it was."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_id", "name"),)
+    __table_args__ = (UniqueConstraint("job_id", "name"), NEVER_AGAIN)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("training_runs.job_id"))

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.models.base import Base, JsonOrNull, now, string_enum
+from app.models.base import NEVER_AGAIN, Base, JsonOrNull, now, string_enum
 from app.models.checkpoint import Checkpoint
 from app.models.project import Project
 
@@ -50,6 +50,7 @@ class Evaluation(Base):
         UniqueConstraint("project_id", "number"),
         CheckConstraint("(opponent_id IS NULL) = (opponent_model <> '')", name="opponent"),
         CheckConstraint("share BETWEEN 1 AND 100", name="share"),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, now, string_enum
+from app.models.base import NEVER_AGAIN, Base, now, string_enum
 
 
 class ExclusionKind(StrEnum):
@@ -41,6 +41,7 @@ class Exclusion(Base):
         _in_force("uq_exclusions_pair", "comparison_id"),
         _in_force("uq_exclusions_import", "import_id"),
         Index("ix_exclusions_project_id_id", "project_id", "id"),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, FileList, now, string_enum
+from app.models.base import NEVER_AGAIN, Base, FileList, now, string_enum
 from app.models.comparison import Split
 from app.storage import StoredFile
 
@@ -39,6 +39,7 @@ class Extract(Base):
     __table_args__ = (
         CheckConstraint("(form = 'own') = (snapshot_id IS NULL)", name="snapshot"),
         CheckConstraint("(form = 'own') = (split IS NULL)", name="of_split"),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

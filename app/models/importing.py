@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, Json, JsonOf, now, string_enum
+from app.models.base import NEVER_AGAIN, Base, Json, JsonOf, now, string_enum
 
 
 class ImportState(StrEnum):
@@ -60,6 +60,7 @@ class Import(Base):
     """
 
     __tablename__ = "imports"
+    __table_args__ = NEVER_AGAIN
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, true
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.models.base import Base, now, string_enum
+from app.models.base import NEVER_AGAIN, Base, now, string_enum
 from app.models.project import Project
 from app.models.user import User
 
@@ -67,6 +67,7 @@ class Job(Base):
             " OR (state IN ('queued', 'running') AND finished_at IS NULL)",
             name="finished",
         ),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, now
+from app.models.base import NEVER_AGAIN, Base, now
 
 
 class Project(Base):
@@ -20,6 +20,7 @@ class Project(Base):
         CheckConstraint("judgments_per_comparison BETWEEN 1 AND 25", name="judgments_per_comparison"),
         CheckConstraint("eval_percent BETWEEN 0 AND 50", name="eval_percent"),
         CheckConstraint("lease_seconds BETWEEN 30 AND 86400", name="lease_seconds"),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.models.base import Base, now, string_enum
+from app.models.base import NEVER_AGAIN, Base, now, string_enum
 from app.models.project import Project
 from app.models.user import User
 
@@ -61,6 +61,7 @@ class Round(Base):
             " OR (state IN ('running', 'failed') AND ended_at IS NULL)",
             name="ended",
         ),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ForeignKey, String, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.models.base import Base, FileList, JsonOf, now
+from app.models.base import NEVER_AGAIN, Base, FileList, JsonOf, now
 from app.models.comparison import Split
 from app.models.project import Project
 from app.stats.lengths import Lengths
@@ -105,7 +105,7 @@ class Snapshot(Base):
     snapshot but older ones that nobody has looked through yet."""
 
     __tablename__ = "snapshots"
-    __table_args__ = (UniqueConstraint("project_id", "number"),)
+    __table_args__ = (UniqueConstraint("project_id", "number"), NEVER_AGAIN)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))

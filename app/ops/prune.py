@@ -1,6 +1,6 @@
 """`prefloop prune`: removes what isn't needed any more, by the ages that the settings give.
 
-Never: prompts, answers, judgments, snapshots, checkpoints, exports, the audit trail. Rows go in small transactions, so that
+Never: prompts, answers, judgments, snapshots, checkpoints, exports of them, the audit trail. Rows go in small transactions, so that
 nobody waits; files go outside of any.
 """
 
@@ -23,6 +23,8 @@ from app.models import (
     FINISHED,
     ApiToken,
     EventType,
+    Extract,
+    ExtractState,
     Job,
     JobEvent,
     Judgment,
@@ -33,6 +35,7 @@ from app.models import (
 )
 from app.models.base import now as clock
 from app.ops import stored
+from app.services.datasets.extracts import extracts
 from app.storage import get_storage
 
 BATCH = 500
@@ -40,7 +43,7 @@ STEPS_KEPT = 200  # of a finished job's steps, so that its charts stay
 DONE_FILE = ".pruned"
 EVERY = timedelta(hours=24)
 HALF = ("tmp/", "probe-")
-OURS = (*HALF, "snapshots/", "checkpoints/")
+OURS = (*HALF, "snapshots/", "checkpoints/", "extracts/")
 WORK_FOLDER = re.compile(r"job-(\d+)(?:-([0-9a-f]+))?")
 
 
@@ -74,6 +77,7 @@ def prune(
         _rows(engine, "ended links", Link.id, used_link, dry_run),
         _rows(engine, "ended tokens", ApiToken.id, _ended(ApiToken, ended), dry_run),
         _rows(engine, "showings that nobody judged", Showing.id, _unjudged(shown), dry_run),
+        _extracts(settings, engine, before["keep_extracts_days"], now, dry_run),
         _events(engine, before["keep_events_days"], dry_run),
         _work_folders(settings, engine, before["keep_failed_days"], dry_run),
         _files(settings.data_dir / "cache", "caches", before["keep_cache_days"], dry_run),
@@ -123,6 +127,26 @@ def _rows(engine: Engine, what: str, key: Any, condition: Any, dry_run: bool) ->
 
 def _delete(session: Session, key: Any, ids: Any) -> None:
     session.execute(delete(key.class_).where(key.in_(ids)).execution_options(synchronize_session=False))
+
+
+def _extracts(settings: Settings, engine: Engine, before: datetime, now: datetime, dry_run: bool) -> Removed:
+    """Files with a project's data that were made long ago, with their rows: they can be made again. One that is still being made
+    stays."""
+    store, after, count, size = get_storage(settings), 0, 0, 0
+    old = or_(Extract.state != ExtractState.RUNNING, Extract.updated_at < now - extracts.STALLED_AFTER)
+    while True:
+        with read_session(engine) as session:
+            spare = select(Extract.id, Extract.files).where(Extract.updated_at < before, old, Extract.id > after)
+            rows = session.execute(spare.order_by(Extract.id).limit(BATCH)).tuples().all()
+        if not rows:
+            return Removed("extracts", count, size)
+        files = [file for _, of_one in rows for file in of_one]
+        after, count, size = rows[-1][0], count + len(rows), size + sum(file.size for file in files)
+        if not dry_run:
+            for file in files:  # first: a row without its file is found again, a file without its row isn't
+                store.delete(file.key)
+            with write_session(engine) as session:
+                _delete(session, Extract.id, [number for number, _ in rows])
 
 
 def _events(engine: Engine, before: datetime, dry_run: bool) -> Removed:

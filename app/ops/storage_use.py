@@ -59,7 +59,8 @@ def _measure(settings: Settings) -> Use:
         for kind, file in stored.files(session):
             sizes[kind][file.key] = file.size
     parts = [Part("Database", databases.size(engine), None)]
-    parts += [Part(kind.capitalize(), sum(of.values()), len(of)) for kind, of in sizes.items()]
+    notes = {"extracts": f"Pruned after {settings.keep_extracts_days} days."}
+    parts += [Part(kind.capitalize(), sum(of.values()), len(of), notes.get(kind, "")) for kind, of in sizes.items()]
     folder = settings.data_dir
     parts += [
         Part("Base models", size_of(settings.models), None, "Remove a model's folder to be rid of it."),

@@ -57,6 +57,9 @@ class Policies(BaseSettings):
     keep_uploads_days: int = Field(
         7, ge=2, description="Days after which half of a stored file, or a message that nobody heard, is removed."
     )
+    keep_extracts_days: int = Field(
+        default=30, ge=1, description="Days for which a file with a project's data, made to be taken out, is kept."
+    )
     keep_events_days: int = Field(
         180, ge=1, description="Days for which every event of a finished job is kept; then a summary of them stays."
     )

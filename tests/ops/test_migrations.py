@@ -441,3 +441,23 @@ def drawn(engine: Engine) -> dict[str, Any]:
             for table in look.get_table_names()
             if table != "alembic_version"
         }
+
+
+def test_a_number_that_stands_in_addresses_is_never_given_again(engine: Engine) -> None:
+    """A project that is gone leaves its number in the audit trail, in links, and for a while in the store's keys."""
+    migrate.upgrade(engine)
+    with write_session(engine) as session:
+        by = users.create(session, username="ada", display_name="Ada", role="admin")
+        gone = projects.create(session, slug="gone", name="Gone", by=by)
+    with engine.begin() as connection:
+        for table in ("memberships", "project_counts", "projects"):
+            key = "id" if table == "projects" else "project_id"
+            connection.execute(text(f"DELETE FROM {table} WHERE {key} = {gone.id}"))
+    with write_session(engine) as session:
+        assert projects.create(session, slug="next", name="Next", by=session.merge(by)).id > gone.id
+    counted = {table.name for table in Base.metadata.sorted_tables if table.dialect_options["sqlite"]["autoincrement"]}
+    assert {"projects", "jobs", "snapshots", "checkpoints", "imports", "extracts", "exclusions"} < counted
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            made = connection.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'"))
+            assert set(made.scalars()) == counted

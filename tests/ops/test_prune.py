@@ -15,7 +15,11 @@ from app.events import log as events
 from app.events.types import Done, Evaluated, Logged, StepTaken
 from app.models import (
     ApiToken,
+    Container,
     EventType,
+    Extract,
+    ExtractForm,
+    ExtractState,
     JobEvent,
     JobKind,
     JobState,
@@ -25,9 +29,11 @@ from app.models import (
     User,
     UserSession,
 )
+from app.models.base import now as clock
 from app.ops import prune
 from app.ops.up import Child
 from app.services.accounts import links, sessions, tokens
+from app.services.datasets.extracts import extracts
 from app.services.jobs import jobs, leases
 from app.storage import Storage
 from tests.factory import Factory
@@ -169,6 +175,38 @@ def test_stored_files_that_nothing_names_go_when_they_are_old(
         artifacts / "checkpoints" / "job-10" / "on-its-way",
         artifacts / "somebody" / "elses",
     }
+
+
+def test_files_with_a_projects_data_go_with_their_rows_after_their_time(
+    engine: Engine, settings: Settings, factory: Factory, storage: Storage
+) -> None:
+    project, by = factory.judged(2), factory.engineer()
+
+    def made(when: datetime, state: ExtractState = ExtractState.DONE) -> Extract:
+        with write_session(engine) as session:
+            row = extracts.create(
+                session,
+                project=session.merge(project),
+                by=session.merge(by),
+                form=ExtractForm.OWN,
+                container=Container.JSONL,
+            )
+        row = extracts.make(engine, storage, row.id)
+        with write_session(engine) as session:
+            session.execute(update(Extract).where(Extract.id == row.id).values(updated_at=when, state=state))
+        return row
+
+    old, young = made(LONG_AGO), made(NOW - timedelta(days=settings.keep_extracts_days - 1))
+    lost, current = made(LONG_AGO, ExtractState.RUNNING), made(clock(), ExtractState.RUNNING)
+    expected = {"extracts": (2, sum(row.files[0].size for row in (old, lost)))}
+    for dry_run in (True, False):
+        told = prune.prune(settings, now=NOW, dry_run=dry_run)
+        assert {one.what: (one.count, one.bytes) for one in told if one.count} == expected
+    assert counts(settings) == {}
+    with read_session(engine) as session:
+        assert set(session.scalars(select(Extract.id))) == {young.id, current.id}
+    for row, is_there in ((old, False), (lost, False), (young, True), (current, True)):
+        assert storage.exists(row.files[0].key) is is_there
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

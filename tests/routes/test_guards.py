@@ -135,6 +135,7 @@ LEADS = {
     "GET /api/v1/snapshots/{snapshot_id}/lineage",
     "GET /snapshots/{snapshot_id}",
     "POST /projects/{slug}/snapshots",
+    "GET /projects/{slug}/freezings/{number}",
     "PATCH /api/v1/projects/{slug}",
     "GET /api/v1/projects/{slug}/members",
     "PUT /api/v1/projects/{slug}/members/{username}",

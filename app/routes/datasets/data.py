@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.models import Arm, Choice, Comparison, Judgment, Project, Snapshot, Split
+from app.models import Arm, Choice, Comparison, Freezing, Judgment, Project, Snapshot, Split
 from app.paging import Page, Stretch
 from app.routes.loop import lineage
 from app.routes.loop.lineage import LineagePanel
@@ -15,6 +15,7 @@ from app.services.collecting.listing import Filters, Row
 from app.services.datasets import figures, snapshots
 from app.services.datasets.figures import Figures
 from app.services.datasets.rules import LEFT_OUT
+from app.services.training import freezings
 from app.web.deps import EngineDep, LeadDep, RowId, SessionDep
 from app.web.templating import is_fragment, render
 
@@ -51,6 +52,7 @@ class DataPage:
     choices: dict[Choice, str]
     left_out_words: dict[str, str]
     arms: dict[str, str]
+    freezing: Freezing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def show(
         CHOICES,
         LEFT_OUT,
         ARMS,
+        freezings.latest(session, project=project),
     )
     return render(request, "datasets/data/show.html", shown, block="figures" if is_fragment(request) else None)
 

@@ -9,9 +9,10 @@ from app.db import read_session
 from app.models import Project, Snapshot, TrainingRun
 from app.routes.loop import lineage
 from app.routes.loop.lineage import LineagePanel
+from app.routes.training.freezings import begin
 from app.services.datasets import snapshots
 from app.services.datasets.rules import LEFT_OUT
-from app.services.training import runs
+from app.services.training import freezings, runs
 from app.web.archive import stored
 from app.web.deps import (
     EngineDep,
@@ -53,6 +54,8 @@ def show(snapshot_id: RowId, request: Request, session: SessionDep, here: LeadDe
 def freeze(request: Request, here: LeadUploaderDep, engine: EngineDep, storage: StorageDep) -> Response:
     project, user = here.project, here.user
     with read_session(engine) as session:
+        if freezings.is_large(session, project):
+            return begin(request, engine, storage, here)
         newest = snapshots.listing(session, project=project)[:1]
     snapshot = snapshots.freeze(
         engine, project=project, by_id=user.id, storage=storage, address=client_address(request)

@@ -11,16 +11,17 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import read_session, write_session
+from app.db import read_session, settings_of, write_session
 from app.errors import Invalid, PrefloopError
 from app.models import JobKind, Project, TrainingRun, User
+from app.routes.training import freezings as freezings_page
 from app.routes.training import run_form, run_preview
 from app.routes.training.run_form import RULE_HELP, Form
 from app.routes.training.run_preview import Cost, Dataset
 from app.services.accounts.access import Caller
 from app.services.datasets import snapshots
 from app.services.jobs import workers
-from app.services.training import base_models, checkpoints, parents, presets, run_settings, runs
+from app.services.training import base_models, checkpoints, freezings, parents, presets, run_settings, runs
 from app.services.training.base_models import BaseModel
 from app.services.training.parents import Parent
 from app.services.training.presets import PRESETS, Preset
@@ -109,8 +110,7 @@ def create(
     status, problems = Invalid.status, _problems(form, settings, parent)
     if not problems:
         try:
-            run = _queue(engine, here, form, parent, storage, client_address(request))
-            return redirect(f"/jobs/{run.job_id}")
+            return _start_run(request, engine, here, form, parent, storage)
         except PrefloopError as error:
             if error.status == 404:
                 raise
@@ -147,16 +147,33 @@ def _problems(form: Form, settings: Settings, parent: Parent | None) -> dict[str
     return problems
 
 
-def _queue(
-    engine: Engine, here: Here, form: Form, parent: Parent | None, storage: Storage, address: str
-) -> TrainingRun:
-    wanted: dict[str, Any] = {
+def _start_run(
+    request: Request, engine: Engine, here: Here, form: Form, parent: Parent | None, storage: Storage
+) -> Response:
+    """Queues the run, or leads to the page of the freeze that it needs before in a large project."""
+    if form.snapshot_id is None:
+        with read_session(engine) as session:
+            is_large = freezings.is_large(session, here.project)
+        if is_large:
+            runs.require(settings_of(engine), base_model=form.base_model, config=form.config(), parent=parent)
+            run = _wanted(form) | {"from_checkpoint": form.from_checkpoint}
+            return freezings_page.begin(request, engine, storage, here, rule=form.checked_rule(), run=run)
+    return redirect(f"/jobs/{_queue(engine, here, form, parent, storage, client_address(request)).job_id}")
+
+
+def _wanted(form: Form) -> dict[str, Any]:
+    return {
         "base_model": form.base_model,
         "config": form.config(),
         "note": form.note.strip(),
         "idempotency_key": form.key or None,
-        "parent": parent,
     }
+
+
+def _queue(
+    engine: Engine, here: Here, form: Form, parent: Parent | None, storage: Storage, address: str
+) -> TrainingRun:
+    wanted = _wanted(form) | {"parent": parent}
     if form.snapshot_id is not None:
         with write_session(engine) as session:
             session.info["address"] = address

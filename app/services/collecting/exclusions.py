@@ -1,7 +1,7 @@
 """Exclusions: what was collected and isn't to be trained on any more. New snapshots and figures leave it out; it stays visible, and can
 be put back. What is behind an undone import is `services.loop.removal.imports`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -44,6 +44,15 @@ class Told:
     @property
     def subject_id(self) -> int:
         return int(getattr(self.row, COLUMNS[self.row.kind]))
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a file says of a pair or a vote that was left out where it was made; `of_person`: with all votes of its maker."""
+
+    at: datetime
+    reason: str = ""
+    of_person: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,47 @@ def exclude(
         reason=reason,
     )
     return row
+
+
+def bring(
+    session: Session,
+    *,
+    project: Project,
+    kind: ExclusionKind,
+    subjects: Mapping[int, LeftOut],
+    by: User | None,
+    import_id: int | None,
+) -> None:
+    """Leaves out what comes from a file in which it was left out; what is left out here already stays so. No snapshot holds it."""
+    column = getattr(Exclusion, COLUMNS[kind])
+    here = select(column).where(column.in_(subjects), IN_FORCE, Exclusion.project_id == project.id)
+    known = set(session.scalars(here))
+    new = {number: said for number, said in subjects.items() if number not in known}
+    if not new:
+        return
+    session.add_all(
+        Exclusion(
+            project_id=project.id,
+            kind=kind,
+            reason=said.reason,
+            by_id=by.id if by else None,
+            at=said.at,
+            **{COLUMNS[kind]: number},
+        )
+        for number, said in new.items()
+    )
+    session.flush()
+    if kind is ExclusionKind.PAIR:
+        slots.fit(session, project=project, comparison_ids=list(new))
+    audit.record(
+        session,
+        by=by,
+        action="exclusion.bring",
+        target=f"import {import_id}",
+        project=project.slug,
+        kind=kind.value,
+        count=len(new),
+    )
 
 
 def lift(session: Session, *, project: Project, row: Exclusion, by: User | None, now: datetime | None = None) -> None:

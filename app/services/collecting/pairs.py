@@ -15,6 +15,7 @@ from app.models import Arm, Choice, Comparison, Project, Prompt, Response, Sourc
 from app.models.base import now as utc_now
 from app.services.collecting import counts, slots
 from app.services.collecting.duplicates import groups
+from app.services.collecting.duplicates.near import Wording
 from app.services.collecting.messages import Message, Unfit, answers_of, pair_hash, prompt_hash, prompt_of, text_hash
 
 PRIORITIES = range(-1_000_000, 1_000_001)
@@ -119,11 +120,10 @@ def add(
     return session.get_one(Comparison, stored.comparison_id), stored.added
 
 
-def look(session: Session, *, project: Project, pairs: Sequence[NewPair], earlier: Looked | None = None) -> Looked:
-    """What a project has of these pairs, so that the transaction that stores them only inserts.
-
-    earlier: a look at the same pairs that is out of date.
-    """
+def look(
+    session: Session, *, project: Project, pairs: Sequence[NewPair], worded: Mapping[str, Wording] | None = None
+) -> Looked:
+    """What a project has of these pairs, so that the transaction that stores them only inserts. worded: known wordings by prompt."""
     version = session.scalars(select(Project.pairs_version).where(Project.id == project.id)).one()
     texts = {pair.hashes.prompt: pair.prompt for pair in pairs}
     of_project = select(Prompt.content_hash, Prompt.id, Prompt.split).where(Prompt.project_id == project.id)
@@ -154,7 +154,7 @@ def look(session: Session, *, project: Project, pairs: Sequence[NewPair], earlie
         {key: split for key, _, split in there},
         {(prompt_id, key): number for prompt_id, key, number in responses},
         {key: (number, first_id) for key, number, first_id in comparisons},
-        groups.look(session, project=project, new=new, known=earlier.near.wordings if earlier else None),
+        groups.look(session, project=project, new=new, known=worded),
     )
 
 
@@ -179,7 +179,7 @@ def add_many(
         execution_options={"synchronize_session": False},
     ).one()
     if looked is None or looked.version != version - 1:
-        looked = look(session, project=project, pairs=pairs, earlier=looked)
+        looked = look(session, project=project, pairs=pairs, worded=looked.near.wordings if looked else None)
     now = utc_now()
     prompts, splits = _store_prompts(session, project, pairs, looked, now)
     responses = _store_responses(session, pairs, prompts, looked, now)

@@ -1,7 +1,7 @@
 """Snapshots: what a project's judgments amount to now, and freezing that into files that never change."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from app.models import Counts, Project, Snapshot, Statistics, User, Warned
 from app.models.base import now as utc_now
 from app.services.accounts import access, audit
 from app.services.datasets import files, marks, members, report, votes
-from app.services.datasets.collected import Collected
+from app.services.datasets.collected import Collected, Pair
 from app.services.datasets.files import Written
 from app.services.datasets.rules import Rule
 from app.storage import Storage, StoredFile
@@ -59,10 +59,17 @@ def preview(
     """Raises Invalid where the rule is. Reads votes and lengths, no texts, and makes a pause now and then."""
     applied = Rule.of(rule)
     collected = Collected()
-    for number, _ in enumerate(votes.decided(session, project=project, rule=applied, collected=collected)):
+    decided = votes.decided(session, project=project, rule=applied, collected=collected)
+    for _ in _with_pauses(decided, pause):
+        pass
+    return _describe(collected, applied)
+
+
+def _with_pauses(pairs: Iterable[Pair], pause: Callable[[], object]) -> Iterator[Pair]:
+    for number, pair in enumerate(pairs):
         if number % PAIRS_BEFORE_A_PAUSE == 0:
             pause()
-    return _describe(collected, applied)
+        yield pair
 
 
 def _describe(collected: Collected, rule: Rule) -> Preview:
@@ -79,12 +86,13 @@ def freeze(
     rule: Mapping[str, Any] | None = None,
     address: str = "",
     now: datetime | None = None,
+    pause: Callable[[], object] = lambda: None,
 ) -> Snapshot:
     """A new snapshot, or the one of this project that has the same content already.
 
     Looks and uploads while others write; one short transaction adds the row. Who fails in between leaves files that are
     named by their content, which nothing refers to and which the next try overwrites with the same bytes.
-    Raises SnapshotEmpty where nothing is left to train on, ProjectArchived, and Invalid where the rule is.
+    It makes a `pause` now and then. Raises SnapshotEmpty where nothing is left to train on, ProjectArchived, and Invalid where the rule is.
     """
     applied = Rule.of(rule)
     access.require_open(project)
@@ -94,7 +102,7 @@ def freeze(
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             collected = Collected()
             decided = votes.decided(session, project=project, rule=applied, collected=collected)
-            written = files.write(session, decided, Path(folder))
+            written = files.write(session, _with_pauses(decided, pause), Path(folder))
             described = _describe(collected, applied)
             if not described.counts.train:
                 raise _empty(project, described.counts)

@@ -3,7 +3,7 @@
 What only queueing needs (freezing, settings, base models) is imported there: lists and pages don't wait for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,7 @@ def train_on_current(
     note: str = "",
     address: str = "",
     now: datetime | None = None,
+    pause: Callable[[], object] = lambda: None,
 ) -> TrainingRun:
     """Freeze what was judged so far, then queue a run on it. A double click with one key makes one run. `new_pairs_only`: freeze
     what the parent, and what it comes from, wasn't trained on.
@@ -113,7 +114,7 @@ def train_on_current(
     rule = rule_for(rule, parent=parent, new_pairs_only=new_pairs_only)
     require(settings_of(engine), base_model=base_model, config=config, parent=parent)
     snapshot = snapshots.freeze(
-        engine, project=project, by_id=by_id, storage=storage, rule=rule, address=address, now=now
+        engine, project=project, by_id=by_id, storage=storage, rule=rule, address=address, now=now, pause=pause
     )
     with write_session(engine) as session:
         session.info["address"] = address

@@ -15,7 +15,7 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.models import Comparison, Import, ImportState, Project, User
 from app.models.base import now
-from app.services.collecting.imports import load
+from app.services.collecting.imports import batches, load
 from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -97,10 +97,10 @@ def test_the_page_follows_a_long_import_and_then_stops(
 ) -> None:
     """The first batch is stored, the rest still being read: the upload has its answer, the page counts on."""
     shown, rest = threading.Event(), threading.Event()
-    monkeypatch.setattr(load, "BATCH_LINES", 1)
+    monkeypatch.setattr(batches, "BATCH_LINES", 1)
     plain = load.read_rows
 
-    def slowly(*args: object, **kwargs: object) -> Iterator[load.Row]:
+    def slowly(*args: object, **kwargs: object) -> Iterator[batches.Row]:
         for count, line in enumerate(plain(*args, **kwargs)):
             if count == 2:
                 shown.set()

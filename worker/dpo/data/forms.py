@@ -95,6 +95,8 @@ def _pair(reading: Reading, line: int) -> Pair:
         sides = (sides[1], sides[0])
     _check_answers(prompt, *sides)
     values = reading.values
+    if values.get(Role.EXCLUDED):
+        raise BadLine("excluded", "The pair was left out of training where the file was made.")
     return Pair(
         line,
         prompt,
@@ -111,7 +113,7 @@ def _text(text: str) -> list[Message]:
 
 def _winner(votes: list[Vote]) -> str:
     """first or second, whichever most people chose. Raises BadLine where nobody did."""
-    counted = Counter(vote.choice for vote in votes if not (vote.details or {}).get("superseded"))
+    counted = Counter(vote.choice for vote in votes if not (vote.details or {}).keys() & {"superseded", "excluded"})
     del counted["skip"]
     if not counted:
         raise BadLine("not_judged", "Nobody said which answer is better.")

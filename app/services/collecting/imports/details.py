@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.models import Side
+from app.services.collecting.exclusions import LONGEST_REASON, LeftOut
 from app.services.collecting.imports.records.forms import Reader
 from app.services.collecting.imports.records.refusals import BadLine, shown
 
@@ -25,6 +26,8 @@ def details_of(given: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
             kept[key] = _truth(value, key)
         elif key == "flags":
             kept[key] = _flags(value)
+        elif key == "excluded":
+            kept[key] = left_out(value, "judgments[].excluded")
         elif key == "first_side":
             if value not in list(Side):
                 raise _wrong(key, value, f"one of {', '.join(Side)}")
@@ -38,8 +41,21 @@ def details_of(given: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
     return kept
 
 
+def left_out(value: Any, column: str) -> LeftOut:
+    """That something was left out where a file was made. Raises BadLine."""
+    if not isinstance(value, dict) or value.keys() - {"at", "reason", "of"}:
+        raise BadLine("bad_field", f"`{column}` is {shown(value)}, not an object with at and reason.")
+    reason, of = value.get("reason") or "", value.get("of")
+    if not isinstance(reason, str) or len(reason) > LONGEST_REASON or "\0" in reason or of not in (None, "person"):
+        raise BadLine(
+            "bad_field", f"`{column}` has {shown(value)}, not a reason of up to {LONGEST_REASON:,} characters."
+        )
+    return LeftOut(_time(value.get("at"), f"{column}.at"), reason, of_person=of == "person")
+
+
 def _wrong(key: str, value: Any, wanted: str) -> BadLine:
-    return BadLine("bad_field", f"`judgments[].{key}` is {shown(value)}, not {wanted}.")
+    column = key if "." in key else f"judgments[].{key}"
+    return BadLine("bad_field", f"`{column}` is {shown(value)}, not {wanted}.")
 
 
 def _time(value: Any, key: str) -> datetime:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.models import Arm, Choice, SourceKind
+from app.services.collecting.exclusions import LeftOut
 from app.services.collecting.imports.counted import votes_of_counts
-from app.services.collecting.imports.details import details_of
+from app.services.collecting.imports.details import details_of, left_out
 from app.services.collecting.imports.records import refusals
 from app.services.collecting.imports.records.conversation import goes_on
 from app.services.collecting.imports.records.forms import Reader, Reading
@@ -46,10 +47,11 @@ LONGEST_NOTE = 100_000
 
 @dataclass(frozen=True)
 class Parsed:
-    """A pair, and what people said of it in terms of its answers, if they did."""
+    """A pair, and what people said of it in terms of its answers, if they did. `excluded`: it was left out where the file was made."""
 
     pair: NewPair
     votes: tuple[Vote, ...] = ()
+    excluded: LeftOut | None = None
 
     @property
     def judged(self) -> bool:
@@ -110,7 +112,8 @@ def _parsed(reader: Reader, reading: Reading) -> Parsed:
             raise Unfit("nul_character", "A vote contains a NUL character, which databases can't store.")
         if len(vote.note) > LONGEST_NOTE:
             raise Unfit("bad_field", f"The reason for a vote is longer than {LONGEST_NOTE:,} characters.")
-    return Parsed(pair, votes)
+    excluded = values.get(Role.EXCLUDED)
+    return Parsed(pair, votes, left_out(excluded, "excluded") if excluded else None)
 
 
 def turns_of(answer: list[Message]) -> list[Message] | None:

@@ -1,7 +1,8 @@
 """Imports: a file into a project, batch by batch, so that what was read stays whatever happens next."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import BinaryIO
 
@@ -15,18 +16,10 @@ from app.errors import Conflict, NotFound, PrefloopError, disk_full
 from app.models import Import, ImportState, Project, User
 from app.models.base import now as utc_now
 from app.services.accounts import access, audit
-from app.services.collecting.imports import mapping, storing, told
-from app.services.collecting.imports.forms import parse_row, unfit
-from app.services.collecting.imports.outcome import Numbered, Outcome
-from app.services.collecting.imports.records.forms import Reader
-from app.services.collecting.imports.records.refusals import BadLine, FileBroken
-from app.services.collecting.imports.records.rows import Row, read_rows
-from app.services.collecting.messages import Unfit
+from app.services.collecting.imports import batches, mapping, storing, told
+from app.services.collecting.imports.batches import Batch
+from app.services.collecting.imports.records.rows import read_rows
 
-BATCH_LINES = 1_000
-BATCH_BYTES = 4_000_000
-LINES_BEFORE_OTHERS = 20
-BATCH_SECONDS = 2.0
 PAIRS_AT_ONCE = 2_000
 REPORTED_REJECTIONS = 1_000
 # So many refusals with nothing accepted, and the rest of the file isn't read: it isn't what its sender takes it for.
@@ -64,16 +57,16 @@ def load(
         rows = read_rows(
             stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes, known=tuple(roles or ())
         )
-        reader = None
+        is_apart = engine.dialect.name == "postgresql"
+        read = batches.read(engine, rows, project_id=project_id, given=roles, worded=is_apart)
+        stored = _stored(engine, row.id, project_id, read, is_apart=is_apart)
         broken = ""
-        for batch, why in _batches(rows):
-            if reader is None:
-                reader = Reader(mapping.settle(engine, project_id=project_id, rows=batch, given=roles))
-            row, broken = _load_batch(engine, row.id, project_id, batch, reader), why
-            if progress:
-                progress(row)
-            if not broken and (broken := _reason_to_stop(row)):
-                break
+        with closing(stored):
+            for row, broken in stored:
+                if progress:
+                    progress(row)
+                if not broken and (broken := _reason_to_stop(row)):
+                    break
         return _finish(engine, row.id, broken or _nothing_accepted(row))
     except BaseException as error:
         fact = disk_full(error) or error
@@ -110,41 +103,46 @@ def clean(filename: str) -> str:
     return "".join(character for character in filename if character.isprintable())[-255:]
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[tuple[list[Row], str]]:
-    """Batches by number of lines, bytes or seconds; the last one with why the stream broke, if it did."""
-    batch: list[Row] = []
-    size, began = 0, time.monotonic()
-    try:
-        for number, row, of_row in rows:
-            batch.append((number, row, of_row))
-            size += of_row
-            if len(batch) >= BATCH_LINES or size >= BATCH_BYTES or time.monotonic() - began > BATCH_SECONDS:
-                yield batch, ""
-                batch, size, began = [], 0, time.monotonic()
-    except FileBroken as error:
-        yield batch, str(error)
-    else:
-        yield batch, ""
+def _stored(
+    engine: Engine, import_id: int, project_id: int, read: Iterator[Batch], *, is_apart: bool
+) -> Generator[tuple[Import, str]]:
+    """The import after each batch, and why the file ends there, if it does.
+
+    is_apart: the next batch is read while the database's server stores one. On SQLite the same process does both, and who waits to
+    write would wait for the reading, too.
+    """
+    if not is_apart:
+        for batch in read:
+            yield _store(engine, import_id, project_id, batch), batch.broken
+        return
+    with ThreadPoolExecutor(1, "import") as other:
+        storing: Future[Import] | None = None
+        broken = ""
+        for batch in read:
+            if storing is not None:
+                yield storing.result(), broken
+            storing, broken = other.submit(_store, engine, import_id, project_id, batch), batch.broken
+        if storing is not None:
+            yield storing.result(), broken
 
 
-def _load_batch(engine: Engine, import_id: int, project_id: int, rows: list[Row], reader: Reader) -> Import:
+def _store(engine: Engine, import_id: int, project_id: int, batch: Batch) -> Import:
     """One batch, one commit, or several where its lines have many pairs. All that can be done before a transaction is."""
-    outcome = Outcome()
-    parsed = list(_parse(rows, outcome, reader))
+    outcome, parsed, worded = batch.outcome, batch.parsed, batch.worded
     while len(parsed) > PAIRS_AT_ONCE:  # lines with many answers: nobody waits for all their pairs
-        looked = storing.look(engine, project_id=project_id, parsed=parsed[:PAIRS_AT_ONCE])
+        looked = storing.look(engine, project_id=project_id, parsed=parsed[:PAIRS_AT_ONCE], worded=worded)
         with write_session(engine) as session:
             storing.store(session, session.get_one(Import, import_id), looked, outcome)
         parsed = parsed[PAIRS_AT_ONCE:]
     writer.give_way()
-    looked = storing.look(engine, project_id=project_id, parsed=parsed)
+    looked = storing.look(engine, project_id=project_id, parsed=parsed, worded=worded)
     writer.give_way()
     with write_session(engine) as session:
         row = session.get_one(Import, import_id)
         if parsed:
             storing.store(session, row, looked, outcome)
         outcome.rejections.sort(key=lambda rejection: rejection["line"])
-        row.lines += len(rows)
+        row.lines += batch.lines
         row.added += outcome.added
         row.judged += outcome.judged
         row.duplicates += outcome.duplicates
@@ -152,23 +150,10 @@ def _load_batch(engine: Engine, import_id: int, project_id: int, rows: list[Row]
         row.rejected += len(outcome.rejections)
         if new := outcome.rejections[: REPORTED_REJECTIONS - len(row.rejections)]:
             row.rejections = [*row.rejections, *new]
-        row.report = told.report(reader, earlier=row.report, differences=outcome.differences)
-        row.mapping = {column: role.value for column, role in reader.given.items()}
+        row.report = told.and_differences(batch.report, earlier=row.report, differences=outcome.differences)
+        row.mapping = {column: role.value for column, role in batch.given.items()}
         row.updated_at = utc_now()
     return row
-
-
-def _parse(rows: list[Row], outcome: Outcome, reader: Reader) -> Iterator[Numbered]:
-    for at, (number, row, _) in enumerate(rows):
-        if at % LINES_BEFORE_OTHERS == 0:
-            writer.give_way()
-        try:
-            if isinstance(row, BadLine):
-                raise unfit(row)
-            for parsed in parse_row(reader, row):
-                yield number, parsed
-        except Unfit as refused:
-            outcome.reject(number, refused)
 
 
 def _reason_to_stop(row: Import) -> str:

@@ -43,9 +43,10 @@ def judge(
     rated: Sequence[tuple[int, Stored, Parsed]],
     outcome: Outcome,
     import_id: int | None = None,
+    by: User | None = None,
 ) -> int:
-    """Records the votes of raters; how many pairs got one. What a rater said of a pair before isn't recorded again, and a
-    line that says otherwise is named."""
+    """Records the votes of raters, which somebody brings; how many pairs got one. What a rater said of a pair before isn't recorded
+    again, and a line that says otherwise is named."""
     if not rated:
         return 0
     people = _people(session, project, rated)
@@ -65,7 +66,7 @@ def judge(
             mine[at.comparison_id] = votes
             judged.add(at.comparison_id)
     for key, mine in chains.items():
-        record(session, user=people[key], project=project, votes=mine, import_id=import_id)
+        record(session, user=people[key], project=project, votes=mine, import_id=import_id, by=by)
     return len(judged)
 
 

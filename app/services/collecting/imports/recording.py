@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.bulk import insert_rows
-from app.models import Choice, Judgment, JudgmentSource, Project, User
+from app.models import Choice, ExclusionKind, Judgment, JudgmentSource, Project, User
 from app.models.base import now as utc_now
-from app.services.collecting import counts, places, slots
+from app.services.collecting import counts, exclusions, places, slots
 from app.services.collecting.imports.records.votes import Vote
 
 
@@ -18,10 +19,16 @@ def is_superseded(vote: Vote) -> bool:
 
 
 def record(
-    session: Session, *, user: User, project: Project, votes: Mapping[int, Sequence[Vote]], import_id: int | None = None
+    session: Session,
+    *,
+    user: User,
+    project: Project,
+    votes: Mapping[int, Sequence[Vote]],
+    import_id: int | None = None,
+    by: User | None = None,
 ) -> None:
     """Records what a person said of comparisons that they haven't judged: of each one vote, or, the last one in force,
-    several of which the earlier ones were changed."""
+    several of which the earlier ones were changed. by: who brings them."""
     if not votes:
         return
     now = utc_now()
@@ -52,6 +59,7 @@ def record(
     if rows:
         columns = tuple(next(iter(rows.values())))
         insert_rows(session, Judgment, columns, [tuple(row.values()) for row in rows.values()], typed=True)
+    _leave_out(session, user, project, votes, import_id, by)
     current = sum(not is_superseded(vote) for vote in last.values())
     counts.note(
         session,
@@ -62,6 +70,43 @@ def record(
         imported=current,
         known_offered=len(changed.offered) + len(offered),  # what is recorded here was never judged by this person
     )
+
+
+def _leave_out(
+    session: Session,
+    user: User,
+    project: Project,
+    votes: Mapping[int, Sequence[Vote]],
+    import_id: int | None,
+    by: User | None,
+) -> None:
+    """Leaves out the votes of this person that were left out where the file was made, or all of theirs."""
+    said = {
+        number: [(vote.details or {}).get("excluded") for vote in of_one]
+        for number, of_one in votes.items()
+        if any((vote.details or {}).get("excluded") for vote in of_one)
+    }
+    if not said:
+        return
+    rows = session.execute(
+        select(Judgment.comparison_id, Judgment.id)
+        .where(Judgment.comparison_id.in_(said), Judgment.user_id == user.id)
+        .order_by(Judgment.comparison_id, Judgment.id)  # as they were recorded
+    ).tuples()
+    ids: dict[int, list[int]] = {}
+    for comparison_id, number in rows:
+        ids.setdefault(comparison_id, []).append(number)
+    of_votes = [
+        (number, left_out)
+        for comparison_id, of_one in said.items()
+        for number, left_out in zip(ids[comparison_id], of_one, strict=True)
+        if left_out is not None
+    ]
+    alone = {number: left_out for number, left_out in of_votes if not left_out.of_person}
+    of_person = next((left_out for _, left_out in of_votes if left_out.of_person), None)
+    whole = {user.id: of_person} if of_person else {}
+    for kind, subjects in ((ExclusionKind.JUDGMENT, alone), (ExclusionKind.PERSON, whole)):
+        exclusions.bring(session, project=project, kind=kind, subjects=subjects, by=by, import_id=import_id)
 
 
 def _row(

@@ -1,6 +1,6 @@
 """One batch of a file into a project: its pairs, what was said of them, and fields that were missing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, select
@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from app.bulk import among
 from app.db import read_session
-from app.models import Choice, Import, Judgment, JudgmentSource, Project, User
-from app.services.collecting import pairs, slots
+from app.models import Choice, ExclusionKind, Import, Judgment, JudgmentSource, Project, User
+from app.services.collecting import exclusions, pairs, places, slots
+from app.services.collecting.duplicates.near import Wording
 from app.services.collecting.imports import filling, raters, recording
 from app.services.collecting.imports.forms import Parsed
 from app.services.collecting.imports.outcome import Numbered, Outcome
@@ -24,21 +25,25 @@ CONTRADICTION = Unfit(
 
 
 @dataclass(frozen=True)
-class Batch:
+class Looked:
     """Lines with what the project had of their pairs."""
 
     parsed: list[Numbered]
     looked: pairs.Looked
 
 
-def look(engine: Engine, *, project_id: int, parsed: list[Numbered]) -> Batch:
+def look(
+    engine: Engine, *, project_id: int, parsed: list[Numbered], worded: Mapping[str, Wording] | None = None
+) -> Looked:
     """Looks at what is there before the transaction that stores a batch, in which others can't write."""
     with read_session(engine) as session:
         project = session.get_one(Project, project_id)
-        return Batch(parsed, pairs.look(session, project=project, pairs=[one.pair for _, one in parsed]))
+        return Looked(
+            parsed, pairs.look(session, project=project, pairs=[one.pair for _, one in parsed], worded=worded)
+        )
 
 
-def store(session: Session, row: Import, batch: Batch, outcome: Outcome) -> None:
+def store(session: Session, row: Import, batch: Looked, outcome: Outcome) -> None:
     """Stores a batch. A vote that contradicts what the same person, or an import, said before refuses its pair."""
     parsed, project = batch.parsed, session.get_one(Project, row.project_id)
     user = session.get_one(User, row.user_id)
@@ -66,10 +71,32 @@ def store(session: Session, row: Import, batch: Batch, outcome: Outcome) -> None
         outcome.added += at.added
         outcome.duplicates += not at.added
     own_votes = {number: [vote] for number, vote in fresh.items()}
-    recording.record(session, user=user, project=project, votes=own_votes, import_id=row.id)
-    of_raters = raters.judge(session, project=project, rated=rated, outcome=outcome, import_id=row.id)
+    recording.record(session, user=user, project=project, votes=own_votes, import_id=row.id, by=user)
+    of_raters = raters.judge(session, project=project, rated=rated, outcome=outcome, import_id=row.id, by=user)
     outcome.judged += len(fresh) + of_raters
     filling.fill(session, project=project, stored=stored, parsed=parsed, outcome=outcome)
+    _leave_out(session, project, user, row.id, list(zip(stored, parsed, strict=True)), outcome)
+
+
+def _leave_out(
+    session: Session,
+    project: Project,
+    user: User,
+    import_id: int,
+    of_batch: Sequence[tuple[Stored, Numbered]],
+    outcome: Outcome,
+) -> None:
+    """Leaves out new pairs that were left out where the file was made. One that was there and isn't left out is named."""
+    told = [(at, number, one.excluded) for at, (number, one) in of_batch if one.excluded]
+    if not told:
+        return
+    new = {at.comparison_id: excluded for at, _, excluded in told if at.added}
+    exclusions.bring(session, project=project, kind=ExclusionKind.PAIR, subjects=new, by=user, import_id=import_id)
+    there = {at.comparison_id for at, _, _ in told if not at.added}
+    left_out = places.left_out(session, there) if there else set()
+    for at, number, excluded in told:
+        if not at.added and at.comparison_id not in left_out:
+            outcome.differ(number, "excluded", "no", excluded.reason or "yes")
 
 
 def _own_vote(one: Parsed) -> Vote | None:

@@ -1,6 +1,7 @@
 """What is said of a file: its columns in one sentence, and what became of each. Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from app.models import Difference, ImportReport
 from app.services.collecting.imports.records.forms import Reader
@@ -36,19 +37,23 @@ KNOWN = (
 )
 
 
-def report(reader: Reader, *, earlier: ImportReport, differences: Sequence[Difference] = ()) -> ImportReport:
-    """What became of a file so far."""
+def report(reader: Reader) -> ImportReport:
+    """What became of a file's columns so far."""
     columns = columns_of(reader)
     notes = dict(reader.notes)
     if len(columns) > MOST_COLUMNS:
         notes["columns_uncounted"] = len(columns)
         columns = dict(list(columns.items())[:MOST_COLUMNS])
+    return ImportReport(sentence(columns), columns, notes, [])
+
+
+def and_differences(
+    report: ImportReport, *, earlier: ImportReport, differences: Sequence[Difference] = ()
+) -> ImportReport:
+    """A report with what the file's lines say otherwise than the pairs that were there: those that were told before, and new ones."""
     told = [*earlier.differences, *differences][:MOST_DIFFERENCES]
-    if differences:
-        notes["differences"] = earlier.notes.get("differences", 0) + len(differences)
-    elif "differences" in earlier.notes:
-        notes["differences"] = earlier.notes["differences"]
-    return ImportReport(sentence(columns), columns, notes, told)
+    count = earlier.notes.get("differences", 0) + len(differences)
+    return replace(report, notes=report.notes | ({"differences": count} if count else {}), differences=told)
 
 
 def columns_of(reader: Reader) -> dict[str, dict[str, int]]:

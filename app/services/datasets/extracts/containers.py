@@ -99,6 +99,7 @@ def _schema(first: dict[str, Any]) -> Any:
         ]
         vote += [("strength", number), ("guideline_version", number), ("flags", pyarrow.list_(text))]
         vote += [("late", pyarrow.bool_()), ("superseded", pyarrow.bool_())]
+        vote += [("excluded", pyarrow.struct([("at", text), ("reason", text), ("of", text)]))]
         answers = pyarrow.list_(pyarrow.struct([("text", text), ("messages", messages), ("source", source)]))
         return pyarrow.schema(
             [
@@ -110,6 +111,7 @@ def _schema(first: dict[str, Any]) -> Any:
                 ("priority", number),
                 ("gold", text),
                 ("arm", text),
+                ("excluded", pyarrow.struct([("at", text), ("reason", text)])),
                 ("judgments", pyarrow.list_(pyarrow.struct(vote))),
             ]
         )

@@ -4,17 +4,19 @@ Pairs of evaluations are told apart: they have `compared` in place of `responses
 lines, so that no way leads from an evaluation into what is trained on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import read_session
-from app.models import Comparison, Evaluation, Judgment, Prompt, Response, SourceKind, User
+from app.models import Comparison, Evaluation, Exclusion, ExclusionKind, Judgment, Prompt, Response, SourceKind, User
+from app.services.collecting.exclusions import COLUMNS, IN_FORCE
 from app.services.collecting.imports.raters import key_of
 
 PAGE = 500
+LeftOut = dict[tuple[ExclusionKind, int], dict[str, str]]
 
 
 def rows(engine: Engine, *, project_id: int) -> Iterator[dict[str, Any]]:
@@ -54,10 +56,36 @@ def _page(session: Session, project_id: int, after: int, newest: int) -> list[tu
     )
     for judgment, user in session.execute(said).tuples():
         votes.setdefault(judgment.comparison_id, []).append((judgment, user))
+    left_out = _left_out(session, project_id, [pair[0] for pair in pairs], votes)
     return [
-        (pair.id, _row(pair, messages, (one, other), votes.get(pair.id, []), number))
+        (pair.id, _row(pair, messages, (one, other), votes.get(pair.id, []), number, left_out))
         for pair, messages, one, other, number in pairs
     ]
+
+
+def _left_out(
+    session: Session,
+    project_id: int,
+    pairs: Sequence[Comparison],
+    votes: Mapping[int, Sequence[tuple[Judgment, User]]],
+) -> LeftOut:
+    """What is left out now of these pairs and their votes: (kind, id) to what a line says of it."""
+    of_pairs = [vote for of_one in votes.values() for vote in of_one]
+    about = {
+        ExclusionKind.PAIR: {pair.id for pair in pairs},
+        ExclusionKind.IMPORT: {pair.import_id for pair in pairs if pair.import_id is not None},
+        ExclusionKind.JUDGMENT: {judgment.id for judgment, _ in of_pairs},
+        ExclusionKind.PERSON: {user.id for _, user in of_pairs},
+    }
+    left_out: LeftOut = {}
+    for kind, numbers in about.items():
+        column = getattr(Exclusion, COLUMNS[kind])
+        rows = select(column, Exclusion.at, Exclusion.reason).where(
+            Exclusion.project_id == project_id, column.in_(numbers), IN_FORCE
+        )
+        for number, at, reason in session.execute(rows).tuples():
+            left_out[kind, number] = {"at": at.isoformat()} | ({"reason": reason} if reason else {})
+    return left_out
 
 
 def _row(
@@ -66,6 +94,7 @@ def _row(
     answers: tuple[Response, Response],
     votes: list[tuple[Judgment, User]],
     evaluation: int | None,
+    left_out: LeftOut,
 ) -> dict[str, Any]:
     told = [_answer(answer) for answer in answers]
     row: dict[str, Any] = {"prompt": messages}
@@ -78,10 +107,13 @@ def _row(
         row["gold"] = pair.gold_choice.value
     if pair.arm:
         row["arm"] = pair.arm.value
+    excluded = left_out.get((ExclusionKind.PAIR, pair.id))
+    if excluded := excluded or left_out.get((ExclusionKind.IMPORT, pair.import_id or 0)):
+        row["excluded"] = excluded
     if votes:
         # Not by id: an import numbers them anew, and its own extract is to be the same file.
         votes.sort(key=lambda vote: (vote[0].submitted_at, key_of(vote[1]), not vote[0].superseded, vote[0].id))
-        row["judgments"] = [_vote(judgment, user) for judgment, user in votes]
+        row["judgments"] = [_vote(judgment, user, left_out) for judgment, user in votes]
     return row
 
 
@@ -92,7 +124,10 @@ def _answer(answer: Response) -> dict[str, Any]:
     return said | {"source": {"kind": answer.source_kind.value, "name": answer.source_name}}
 
 
-def _vote(judgment: Judgment, user: User) -> dict[str, Any]:
+def _vote(judgment: Judgment, user: User, left_out: LeftOut) -> dict[str, Any]:
+    excluded: dict[str, Any] | None = left_out.get((ExclusionKind.JUDGMENT, judgment.id))
+    if excluded is None and (of_all := left_out.get((ExclusionKind.PERSON, user.id))):
+        excluded = of_all | {"of": "person"}
     vote: dict[str, Any] = {
         "rater": key_of(user),
         "name": user.display_name,
@@ -106,5 +141,6 @@ def _vote(judgment: Judgment, user: User) -> dict[str, Any]:
         "guideline_version": judgment.guideline_version,
         "late": judgment.late,
         "superseded": judgment.superseded,
+        "excluded": excluded,
     }
     return {key: value for key, value in vote.items() if value not in (None, "", [], False) or key == "choice"}

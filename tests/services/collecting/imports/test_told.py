@@ -1,6 +1,5 @@
 """What is said of a file's columns."""
 
-from app.models import ImportReport
 from app.services.collecting.imports import told
 from app.services.collecting.imports.records.forms import Reader
 
@@ -28,6 +27,6 @@ def test_what_only_training_knows_is_left_out_and_said() -> None:
 def test_a_file_with_hundreds_of_columns_is_told_in_part() -> None:
     reader = Reader()
     reader.read({"prompt": "Q", "chosen": "A", "rejected": "B", **{f"c{number}": 1 for number in range(400)}})
-    report = told.report(reader, earlier=ImportReport())
+    report = told.report(reader)
     assert len(report.columns) == told.MOST_COLUMNS and report.notes["columns_uncounted"] == 403
     assert len(report.recognised) < 400

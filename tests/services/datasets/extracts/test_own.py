@@ -6,9 +6,24 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from app.db import read_session, write_session
-from app.models import Arm, Container, ExtractForm, Judgment, JudgmentSource, Project, Split, User
+from app.models import (
+    Arm,
+    Comparison,
+    Container,
+    ExclusionKind,
+    ExtractForm,
+    Judgment,
+    JudgmentSource,
+    Project,
+    Slot,
+    SlotState,
+    Split,
+    User,
+)
+from app.services.collecting import exclusions, recount
 from app.services.collecting.imports import load
 from app.services.datasets import votes
 from app.services.datasets.collected import Collected
@@ -91,19 +106,20 @@ def test_answers_that_go_on_over_several_turns_stay_conversations(factory: Facto
     assert line["chosen"] == row["responses"][0]["messages"] and line["prompt"] == [{"role": "user", "content": "q1"}]
 
 
+def decided(session: Session, project: Project, rule: Rule | None = None) -> list[Any]:
+    return [
+        (pair.decision, pair.chosen_hash, pair.sources)
+        for pair in votes.decided(session, project=project, rule=rule or Rule(), collected=Collected())
+    ]
+
+
 def test_what_is_trained_on_is_the_same(factory: Factory, project: Project) -> None:
     other = factory.project()
     bring(factory, other, b"".join(chunks(taken_out(factory, project), Container.JSONL)))
     rule = Rule(soft_labels=True, weights="strength", include_flagged=True)
     with read_session(factory.engine) as session:
-        decided = [
-            [
-                (pair.decision, pair.chosen_hash, pair.sources)
-                for pair in votes.decided(session, project=one, rule=rule, collected=Collected())
-            ]
-            for one in (project, other)
-        ]
-    assert decided[0] == decided[1] and decided[0]
+        mine, theirs = decided(session, project, rule), decided(session, other, rule)
+    assert mine == theirs and mine
 
 
 def test_raters_are_not_the_local_people_of_that_name(factory: Factory, project: Project) -> None:
@@ -142,3 +158,74 @@ def test_pages_end_where_the_project_ended_when_it_began(factory: Factory, monke
 
 def test_an_empty_project_is_an_empty_file(factory: Factory) -> None:
     assert taken_out(factory, factory.project()) == []
+
+
+def test_what_is_left_out_stays_left_out_and_a_second_import_adds_nothing(factory: Factory, project: Project) -> None:
+    """A pair, a vote, all votes of a person, and what an undone import left."""
+    lead = factory.engineer()
+    undone = bring(
+        factory, project, b'{"prompt": "Undone?", "response_a": "a", "response_b": "b", "winner": "b", "judge": "Cy"}'
+    )
+    with write_session(factory.engine) as session:
+        pair_id = session.scalars(select(Comparison.id).order_by(Comparison.id)).all()[1]
+        vote = session.scalars(select(Judgment).where(Judgment.comparison_id != pair_id, ~Judgment.superseded)).first()
+        cy = session.scalars(select(User.id).where(User.display_name == "Cy")).one()
+        for kind, number, reason in (
+            (ExclusionKind.PAIR, pair_id, "Names a customer."),
+            (ExclusionKind.JUDGMENT, vote.id, ""),
+            (ExclusionKind.PERSON, cy, "Guessed."),
+            (ExclusionKind.IMPORT, undone.id, "The wrong file."),
+        ):
+            exclusions.exclude(
+                session,
+                project=session.merge(project),
+                kind=kind,
+                subject_id=number,
+                by=session.merge(lead),
+                reason=reason,
+            )
+    rows = taken_out(factory, project)
+    assert [row["excluded"]["reason"] for row in rows if "excluded" in row] == ["Names a customer.", "The wrong file."]
+    of_votes = [one["excluded"] for row in rows for one in row.get("judgments", ()) if "excluded" in one]
+    assert [(one.get("reason"), one.get("of")) for one in of_votes] == [(None, None), ("Guessed.", "person")]
+    for container in (Container.JSONL, Container.PARQUET):
+        other = factory.project(judgments_per_comparison=3)
+        data = b"".join(chunks(rows, container))
+        assert bring(factory, other, data).added == len(rows)
+        assert taken_out(factory, other) == rows
+        with read_session(factory.engine) as session:
+            in_force = exclusions.in_force(session, project_id=other.id)
+            left_out = select(Slot.comparison_id).where(
+                Slot.comparison_id.in_(in_force.pairs), Slot.state != SlotState.DONE
+            )
+            assert session.scalars(left_out).all() == []
+            assert [len(some) for some in (in_force.pairs, in_force.judgments, in_force.people)] == [2, 1, 1]
+            assert recount.check(session, project_id=other.id) == []
+            mine, theirs = decided(session, project), decided(session, other)
+            assert mine and theirs == mine
+        again = bring(factory, other, data)
+        assert (again.added, again.judged, again.duplicates) == (0, 0, len(rows))
+        with read_session(factory.engine) as session:
+            assert exclusions.in_force(session, project_id=other.id) == in_force
+
+
+def test_a_pair_that_is_there_is_not_left_out_by_a_file_and_the_report_says_so(factory: Factory) -> None:
+    project = factory.project()
+    line = b'{"prompt": "Q?", "responses": [{"text": "a"}, {"text": "b"}]%s}'
+    assert bring(factory, project, line % b"").added == 1
+    row = bring(factory, project, line % b', "excluded": {"at": "2026-01-31T12:00:00+00:00", "reason": "Old."}')
+    assert [(one.field, one.stored, one.given) for one in row.report.differences] == [("excluded", "no", "Old.")]
+    with read_session(factory.engine) as session:
+        assert exclusions.in_force(session, project_id=project.id) == exclusions.Excluded()
+
+
+@pytest.mark.parametrize(
+    "said", ["{}", '{"at": "yesterday"}', '{"at": "2026-01-31", "why": "x"}', '{"at": "2026-01-31", "reason": 5}']
+)
+def test_what_does_not_say_when_a_pair_was_left_out_is_refused(factory: Factory, said: str) -> None:
+    line = f'{{"prompt": "Q?", "responses": [{{"text": "a"}}, {{"text": "b"}}], "excluded": {said}}}'
+    row = bring(factory, factory.project(), line.encode())
+    if said == "{}":
+        assert row.added == 1  # it says nothing
+    else:
+        assert row.added == 0 and row.rejections[0]["reason"] == "bad_field" and "excluded" in row.error

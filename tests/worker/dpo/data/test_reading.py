@@ -398,3 +398,21 @@ def test_prompts_are_read_from_pairs_and_from_lines_with_a_prompt_only(tmp_path)
     assert prompts == [Prompt(line, messages) for line, messages in expected]
     assert [(p.line, p.reason) for p in problems] == [(6, "empty_prompt")]
     assert list(read_prompts(path, on_problem=problems.append, limit=2)) == prompts[:2]
+
+
+def test_what_was_left_out_where_a_file_was_made_is_not_trained_on(tmp_path):
+    """Prefloop's own form: a pair is dropped, and a vote isn't counted."""
+    left_out = {"at": "2026-01-31T12:00:00+00:00", "reason": "Guessed."}
+    row = {"prompt": [USER], "responses": [{"text": "Blue."}, {"text": "Green."}]}
+    for_first, for_second = {"rater": "a", "choice": "first"}, {"rater": "b", "choice": "second"}
+    rows = [
+        {**row, "judgments": [for_first], "excluded": left_out},
+        {**row, "judgments": [for_first, for_second], "excluded": None},
+        {**row, "judgments": [for_first, {**for_second, "excluded": left_out}]},
+        {**row, "judgments": [{**for_second, "excluded": left_out}]},
+        {**row, "judgments": [for_second], "excluded": False},  # another program's column
+    ]
+    pairs, problems = read(write_pairs(tmp_path / "pairs.jsonl", rows))
+    assert [(pair.line, pair.chosen[0]["content"]) for pair in pairs] == [(3, "Blue."), (5, "Green.")]
+    dropped = [(problem.line, problem.reason) for problem in problems if problem.dropped]
+    assert dropped == [(1, "excluded"), (2, "no_majority"), (4, "not_judged")]

@@ -44,7 +44,9 @@ class Plan:
     judged_by: str = ""
 
 
-KEPT = (Role.ID, Role.PRIORITY, Role.GOLD, Role.ARM, Role.TOOLS, Role.WEIGHT, Role.P_CHOSEN, Role.VOTES, Role.VOTES_CHOSEN)  # fmt: skip
+KEPT = tuple(
+    map(Role, ("id", "priority", "gold", "arm", "excluded", "tools", "weight", "p_chosen", "votes", "votes_chosen"))
+)
 
 
 def unfolded(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,12 +103,10 @@ def _given_or_known(column: str, value: Any, given: Mapping[str, Role]) -> Role:
     if name in PROMPTS:
         return Role.PROMPT
     role = BY_NAME.get(name, Role.LEFT_OUT)
-    if role is Role.JUDGMENTS and not isinstance(value, list):
+    if role in (Role.JUDGMENTS, Role.SCORES, Role.ANSWERS) and not isinstance(value, list):
         return Role.LEFT_OUT
-    if role is Role.SCORES and not isinstance(value, list):
-        return Role.LEFT_OUT
-    if role is Role.ANSWERS and not isinstance(value, list):
-        return Role.LEFT_OUT
+    if role is Role.EXCLUDED and not isinstance(value, dict):
+        return Role.LEFT_OUT  # not Prefloop's own: who knows what it says
     if role is Role.VOTE and ((isinstance(value, float) and not value.is_integer()) or isinstance(value, dict | list)):
         return Role.LEFT_OUT if name != "choose_best" else Role.JUDGMENTS
     return role

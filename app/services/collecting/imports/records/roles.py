@@ -41,6 +41,7 @@ class Role(StrEnum):
     PRIORITY = "priority"
     GOLD = "gold"
     ARM = "arm"
+    EXCLUDED = "excluded"
     TOOLS = "tools"
     WEIGHT = "weight"
     P_CHOSEN = "p_chosen"
@@ -82,6 +83,7 @@ WORDS = {
     Role.PRIORITY: "priority",
     Role.GOLD: "gold answer",
     Role.ARM: "by which arm it was asked",
+    Role.EXCLUDED: "left out of training",
     Role.TOOLS: "tools",
     Role.WEIGHT: "weight of the vote",
     Role.P_CHOSEN: "share of votes for the chosen answer",
@@ -194,6 +196,7 @@ ALIASES = {
     Role.PRIORITY: ("priority",),
     Role.GOLD: ("gold",),
     Role.ARM: ("arm",),
+    Role.EXCLUDED: ("excluded",),
     Role.TOOLS: ("tools",),
     Role.WEIGHT: ("weight",),
     Role.P_CHOSEN: ("p_chosen",),
