@@ -55,8 +55,8 @@ def find(engine: Engine, *, check: LabelCheck, data: Path, out: Path, into: Path
     told = {row["comparison_id"]: row for row in rows if "margin" in row}
     margins = {number: row["margin"] for number, row in told.items()}
     contradict, lower = strongest(margins), _lowering(told)
-    agrees = {number: agrees(margin) for number, margin in margins.items()}
-    everybody = prompt_values(Vote(prompts[number], None, value) for number, value in agrees.items())
+    foreseen = {number: agrees(margin) for number, margin in margins.items()}
+    everybody = prompt_values(Vote(prompts[number], None, value) for number, value in foreseen.items())
     places = [{number: place for place, number in enumerate(of, 1)} for of in (contradict, lower)]
     people, more, sides = _people(engine, check, data, margins, frozenset(places[0] | places[1]))
     result = {
