@@ -6,13 +6,13 @@ each answer is scored once, whatever it is paired with.
 
 from collections.abc import Mapping
 
-from sqlalchemy import Engine, exists, select, update
+from sqlalchemy import Engine, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Invalid
-from app.models import ArmTrialRun, Checkpoint, GeneratedAnswer, Job, Project
+from app.models import ArmTrialRun, Checkpoint, GeneratedAnswer, Job, PersonRun, Project
 from app.services.jobs import leases
 from app.services.loop.generating.answers import STORED_AT_ONCE, Place
 from app.services.loop.generating.arms import Arms
@@ -20,17 +20,16 @@ from app.services.training import checkpoints, runs
 
 
 def checkpoint_of(session: Session, *, project: Project, arms: Arms) -> int | None:
-    """The project's newest checkpoint, those of trials apart, where the arms go by margins, else None.
+    """The project's newest checkpoint where the arms go by margins, else None. Those that only measure, of trials and of
+    studies of people, don't count.
 
     Raises Invalid where there is none.
     """
     if not arms.wants_margins:
         return None
-    made = (
-        select(Checkpoint.id)
-        .join(Job, Job.id == Checkpoint.job_id)
-        .where(Job.project_id == project.id, ~exists().where(ArmTrialRun.job_id == Job.id))
-    )
+    without_somebody = exists().where(PersonRun.job_id == Job.id, PersonRun.user_id.is_not(None))
+    measures = or_(exists().where(ArmTrialRun.job_id == Job.id), without_somebody)
+    made = select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.project_id == project.id, ~measures)
     newest = session.scalar(made.order_by(Checkpoint.id.desc()).limit(1))
     if newest is None:
         raise Invalid(

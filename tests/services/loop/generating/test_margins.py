@@ -15,7 +15,9 @@ from app.services.loop.generating.answers import Arrived
 from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.wanted import AnswerSource
 from app.services.loop.generations import Order
+from app.services.training import checkpoints
 from tests.factory import Factory
+from tests.services.loop.labels.studied import Studied
 from tests.services.training.trained import trained
 
 HALF = Arms.parse("random=0.5,margin=0.5")
@@ -51,6 +53,20 @@ def test_the_newest_checkpoint_is_fixed_with_the_plan(engine: Engine, settings: 
     assert f"Checkpoint {newest.id} and its base score the answers" in told[-1]
     trained(engine, settings, factory.judged(8, eval_percent=0), by)
     assert generations.begin(engine, **once).job_id == plan.job_id  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_without_somebodys_votes_only_measures(
+    engine: Engine, settings: Settings, factory: Factory
+) -> None:
+    studied = Studied(engine, settings, factory, count=16)
+    made = studied.begin(studied.ben)
+    studied.finish(made)
+    with read_session(engine) as session:
+        project = session.get_one(Project, studied.project.id)
+        newest = checkpoints.get(session, margins.checkpoint_of(session, project=project, arms=HALF) or 0)
+    left_out = {row.job_id: row.user_id for row in studied.runs_of(made)}
+    assert studied.ben.id in left_out.values()
+    assert left_out.get(newest.job_id) is None
 
 
 def test_rewards_are_noted_under_the_lease(engine: Engine, settings: Settings, factory: Factory, tiny: str) -> None:
