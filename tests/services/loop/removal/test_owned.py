@@ -11,6 +11,8 @@ def test_every_table_is_of_a_project_or_known_to_be_everybody_s() -> None:
         "recovery_codes",
         "api_tokens",
         "links",
+        "passkeys",
+        "passkey_challenges",
         "login_attempts",
         "workers",
         "endpoints",
@@ -36,5 +38,6 @@ def test_every_column_of_files_is_known() -> None:
         "checkpoint_files",
         "exports",
         "extracts",
+        "label_checks",
         "snapshots",
     }
