@@ -85,6 +85,11 @@ class Evaluation(Base):
     asking_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
+    @property
+    def outcome(self) -> str:
+        """The word that it was decided with; of one that isn't decided, its state: a word while it asks is nobody's verdict."""
+        return self.word if self.state is EvaluationState.DECIDED and self.word else self.state.value
+
     project: Mapped[Project] = relationship(lazy="raise")
     checkpoint: Mapped[Checkpoint] = relationship(foreign_keys=checkpoint_id, lazy="raise")
     opponent: Mapped[Checkpoint | None] = relationship(foreign_keys=opponent_id, lazy="raise")

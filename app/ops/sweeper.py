@@ -13,7 +13,7 @@ from app.db import write_session
 from app.ops import prune
 from app.services.datasets import members
 from app.services.jobs import leases
-from app.services.loop import evaluations, verdicts
+from app.services.loop import batches, verdicts
 from app.services.loop.labels import learned
 from app.services.loop.removal import imports, projects
 from app.services.loop.rounding import steps
@@ -42,7 +42,7 @@ def go_on(settings: Settings, engine: Engine) -> None:
 
 def _settle(_settings: Settings, engine: Engine) -> None:
     """Count what people said in evaluations that ask, and end those that are decided: no judgment waits for that."""
-    for evaluation_id in evaluations.settle_all(engine):
+    for evaluation_id in batches.settle_all(engine):
         log.info("evaluation.ended", evaluation=evaluation_id)
         verdicts.current(engine, evaluation_id)  # so that its card and archive have it before anybody opens its page
 

@@ -34,7 +34,8 @@ def verdict(
     with read_session() as session:
         learnt = since.learnt(session, told.evaluation)
     if as_json:
-        print(told.verdict.model_dump_json() if told.verdict else "null")
+        is_void = told.evaluation.state is EvaluationState.VOID
+        print(told.verdict.model_dump_json() if told.verdict and not is_void else "null")
     else:
         _print(told)
         for one in learnt:

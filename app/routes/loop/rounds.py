@@ -265,8 +265,8 @@ def _told(
                 return "Both sides answer. " + _progress(session, evaluation.job_id, "answers"), link
             return ("People judge both sides blind, between ordinary pairs." if waits else "Judged."), link
         case RoundStep.VERDICT:
-            word = (evaluation.word or evaluation.state.value) if evaluation else ""
-            return word.replace("_", " ").capitalize(), link
+            outcome = evaluation.outcome if evaluation else ""
+            return outcome.replace("_", " ").capitalize(), link
 
 
 def _page_of(session: Session, project: Project, row: Round, step: RoundStep) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
-"""Starting and stopping a blind batch: an evaluation together with the job that makes its answers."""
+"""Starting, settling and stopping blind batches: evaluations together with the jobs that make their answers."""
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from secrets import randbelow
 
 import structlog
@@ -10,10 +11,24 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.db import read_session, settings_of, write_session
 from app.errors import Invalid, PrefloopError
-from app.models import FINISHED, ArmTrialRun, Checkpoint, Evaluation, Job, Project, Purpose, Split, TrainingRun, User
+from app.models import (
+    FINISHED,
+    ArmTrialRun,
+    Checkpoint,
+    Evaluation,
+    EvaluationState,
+    Job,
+    Project,
+    Purpose,
+    Split,
+    TrainingRun,
+    User,
+)
+from app.models.base import now as utc_now
+from app.services.collecting.blind import slots as blind_slots
 from app.services.jobs import jobs
 from app.services.loop import evaluations, generations
-from app.services.loop.evaluating import choosing, standing
+from app.services.loop.evaluating import ballots, choosing, standing
 from app.services.loop.evaluating import sides as sides_of
 from app.services.loop.evaluating.choosing import Chosen
 from app.services.loop.evaluating.sides import PARENT, Sides
@@ -106,6 +121,33 @@ def stop(session: Session, *, evaluation: Evaluation, by: User | None) -> Evalua
     if job is not None and job.state not in FINISHED:
         jobs.cancel(session, job=jobs.get(session, job.id), by=by)
     return stopped
+
+
+def settle_all(engine: Engine, *, now: datetime | None = None) -> list[int]:
+    """Settles every evaluation that asks, where something came in; returns those that ended. For the sweeper: a judgment
+    never waits for it, and who has the right to write has little to do."""
+    now = now or utc_now()
+    with read_session(engine) as session:
+        asking = session.scalars(select(Evaluation.id).where(Evaluation.state == EvaluationState.ASKING)).all()
+    ended = []
+    for evaluation_id in asking:
+        try:
+            ended += [evaluation_id] if _settled(engine, evaluation_id, now) else []
+        except Exception as error:  # what keeps one from being settled keeps no other
+            log.warning("evaluation.missed", evaluation=evaluation_id, error=str(error))
+    blind_slots.withdraw_idle(engine, now=now)
+    return ended
+
+
+def _settled(engine: Engine, evaluation_id: int, now: datetime) -> bool:
+    """Whether it ended."""
+    with read_session(engine) as session:
+        evaluation = evaluations.get(session, evaluation_id)
+        if not ballots.close(session, evaluation, now=now) and ballots.is_open(session, evaluation):
+            return False
+    with write_session(engine) as session:
+        evaluations.settle(session, evaluation_id, now=now)
+        return evaluations.get(session, evaluation_id).state is not EvaluationState.ASKING
 
 
 def start_by_itself(engine: Engine, *, checkpoint_id: int) -> Evaluation | None:

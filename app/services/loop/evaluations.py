@@ -8,11 +8,10 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, Select, func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from app import paging
-from app.db import read_session, write_session
 from app.errors import Conflict, NotFound
 from app.models import (
     EVALUATION_TRANSITIONS,
@@ -178,24 +177,6 @@ def settle(session: Session, evaluation_id: int, *, now: datetime | None = None)
     return _apply(session, evaluation, ballots.close(session, evaluation, now=now), now)
 
 
-def settle_all(engine: Engine, *, now: datetime | None = None) -> list[int]:
-    """Settles every evaluation that asks, where something came in; returns those that ended. For the sweeper: a judgment
-    never waits for it, and who has the right to write has little to do."""
-    now = now or utc_now()
-    with read_session(engine) as session:
-        asking = session.scalars(select(Evaluation.id).where(Evaluation.state == EvaluationState.ASKING)).all()
-    ended = []
-    for evaluation_id in asking:
-        with read_session(engine) as session:
-            evaluation = get(session, evaluation_id)
-            is_due = bool(ballots.close(session, evaluation, now=now)) or not ballots.is_open(session, evaluation)
-        if is_due:
-            with write_session(engine) as session:
-                settle(session, evaluation_id, now=now)
-                ended += [evaluation_id] if get(session, evaluation_id).state is not EvaluationState.ASKING else []
-    return ended
-
-
 def stop(session: Session, *, evaluation: Evaluation, by: User | None, now: datetime | None = None) -> Evaluation:
     """Ends an evaluation that is prepared or asks; what was judged is kept. Asking again changes nothing. The caller cancels the job.
 
@@ -240,7 +221,7 @@ def _apply(session: Session, evaluation: Evaluation, closing: Closing, now: date
 
 
 def _void(session: Session, evaluation: Evaluation, reason: str, *, now: datetime) -> None:
-    _move(session, evaluation, EvaluationState.VOID, now=now, reason=reason[:500])
+    _move(session, evaluation, EvaluationState.VOID, now=now, reason=reason[:500], word="")
 
 
 def _move(

@@ -215,7 +215,7 @@ def _of_runs(session: Session, of_run: dict[int, int]) -> Iterable[Node]:
             Kind.VERDICT,
             one.id,
             f"Evaluation {one.number}",
-            one.word or one.state.value,
+            one.outcome,
             max(of_checkpoint[number] for number in sides),
             tuple((Kind.CHECKPOINT, number) for number in sides),
             one.number,

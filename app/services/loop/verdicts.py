@@ -80,22 +80,26 @@ def current(engine: Engine, evaluation_id: int, *, now: datetime | None = None) 
 
 
 def compute(engine: Engine, evaluation_id: int, *, now: datetime | None = None) -> Verdict:
-    """Computes the verdict and keeps it, unless a newer one is there."""
+    """Computes the verdict and keeps it, unless a newer one is there or it is void. One that ended meanwhile is computed again: its
+    word must not become that of a look before."""
     moment = now or utc_now()
-    with read_session(engine) as session:
-        evaluation = get(session, evaluation_id)
-        given = evidence.read(session, evaluation)
-    verdict = figures.compute(given, as_of=moment)
-    with write_session(engine) as session:
-        session.execute(
-            update(Evaluation)
-            .where(
-                Evaluation.id == evaluation_id, or_(Evaluation.verdict_at.is_(None), Evaluation.verdict_at <= moment)
+    while True:
+        with read_session(engine) as session:
+            evaluation = get(session, evaluation_id)
+            given = evidence.read(session, evaluation)
+        verdict = figures.compute(given, as_of=moment)
+        if evaluation.state is EvaluationState.VOID:
+            return verdict
+        with write_session(engine) as session:
+            of_state = (Evaluation.id == evaluation_id, Evaluation.state == evaluation.state)
+            session.execute(
+                update(Evaluation)
+                .where(*of_state, or_(Evaluation.verdict_at.is_(None), Evaluation.verdict_at <= moment))
+                .values(verdict=verdict.model_dump(mode="json"), verdict_at=moment, word=verdict.word.value),
+                execution_options={"synchronize_session": False},
             )
-            .values(verdict=verdict.model_dump(mode="json"), verdict_at=moment, word=verdict.word.value),
-            execution_options={"synchronize_session": False},
-        )
-    return verdict
+            if session.scalar(select(Evaluation.id).where(*of_state)) is not None:
+                return verdict
 
 
 def _look(engine: Engine, evaluation_id: int, now: datetime) -> Evaluation | None:

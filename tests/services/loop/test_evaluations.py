@@ -1,10 +1,12 @@
 """Evaluations: planned and hashed, seeded by the answers, asked blind, and ended by their plan."""
 
 import io
-from datetime import timedelta
+import json
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session, write_session
@@ -13,24 +15,32 @@ from app.models import (
     AuditEntry,
     Comparison,
     Container,
+    Evaluation,
     EvaluationState,
     Judgment,
     Project,
     ProjectCount,
+    Prompt,
+    Response,
     Slot,
     SlotState,
 )
 from app.models.base import now
-from app.services.collecting import listing, recount
+from app.services.collecting import desk, listing, recount
 from app.services.collecting.imports import load
 from app.services.collecting.listing import Filters
+from app.services.collecting.messages import prompt_hash
 from app.services.datasets import snapshots
 from app.services.datasets.extracts import own
 from app.services.datasets.extracts.containers import chunks
-from app.services.loop import evaluations
+from app.services.loop import batches, evaluations, verdicts
+from app.services.loop.evaluating import ballots
 from app.services.loop.evaluating.wanted import BothBad, Skips, Wanted
+from app.services.loop.verdict import evidence, figures
+from app.services.loop.verdict.shape import Verdict
 from tests.factory import Factory
 from tests.services.loop.batch import Batch, is_blind, prefers_new
+from tests.services.training.trained import trained
 
 
 @pytest.fixture
@@ -193,10 +203,10 @@ def test_others_are_asked_what_somebody_skipped(batch: Batch) -> None:
 def test_the_sweeper_settles_what_came_in(batch: Batch) -> None:
     evaluation = batch.asking(1, Wanted(share=100))
     later = now() + timedelta(minutes=10)
-    assert evaluations.settle_all(batch.engine, now=later) == []
+    assert batches.settle_all(batch.engine, now=later) == []
     batch.judge(batch.evaluators[0], prefers_new)
-    assert evaluations.settle_all(batch.engine, now=later) == [evaluation.id]
-    assert evaluations.settle_all(batch.engine, now=later) == []
+    assert batches.settle_all(batch.engine, now=later) == [evaluation.id]
+    assert batches.settle_all(batch.engine, now=later) == []
 
 
 def test_a_rule_of_the_project_changes_no_slot_of_an_evaluation(batch: Batch) -> None:
@@ -242,3 +252,98 @@ def test_what_was_said_in_an_evaluation_is_in_no_dataset(batch: Batch, settings:
             settings=settings,
         )
         assert row.rejected == 3 and row.added + row.duplicates == 4
+
+
+def test_what_one_evaluation_cannot_do_keeps_no_other_from_its_end(
+    batch: Batch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = batch.asking(1, Wanted(share=100))
+    assert is_blind(batch.judge(batch.evaluators[0], prefers_new))
+    batch.factory.comparison(batch.project)
+    assert batch.judge(batch.engineer)
+    _, other = trained(batch.engine, settings, batch.project, batch.engineer)
+    batch.prompts(1)
+    fine = batch.answered(batch.prepared(Wanted(share=100), opponent=str(other.id)))
+    for person in batch.evaluators:
+        while batch.judge(person, prefers_new):
+            pass
+    real = ballots.close
+
+    def close(session: Session, evaluation: Evaluation, *, now: datetime) -> ballots.Closing:
+        if evaluation.id == broken.id:
+            raise ValueError("a row that nobody understands")
+        return real(session, evaluation, now=now)
+
+    monkeypatch.setattr(ballots, "close", close)
+    assert batches.settle_all(batch.engine, now=now() + timedelta(minutes=10)) == [fine.id]
+
+
+def test_what_is_given_up_after_the_end_is_wanted_no_more(batch: Batch) -> None:
+    evaluation = batch.asking(3, Wanted(share=100))
+    given_back, ran_out = (batch.factory.shown(batch.project, person) for person in batch.evaluators[:2])
+    assert given_back is not None and ran_out is not None
+    with write_session(batch.engine) as session:
+        evaluations.stop(session, evaluation=evaluations.get(session, evaluation.id), by=None)
+    with write_session(batch.engine) as session:
+        desk.release(session, token=given_back.token, user=session.merge(batch.evaluators[0]))
+    batches.settle_all(batch.engine, now=now() + timedelta(days=2))
+    with read_session(batch.engine) as session:
+        assert session.scalar(select(func.count()).where(Slot.evaluation_id == evaluation.id)) == 0
+        told = listing.progress(session, project=batch.project, user=batch.evaluators[0])
+        assert told.wanted == told.done
+    assert batch.factory.record(ran_out.token, batch.evaluators[1]).late
+    assert counts_are_right(batch)
+
+
+def test_a_look_at_a_batch_changes_no_word_of_its_end(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict is computed between transactions, and a batch may be decided or void by then."""
+    evaluation = batch.asking(40, Wanted(share=100))
+    for number in range(40):
+        batch.judge(batch.evaluators[number % 3], prefers_new)
+    real = figures.compute
+
+    def slow(given: evidence.Evidence, *, as_of: datetime) -> Verdict:
+        monkeypatch.setattr(figures, "compute", real)
+        told = real(given, as_of=as_of)
+        assert batch.settle(evaluation).word == "better"
+        return told
+
+    monkeypatch.setattr(figures, "compute", slow)
+    assert verdicts.compute(batch.engine, evaluation.id).word == "better"
+    assert (batch.now(evaluation).word, batch.now(evaluation).outcome) == ("better", "better")
+    with write_session(batch.engine) as session:
+        row = evaluations.get(session, evaluation.id)
+        evaluations._void(session, row, "It was trained on.", now=now())
+    verdicts.compute(batch.engine, evaluation.id)
+    assert (batch.now(evaluation).word, batch.now(evaluation).outcome) == ("", "void")
+
+
+@pytest.mark.parametrize("votes", [True, False])
+def test_a_pair_that_is_asked_blind_is_refused_by_an_import(batch: Batch, settings: Settings, votes: bool) -> None:
+    """It would never be trained on, and a vote of the file would take the place of a blind one."""
+    batch.prompts(1)
+    with write_session(batch.engine) as session:
+        for prompt in session.scalars(select(Prompt).where(Prompt.split == "eval")):
+            prompt.content_hash = prompt_hash(prompt.messages)
+    evaluation = batch.answered(batch.prepared(Wanted(share=100)))
+    with read_session(batch.engine) as session:
+        pair = session.scalars(select(Comparison).where(Comparison.evaluation_id == evaluation.id)).one()
+        texts = [session.get_one(Response, key).text for key in (pair.second_response_id, pair.first_response_id)]
+        messages = session.get_one(Prompt, pair.prompt_id).messages
+    judged = {"chosen": texts[0], "rejected": texts[1]} if votes else {"responses": texts, "gold": "first"}
+    lines = [{"prompt": messages} | judged, {"prompt": "Another?", "responses": ["One.", "Two."]}]
+    row = load.load(
+        batch.engine,
+        project_id=batch.project.id,
+        user_id=batch.engineer.id,
+        stream=io.BytesIO("\n".join(map(json.dumps, lines)).encode()),
+        filename="own.jsonl",
+        settings=settings,
+    )
+    assert (row.added, row.duplicates, row.rejected) == (1, 0, 1)
+    assert [one["reason"] for one in row.rejections] == ["in_evaluation"]
+    with read_session(batch.engine) as session:
+        assert session.get_one(Comparison, pair.id).gold_choice is None
+    assert is_blind(batch.judge(batch.evaluators[0], prefers_new))
+    assert batch.settle(evaluation).state is EvaluationState.DECIDED
+    assert counts_are_right(batch)

@@ -2,14 +2,15 @@
 
 from collections.abc import Collection
 from datetime import datetime
+from itertools import groupby
 from typing import cast
 
-from sqlalchemy import String, Table, bindparam, delete, update
+from sqlalchemy import Engine, String, Table, bindparam, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.bulk import insert_rows
-from app.db import connection_of
-from app.models import Slot, SlotState, User
+from app.db import connection_of, read_session, write_session
+from app.models import Evaluation, EvaluationPair, EvaluationState, Slot, SlotState, User
 from app.models.base import UTCDateTime
 from app.services.collecting import counts, places
 from app.services.collecting.blind import looks
@@ -69,3 +70,40 @@ def withdraw(
     if comparison_ids is not None:
         free = free.where(TABLE.c.comparison_id.in_(comparison_ids))
     counts.note(session, project_id=project_id, wanted=-connection_of(session).execute(free, {"now": now}).rowcount)
+
+
+# Slots of which nothing can come any more: their evaluation has ended, or has counted their prompt.
+IDLE = (
+    select(Slot.project_id, Slot.evaluation_id, Slot.comparison_id)
+    .join(Evaluation, Evaluation.id == Slot.evaluation_id)
+    .join(EvaluationPair, EvaluationPair.comparison_id == Slot.comparison_id)
+    .where(
+        Slot.evaluation_id.is_not(None),
+        looks.IS_UNDONE,
+        looks.IS_FREE,
+        or_(
+            Evaluation.state != EvaluationState.ASKING,
+            EvaluationPair.value.is_not(None),
+            EvaluationPair.left_out != "",
+        ),
+    )
+    .distinct()
+    .order_by(Slot.project_id, Slot.evaluation_id)
+)
+
+
+def withdraw_idle(engine: Engine, *, now: datetime) -> None:
+    """Takes back what was held at an evaluation's end, or at its prompt's, and was given up since: nobody is asked for it, and it
+    would be wanted for ever. For the sweeper."""
+    with read_session(engine) as session:
+        idle = connection_of(session).execute(IDLE, {"now": now}).all()
+    by_evaluation = groupby(idle, key=lambda row: (row[0], row[1]))
+    for (project_id, evaluation_id), rows in by_evaluation:
+        with write_session(engine) as session:
+            withdraw(
+                session,
+                project_id=project_id,
+                evaluation_id=evaluation_id,
+                now=now,
+                comparison_ids=[comparison_id for *_, comparison_id in rows],
+            )

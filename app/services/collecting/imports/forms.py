@@ -32,6 +32,7 @@ from app.services.collecting.pairs import (
 REASONS = {
     **{reason: text for reason, text in refusals.REASONS.items() if reason != "unsupported_content"},
     "contradicts_earlier": "The same pair was judged before with another result.",
+    "in_evaluation": "An evaluation compares these two answers blind.",
     "nul_character": "A text contains a NUL character.",
 }
 GOLD = {

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.bulk import among
 from app.db import read_session
-from app.models import Choice, ExclusionKind, Import, Judgment, JudgmentSource, Project, User
+from app.models import Choice, Comparison, ExclusionKind, Import, Judgment, JudgmentSource, Project, User
 from app.services.collecting import exclusions, pairs, places, slots
 from app.services.collecting.duplicates.near import Wording
 from app.services.collecting.imports import filling, raters, recording
@@ -21,6 +21,11 @@ from app.services.collecting.pairs import Stored
 CONTRADICTION = Unfit(
     "contradicts_earlier",
     "This pair was judged before, by an import or by you, and with another result. Change that judgment if it is wrong.",
+)
+
+IN_EVALUATION = Unfit(
+    "in_evaluation",
+    "An evaluation compares these two answers blind, so this pair is never trained on. Leave it out, or give other answers.",
 )
 
 
@@ -51,6 +56,7 @@ def store(session: Session, row: Import, batch: Looked, outcome: Outcome) -> Non
     stored = pairs.add_many(
         session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id, looked=batch.looked
     )
+    stored, parsed = _apart(session, stored, parsed, outcome)
     own = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if _own_vote(one)}
     earlier = _earlier_choices(session, user, own) if own else {}
     rated: list[tuple[int, Stored, Parsed]] = []
@@ -97,6 +103,29 @@ def _leave_out(
     for at, number, excluded in told:
         if not at.added and at.comparison_id not in left_out:
             outcome.differ(number, "excluded", "no", excluded.reason or "yes")
+
+
+def _apart(
+    session: Session, stored: list[Stored], parsed: list[Numbered], outcome: Outcome
+) -> tuple[list[Stored], list[Numbered]]:
+    """Without the lines whose pairs an evaluation asks or asked: a vote of theirs would fill its slots, and count nowhere."""
+    there = {at.comparison_id for at in stored if not at.added}
+    if not there:
+        return stored, parsed
+    of_evaluations = set(
+        session.scalars(
+            select(Comparison.id).where(among(session, Comparison.id, there), Comparison.evaluation_id.is_not(None))
+        )
+    )
+    if not of_evaluations:
+        return stored, parsed
+    fit = []
+    for at, line in zip(stored, parsed, strict=True):
+        if at.comparison_id in of_evaluations:
+            outcome.reject(line[0], IN_EVALUATION)
+        else:
+            fit.append((at, line))
+    return [at for at, _ in fit], [line for _, line in fit]
 
 
 def _own_vote(one: Parsed) -> Vote | None:
