@@ -61,6 +61,11 @@ class Alias(Base):
     checkpoint: Mapped[Checkpoint | None] = relationship(foreign_keys=checkpoint_id, lazy="raise")
     asked_by: Mapped[User | None] = relationship(foreign_keys=asked_by_id, lazy="raise")
 
+    @property
+    def seen(self) -> str:
+        """What a reader sees of it and decides on: what it means, and the move that waits."""
+        return f"{self.checkpoint_id or 0}-{self.asked_id or 0}"
+
 
 class AliasEvent(Base):
     """Append-only. `checkpoint_id`: where it moved, or was asked to; `previous_id`: what it meant before; `evaluation_id`: the

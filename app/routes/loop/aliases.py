@@ -13,6 +13,7 @@ from app.web.templating import redirect, render
 
 router = APIRouter()
 Why = Annotated[str, Form(max_length=2_000)]
+Seen = Annotated[str, Form(max_length=40)]
 DEEDS = {
     "asked": "asked for",
     "moved": "moved to",
@@ -68,28 +69,32 @@ def move(
 
 
 @router.post("/projects/{slug}/aliases/{name}/approve")
-def approve(name: str, session: SessionDep, here: EngineerDep) -> Response:
-    alias = aliases.get(session, project=here.project, name=name)
+def approve(name: str, session: SessionDep, here: EngineerDep, seen: Seen = "") -> Response:
+    alias = aliases.get(session, project=here.project, name=name, seen=seen)
     aliases.approve(session, alias=alias, by=here.user)
     return _shown(here.project, f"“{name}” means checkpoint {alias.checkpoint_id} now.", "good")
 
 
 @router.post("/projects/{slug}/aliases/{name}/decline")
-def decline(name: str, session: SessionDep, here: EngineerDep, why: Why = "") -> Response:
-    aliases.decline(session, alias=aliases.get(session, project=here.project, name=name), by=here.user, why=why)
+def decline(name: str, session: SessionDep, here: EngineerDep, seen: Seen = "", why: Why = "") -> Response:
+    aliases.decline(
+        session, alias=aliases.get(session, project=here.project, name=name, seen=seen), by=here.user, why=why
+    )
     return _shown(here.project, f"“{name}” stays where it is.")
 
 
 @router.post("/projects/{slug}/aliases/{name}/back")
-def back(name: str, session: SessionDep, here: EngineerDep, why: Why = "") -> Response:
-    alias = aliases.get(session, project=here.project, name=name)
+def back(name: str, session: SessionDep, here: EngineerDep, seen: Seen = "", why: Why = "") -> Response:
+    alias = aliases.get(session, project=here.project, name=name, seen=seen)
     aliases.back(session, alias=alias, by=here.user, why=why)
     return _shown(here.project, f"“{name}” means checkpoint {alias.checkpoint_id} again.", "good")
 
 
 @router.post("/projects/{slug}/aliases/{name}/remove")
-def remove(name: str, session: SessionDep, here: EngineerDep, why: Why = "") -> Response:
-    aliases.remove(session, alias=aliases.get(session, project=here.project, name=name), by=here.user, why=why)
+def remove(name: str, session: SessionDep, here: EngineerDep, seen: Seen = "", why: Why = "") -> Response:
+    aliases.remove(
+        session, alias=aliases.get(session, project=here.project, name=name, seen=seen), by=here.user, why=why
+    )
     return _shown(here.project, f"“{name}” means no checkpoint now.")
 
 

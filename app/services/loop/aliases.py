@@ -11,6 +11,7 @@ from app.errors import Conflict, Invalid, NotAllowed, NotFound
 from app.models import Alias, AliasEvent, Checkpoint, Deed, Evaluation, Job, NeededVerdict, Project, User
 from app.models.base import now as utc_now
 from app.services.accounts import audit
+from app.services.collecting import typed_text
 from app.services.loop import gate
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
@@ -36,12 +37,14 @@ def of_checkpoint(session: Session, *, checkpoint_id: int) -> list[Alias]:
     return list(session.scalars(select(Alias).where(Alias.checkpoint_id == checkpoint_id).order_by(Alias.name)))
 
 
-def get(session: Session, *, project: Project, name: str) -> Alias:
-    """Raises NotFound."""
+def get(session: Session, *, project: Project, name: str, seen: str = "") -> Alias:
+    """`seen`: what the asker saw of it, as its `seen` was. Raises NotFound, and Conflict where it is another by now."""
     known = NAME.fullmatch(name)
     alias = session.scalar(_loaded().where(Alias.project_id == project.id, Alias.name == name)) if known else None
     if alias is None:
         raise NotFound(f"There is no alias “{name[:40]}” in this project.", "Its page of aliases lists them.")
+    if seen and seen != alias.seen:
+        raise _changed(name)
     return alias
 
 
@@ -208,8 +211,12 @@ def _change(session: Session, alias: Alias, values: dict[str, object]) -> None:
         update(Alias).where(*read).values(**values), execution_options={"synchronize_session": False}
     )
     if result.rowcount != 1:  # type: ignore[attr-defined]
-        raise Conflict(f"Somebody else just changed “{alias.name}”.", "Look at it again.")
+        raise _changed(alias.name)
     session.refresh(alias, [*values])
+
+
+def _changed(name: str) -> Conflict:
+    return Conflict(f"Somebody else just changed “{name}”, or you did by a second click.", "Look at it again.")
 
 
 def _is(column: InstrumentedAttribute[int | None], value: int | None) -> ColumnElement[bool]:
@@ -284,9 +291,7 @@ def _require_own(session: Session, project: Project, checkpoint_id: int) -> None
 
 
 def _why(text: str) -> str:
-    text = " ".join(text.split())
-    if len(text) > LONGEST_WHY:
-        raise Invalid(f"The reason has {len(text):,} characters.", f"Use at most {LONGEST_WHY}.", field="why")
+    typed_text.check(text := " ".join(text.split()), what="reason", field="why", longest=LONGEST_WHY)
     return text
 
 

@@ -72,3 +72,17 @@ def test_the_api_and_the_command_do_the_same(
     run("remove", slug, "production")
     assert "isn't there" in run("follow", slug, "production", "--into", str(tmp_path / "served"))
     assert not (tmp_path / "served" / "production").exists()
+
+
+def test_a_doubled_click_goes_back_one_step(browser: TestClient, evaluated: Evaluated) -> None:
+    first, second, third = evaluated.checkpoint, evaluated.another(), evaluated.another()
+    for checkpoint in (first, second, third):
+        browser.post(f"/checkpoints/{checkpoint.id}/aliases", data={"name": "candidate"}, headers=OWN)
+    url = f"/projects/{evaluated.project.slug}/aliases"
+    sent = {"seen": f"{third.id}-0"}
+    assert f'name="seen" value="{third.id}-0"' in browser.get(url).text
+    assert [
+        browser.post(f"{url}/candidate/back", data=sent, headers=OWN, follow_redirects=False).status_code
+        for _ in range(2)
+    ] == [303, 409]
+    assert f"It means checkpoint {second.id}" in shown(browser.get(url).text)

@@ -168,3 +168,27 @@ def test_a_checkpoint_of_another_project_is_not_there(evaluated: Evaluated) -> N
             moved(evaluated, "candidate", number)
     with read_session(evaluated.engine) as session, pytest.raises(NotFound):
         aliases.get(session, project=evaluated.project, name="nothing")
+
+
+def test_whoever_decides_on_what_they_saw_changes_nothing_else(
+    evaluated: Evaluated, second: Checkpoint, factory: Factory
+) -> None:
+    """A click that is doubled takes no second step, and an approval goes to the move that was read."""
+    ruled(evaluated, "production", NeededVerdict.NONE, True)
+    read = moved(evaluated, "production", evaluated.checkpoint.id).alias.seen
+    moved(evaluated, "production", second.id)
+    other = factory.engineer()
+    with write_session(evaluated.engine) as session:
+        with pytest.raises(Conflict, match="just changed"):
+            aliases.get(session, project=evaluated.project, name="production", seen=read)
+        alias = aliases.get(session, project=evaluated.project, name="production")
+        aliases.approve(
+            session,
+            alias=aliases.get(session, project=evaluated.project, name="production", seen=alias.seen),
+            by=other,
+        )
+
+
+def test_a_reason_that_no_database_could_keep_is_refused(evaluated: Evaluated) -> None:
+    with pytest.raises(Invalid, match="NUL"):
+        moved(evaluated, "candidate", evaluated.checkpoint.id, why="It\0is")

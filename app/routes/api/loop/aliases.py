@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,9 @@ from app.web.problems import problems
 
 router = APIRouter(tags=["aliases"])
 Name = Annotated[str, Path(max_length=40, description="The alias: production, candidate …")]
+Seen = Annotated[
+    str, Query(max_length=40, description="`seen` as you read it: 409 where somebody has changed the alias since.")
+]
 
 
 class AliasOut(BaseModel):
@@ -29,12 +32,14 @@ class AliasOut(BaseModel):
     asked_by: str | None
     asked_at: datetime | None
     asked_why: str
+    seen: str = Field(description="Changes with what it means and with the move that waits.")
 
     @classmethod
     def of(cls, row: Alias) -> "AliasOut":
         return cls(
             name=row.name, checkpoint_id=row.checkpoint_id, moved_at=row.moved_at, needs_verdict=row.needs_verdict,
             needs_approval=row.needs_approval, asked_checkpoint_id=row.asked_id, asked_at=row.asked_at, asked_why=row.asked_why,
+            seen=row.seen,
             asked_by=row.asked_by.username if row.asked_by_id and row.asked_by else None,
         )  # fmt: skip
 
@@ -99,30 +104,38 @@ def move(slug: Slug, name: Name, body: MoveIn, session: SessionDep, here: ApiEng
 
 
 @router.post("/projects/{slug}/aliases/{name}/approve", responses=problems(404, 409))
-def approve(slug: Slug, name: Name, session: SessionDep, here: ApiEngineerDep) -> AliasOut:
+def approve(slug: Slug, name: Name, session: SessionDep, here: ApiEngineerDep, seen: Seen = "") -> AliasOut:
     """Carry out the move that somebody else asked for."""
-    aliases.approve(session, alias=aliases.get(session, project=here.project, name=name), by=here.user)
+    aliases.approve(session, alias=aliases.get(session, project=here.project, name=name, seen=seen), by=here.user)
     return AliasOut.of(_again(session, here, name))
 
 
 @router.post("/projects/{slug}/aliases/{name}/decline", responses=problems(404, 409))
-def decline(slug: Slug, name: Name, session: SessionDep, here: ApiEngineerDep, body: WhyIn = WhyIn()) -> AliasOut:
+def decline(
+    slug: Slug, name: Name, session: SessionDep, here: ApiEngineerDep, body: WhyIn = WhyIn(), seen: Seen = ""
+) -> AliasOut:
     """Drop the move that waits."""
-    aliases.decline(session, alias=aliases.get(session, project=here.project, name=name), by=here.user, why=body.why)
+    aliases.decline(
+        session, alias=aliases.get(session, project=here.project, name=name, seen=seen), by=here.user, why=body.why
+    )
     return AliasOut.of(_again(session, here, name))
 
 
 @router.post("/projects/{slug}/aliases/{name}/back", responses=problems(404, 409))
-def back(slug: Slug, name: Name, session: SessionDep, here: ApiEngineerDep, body: WhyIn = WhyIn()) -> AliasOut:
+def back(
+    slug: Slug, name: Name, session: SessionDep, here: ApiEngineerDep, body: WhyIn = WhyIn(), seen: Seen = ""
+) -> AliasOut:
     """Back to the checkpoint before, at once and whatever the rule."""
-    aliases.back(session, alias=aliases.get(session, project=here.project, name=name), by=here.user, why=body.why)
+    aliases.back(
+        session, alias=aliases.get(session, project=here.project, name=name, seen=seen), by=here.user, why=body.why
+    )
     return AliasOut.of(_again(session, here, name))
 
 
 @router.delete("/projects/{slug}/aliases/{name}", responses=problems(404, 409))
-def remove(slug: Slug, name: Name, session: SessionDep, here: ApiEngineerDep) -> AliasOut:
+def remove(slug: Slug, name: Name, session: SessionDep, here: ApiEngineerDep, seen: Seen = "") -> AliasOut:
     """Let it mean no checkpoint. Its history and rule stay."""
-    aliases.remove(session, alias=aliases.get(session, project=here.project, name=name), by=here.user)
+    aliases.remove(session, alias=aliases.get(session, project=here.project, name=name, seen=seen), by=here.user)
     return AliasOut.of(_again(session, here, name))
 
 

@@ -38,13 +38,13 @@ class Sides:
 def resolve(session: Session, *, checkpoint_id: int, opponent: str) -> Sides:
     """opponent: `base`, `parent` (the checkpoint that the run started from, else its base model), or a checkpoint's id. Raises
     NotFound, and Invalid for what can't be compared."""
-    checkpoint = checkpoints.get(session, checkpoint_id)
-    if opponent.strip() == PARENT and checkpoint.run.parent_id is not None:
+    checkpoint, opponent = checkpoints.get(session, checkpoint_id), opponent.strip()
+    if opponent == PARENT and checkpoint.run.parent_id is not None:
         # Of another project it may be: whoever started the run from it was an engineer there.
         return Sides(checkpoint, checkpoints.get(session, checkpoint.run.parent_id))
-    if opponent.strip() in (PARENT, BASE):
+    if opponent in (PARENT, BASE):
         return Sides(checkpoint, None, checkpoint.run.base_model)
-    if not opponent.strip().isascii() or not opponent.strip().isdecimal():
+    if not opponent.isascii() or not opponent.isdecimal():
         raise Invalid(
             f"“{opponent[:40]}” is nothing to compare with.",
             "Choose parent, base, or the number of a checkpoint.",

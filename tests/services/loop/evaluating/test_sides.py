@@ -20,6 +20,12 @@ def test_the_opponent_is_base_parent_or_another_checkpoint_of_the_project(
         for word in ("base", "parent"):
             two = sides.resolve(session, checkpoint_id=own, opponent=word)
             assert two.opponent is None and two.model == "tiny"
-        for wrong, error in ((str(own), Invalid), ("best", Invalid), (str(foreign), NotFound), ("99999", NotFound)):
+        for wrong, error in (
+            (" " * 12 + str(own), Invalid),
+            (str(own), Invalid),
+            ("best", Invalid),
+            (str(foreign), NotFound),
+            ("99999", NotFound),
+        ):
             with pytest.raises(error):
                 sides.resolve(session, checkpoint_id=own, opponent=wrong)
