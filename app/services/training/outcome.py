@@ -50,7 +50,7 @@ FIGURES = (
     ("loss", "Loss", "The training loss on eval pairs; lower is better."),
     ("logps/chosen", "Chosen answers, log p", "Mean log-probability of a chosen answer, in nats; higher: more likely."),
     ("logps/rejected", "Rejected answers, log p", "Mean log-probability of a rejected answer, in nats."),
-    ("kl", "Distance from the base", "Approximate KL divergence per answer on the eval pairs, in nats."),
+    ("kl", "Distance from its start", "Approximate KL divergence per answer on the eval pairs, in nats."),
 )
 
 
