@@ -61,13 +61,12 @@ def train(model: str, files: dict[str, Path], out: Path, config: dict[str, Any])
         command += ["--set", f"{key}={value}"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     events = [json.loads(line) for line in printed.splitlines()]
-    done = next(event for event in events if event["event"] == "done")
     after = [event for event in events if event["event"] == "eval"][-1]
     return {
         "accuracy": after["eval_rewards/accuracies"],
         "kl": after["eval_kl"],
         "answers": json.loads((out / "metrics.json").read_text())["answers"],
-        "steps": done["step"],
+        "steps": max(event["step"] for event in events if event["event"] == "step"),
     }
 
 
