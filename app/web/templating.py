@@ -49,6 +49,7 @@ SECTIONS = {
     "runs": "runs",
     "train": "runs",
     "jobs": "runs",
+    "label-checks": "runs",
     "checkpoints": "checkpoints",
     "evaluations": "checkpoints",
     "aliases": "checkpoints",
