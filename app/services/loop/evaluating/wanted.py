@@ -10,6 +10,7 @@ import orjson
 
 from app.errors import Invalid
 from app.models import Evaluation, Split
+from app.services.loop.generating.wanted import Sampling
 from app.stats.loop.decision import Goal, Plan
 
 MOST_PROMPTS = 5_000
@@ -55,6 +56,9 @@ class Wanted:
         ):
             if not least <= value <= most:
                 raise Invalid(f"“{name}” is {value}.", f"Choose {least} to {most:,}.", field=name)
+        if not isinstance(self.sampling, Mapping):
+            raise Invalid("“sampling” isn't a list of settings.", "Name each with its value.", field="sampling")
+        Sampling.of(self.sampling)
         if self.prompts not in (Split.EVAL, Split.KEPT):
             raise Invalid(
                 f"Prompts of the split “{self.prompts}” are trained on.", "Choose eval or kept.", field="prompts"

@@ -1,11 +1,13 @@
 """What a round is to do, fixed when it starts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from app.errors import Invalid
 from app.models import Pairing, Split
+from app.services.loop.evaluating.sides import BASE, PARENT
 from app.services.loop.evaluating.wanted import BothBad, Skips, Wanted
 from app.services.loop.generating import wanted
 from app.services.loop.generating.prompts import From, Rule
@@ -14,6 +16,7 @@ from app.services.training import presets, run_settings
 from app.stats.loop.decision import Goal
 
 MOST_JUDGMENTS = 1_000_000
+OPPONENT = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,12 @@ class RoundPlan:
         run_settings.validate(self.run_config())
         if self.opponent:
             self.evaluation_wanted()
+            if self.opponent not in (PARENT, BASE) and not OPPONENT.fullmatch(self.opponent):
+                raise Invalid(
+                    f"“{self.opponent[:40]}” is nothing to compare with.",
+                    "Choose parent, base, or the number of a checkpoint.",
+                    field="opponent",
+                )
         return self
 
     def stored(self) -> dict[str, Any]:

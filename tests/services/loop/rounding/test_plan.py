@@ -54,6 +54,10 @@ def test_what_a_row_keeps_is_the_same_plan() -> None:
         ({"evaluation": {"goal": "glory"}}, "goal"),
         ({"evaluation": {"maximum": "many"}}, "maximum"),
         ({"evaluation": {"maximum": 0}}, "maximum"),
+        ({"evaluation": {"sampling": "hot"}}, "sampling"),
+        ({"evaluation": {"sampling": {"temperature": "hot"}}}, "temperature"),
+        ({"opponent": "7abc"}, "opponent"),
+        ({"opponent": "best"}, "opponent"),
     ],
 )
 def test_what_can_not_be_carried_out_is_refused_before_anybody_judges(wrong: dict[str, Any], field: str) -> None:
