@@ -2,6 +2,9 @@
 
     python -m bench.import_speed [--lines 50000] [--databases sqlite postgresql] [--full 0] [--judges 20]
 
+Each figure by one command: lines a second and memory, `--judges 0`; the same in a large project, `--judges 0 --full 200000`; how long
+people who judge wait beside an import, `--lines 20000` (its second table).
+
 Each database is a fresh one on this machine's disk that waits for the disk at each commit. A process of its own imports
 the lines twice (new, then all duplicates) and tells its peak memory; `--full`: so many pairs are there before. Then a server
 of its own imports the same lines while people judge: so many judgments a second arrive at random moments (Poisson), each the
@@ -62,13 +65,16 @@ def database(kind: str, folder: Path) -> Iterator[str]:
 
 
 def alone(url: str, folder: Path, lines: int, full: int) -> None:
-    """In a process of its own: imports and tells."""
-    from app.config import Settings
-    from app.db import make_engine, write_session
-    from app.ops import migrate
-    from app.services.accounts import users
-    from app.services.collecting import projects
-    from app.services.collecting.imports import load
+    """In a process of its own, which starts as `prefloop` does: imports and tells."""
+    from app.starting import importing
+
+    with importing():
+        from app.config import Settings
+        from app.db import make_engine, write_session
+        from app.ops import migrate
+        from app.services.accounts import users
+        from app.services.collecting import projects
+        from app.services.collecting.imports import load
 
     engine, settings = make_engine(url), Settings(data_dir=folder)
     migrate.upgrade(engine)

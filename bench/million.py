@@ -50,11 +50,12 @@ def fill(count: int) -> dict[str, str]:
             users.create(session, username=f"judge-{number}", display_name=f"Judge {number}", role=Role.EVALUATOR)
             for number in range(EVALUATORS)
         ]
+        admin = users.create(session, username="admin", display_name="Admin", role=Role.ADMIN)
         projects.create(session, slug="small", name="Small", by=engineer)
         project = projects.create(
             session, slug="big", name="Big", by=engineer, open_to_everybody=True, judgments_per_comparison=3
         )
-        for name, person in (("engineer", engineer), ("evaluator", people[0])):
+        for name, person in (("engineer", engineer), ("evaluator", people[0]), ("admin", admin)):
             given[name] = f"{cookie_name(settings)}={sessions.start(session, user=person)}"
         _, given["token"] = tokens.create(session, user=engineer, name="bench")
         numbers = {"project": project.id, "first": people[0].id, "engineer": engineer.id, "count": count}
@@ -195,11 +196,15 @@ def pages(count: int) -> list[tuple[str, str]]:
             f"{big}/checkpoints",
             "/snapshots/1",
             f"/comparisons/{count // 2}",
-            "/people",
-            "/audit",
-            "/workers",
+            f"{big}/extracts",
+            f"{big}/exclusions",
+            f"{big}/generations",
+            f"{big}/evaluations",
+            f"{big}/progress",
+            f"{big}/members",
         )
     ]
+    asked += [("admin", path) for path in ("/people", "/audit", "/workers", "/storage")]
     asked += [
         ("evaluator", path) for path in (f"{big}/compare", f"{big}/history", f"{big}/history?page={late // EVALUATORS}")
     ]
