@@ -98,7 +98,7 @@ def loop(
                 "new_pairs_only": new_pairs_only,
             }
         )  # fmt: skip
-        steps.require(get_engine(), plan)
+        steps.require(get_engine(), plan, project=project)
         with write_session() as session:
             row, _ = rounds.start(session, project=project, plan=plan, by=by)
     else:

@@ -153,7 +153,7 @@ def start(
 ) -> Response:
     try:
         plan = RoundPlan.of(_wished(sent.fields, sent.sources))
-        steps.require(engine, plan, caller=Caller.of(here.user))
+        steps.require(engine, plan, project=here.project, caller=Caller.of(here.user))
         with write_session(engine) as session:
             row, _ = rounds.start(session, project=here.project, plan=plan, by=session.get_one(User, here.user.id))
             number = row.number

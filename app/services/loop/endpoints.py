@@ -30,6 +30,7 @@ MOST_AT_ONCE = 64
 MOST_A_MINUTE = 100_000
 DEAREST = 1_000_000.0
 LONGEST_KEY = 4_000
+LONGEST_URL = 500  # as long as its column
 
 
 class EndpointRefused(Invalid):
@@ -137,6 +138,10 @@ def checked_url(text: str, settings: Settings) -> str:
         address = public_address(text.strip())
     except ValueError as problem:
         raise Invalid(str(problem), "For example: http://127.0.0.1:8080/v1", field="base_url") from None
+    if len(address.url) > LONGEST_URL:
+        raise Invalid(
+            f"The address has {len(address.url):,} characters.", f"Use up to {LONGEST_URL}.", field="base_url"
+        )
     server = _server(address.url)
     if server not in settings.endpoint_hosts.split(","):
         raise EndpointRefused(

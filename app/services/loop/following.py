@@ -4,11 +4,13 @@ For vLLM's LoRA resolver FOLDER is its cache directory and the alias the model's
 Modelfile stands there instead.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +21,7 @@ from app.storage import Storage, StoredFile
 COPIES = ".checkpoints"  # beside the links; its name starts with a dot, so no resolver takes it for an adapter
 KEPT = 2  # copies beside the one in use: whoever goes back finds the last one there
 ADAPTER = "adapter_config.json"
+MAKING, LINKING = ".making-", ".link-"
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,33 @@ def place(
     """Copies the files into a folder of their own, proves their hashes, and then switches the link.
 
     copy: the name of that folder, the same for the same content. base_model: the name under which the base is served, which an
-    adapter's configuration must name for vLLM to load it. Slow: call it outside of any transaction.
+    adapter's configuration must name for vLLM to load it. Slow: call it outside of any transaction. One at a time for an alias in
+    a folder: a second one waits, and finds the copy.
     """
     if base_model and not any(file.name == ADAPTER for file in files):
         raise Invalid("Only an adapter names its base model.", "Leave the name of the base out.", field="base")
     copies = folder / COPIES / alias
     copies.mkdir(parents=True, exist_ok=True)
-    whole = copies / copy
-    if not whole.is_dir():
-        with tempfile.TemporaryDirectory(dir=copies, prefix=".making-") as made:
-            _fill(Path(made) / copy, files, storage, base_model)
-            (Path(made) / copy).rename(whole)
-    link = folder / alias
-    switched = _switch(link, whole)
-    _forget(copies, whole)
+    whole, link = copies / copy, folder / alias
+    with _alone(copies):
+        if not whole.is_dir():
+            with tempfile.TemporaryDirectory(dir=copies, prefix=MAKING) as made:
+                _fill(Path(made) / copy, files, storage, base_model)
+                (Path(made) / copy).rename(whole)
+        switched = _switch(link, whole, copies)
+        _forget(copies, whole)
     return Placed(link, whole, switched)
+
+
+@contextmanager
+def _alone(copies: Path) -> Iterator[None]:
+    """Nobody else places copies here until the block ends. What one that was killed had begun goes: nobody can be at it."""
+    with (copies / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in copies.iterdir():
+            if path.name.startswith((MAKING, LINKING)):
+                shutil.rmtree(path)
+        yield
 
 
 def remove(folder: Path, *, alias: str) -> bool:
@@ -81,14 +96,14 @@ def _fill(into: Path, files: Sequence[StoredFile], storage: Storage, base_model:
         path.write_text(json.dumps(facts | {"base_model_name_or_path": base_model}, indent=2), encoding="utf-8")
 
 
-def _switch(link: Path, whole: Path) -> bool:
-    """A new link takes the old one's place by a rename: a reader finds one or the other, never none."""
+def _switch(link: Path, whole: Path, copies: Path) -> bool:
+    """A new link, made among the copies, takes the old one's place by a rename: a reader finds one or the other, never none."""
     target = os.path.relpath(whole, link.parent)
     if link.is_symlink() and os.readlink(link) == target:
         return False
     if link.exists() and not link.is_symlink():
         raise Conflict(f"{link} is there and isn't a link.", "Move it away, or follow the alias into another folder.")
-    with tempfile.TemporaryDirectory(dir=link.parent, prefix=".link-") as made:
+    with tempfile.TemporaryDirectory(dir=copies, prefix=LINKING) as made:
         fresh = Path(made) / "link"
         fresh.symlink_to(target)
         os.replace(fresh, link)

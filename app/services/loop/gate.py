@@ -1,10 +1,10 @@
 """Whether a name may move to a checkpoint: the verdict that its rule asks for."""
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict
-from app.models import Alias, Evaluation, EvaluationState, NeededVerdict
+from app.models import Alias, Checkpoint, Continuation, Evaluation, EvaluationState, NeededVerdict
 from app.services.loop.evaluating import since
 from app.stats.loop.decision import Word
 
@@ -21,7 +21,8 @@ class GateClosed(Conflict):
 
 
 def justification(session: Session, *, alias: Alias, checkpoint_id: int) -> Evaluation | None:
-    """The newest decided evaluation of the checkpoint that speaks for it; against what the alias means now, where it means one.
+    """The newest decided evaluation of the checkpoint that speaks for it: against what the alias means now, or, where it means
+    nothing yet, against the checkpoint's base or parent.
 
     Raises GateClosed where the rule asks for a verdict that isn't there.
     """
@@ -32,6 +33,10 @@ def justification(session: Session, *, alias: Alias, checkpoint_id: int) -> Eval
     )
     if alias.checkpoint_id is not None:
         query = query.where(Evaluation.opponent_id == alias.checkpoint_id)
+    else:
+        parent = select(Continuation.checkpoint_id).join(Checkpoint, Checkpoint.job_id == Continuation.job_id)
+        is_parent = Evaluation.opponent_id == parent.where(Checkpoint.id == checkpoint_id).scalar_subquery()
+        query = query.where(or_(Evaluation.opponent_id.is_(None), is_parent))
     decided = list(session.scalars(query.order_by(Evaluation.id.desc())))
     # Asked of the newest alone: an older one that said otherwise must not be picked out.
     newest = decided[0] if decided else None

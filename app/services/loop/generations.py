@@ -87,6 +87,9 @@ def begin(
     asked["arms"] = order.arms
     wanted.check(prompts=likely, **asked)  # type: ignore[arg-type]
     require(settings, order.sources)
+    with read_session(engine) as session:
+        for source in order.sources:
+            _known(session, project, source)
     margins.require(engine, settings, project=project, arms=order.arms)
     ids = prompts_of.store(engine, project_id=project.id, given=given) if given else []
     with write_session(engine) as session:

@@ -39,6 +39,15 @@ def test_an_allowed_server_is_added(engine: Engine, settings: Settings) -> None:
         assert entry.detail["base_url"] == URL
 
 
+def test_an_address_fits_its_column(engine: Engine, settings: Settings) -> None:
+    assert Endpoint.__table__.c.base_url.type.length == endpoints.LONGEST_URL
+    longest = URL + "/" + "a" * (500 - len(URL) - 1)
+    assert add(engine, settings, base_url=longest + "/").base_url == longest
+    with pytest.raises(Invalid, match=r"501 characters\. Use up to 500") as refused:
+        add(engine, settings, name="other", base_url=longest + "a")
+    assert refused.value.details["field"] == "base_url"
+
+
 @pytest.mark.parametrize("url", ["https://models.example/v1", "https://MODELS.example:443/v1", "http://[::1]:11434/v1"])
 def test_a_server_is_known_by_host_and_port(settings: Settings, url: str) -> None:
     assert endpoints.checked_url(url, settings)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,7 +68,8 @@ def test_nothing_is_switched_to_a_file_that_is_damaged(storage: Storage, tmp_pat
     with pytest.raises(Conflict, match="isn't what was stored"):
         following.place(tmp_path, alias="p", copy="two", files=damaged, storage=storage)
     assert (tmp_path / "p" / "adapter_model.safetensors").read_text() == "one"
-    assert [path.name for path in (tmp_path / ".checkpoints" / "p").iterdir()] == ["one"]
+    assert [path.name for path in (tmp_path / ".checkpoints" / "p").glob("[!.]*")] == ["one"]
+    assert not list((tmp_path / ".checkpoints" / "p").glob(".making-*"))
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(storage: Storage, tmp_path: Path) -> None:
@@ -78,4 +82,35 @@ def test_only_the_newest_copies_stay(storage: Storage, tmp_path: Path) -> None:
     for place, text in enumerate(("one", "two", "three", "four")):
         placed = following.place(tmp_path, alias="p", copy=text, files=adapter(storage, text), storage=storage)
         os.utime(placed.copy, (place, place))
-    assert {path.name for path in (tmp_path / ".checkpoints" / "p").iterdir()} == {"two", "three", "four"}
+    assert {path.name for path in (tmp_path / ".checkpoints" / "p").glob("[!.]*")} == {"two", "three", "four"}
+
+
+def test_two_that_follow_into_one_folder_at_once_make_one_copy(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, fill, made, both = adapter(storage, "one"), following._fill, [], threading.Barrier(2)
+
+    def place() -> following.Placed:
+        both.wait(timeout=20)
+        return following.place(tmp_path, alias="p", copy="one", files=files, storage=storage)
+
+    def slow(into: Path, *rest: object) -> None:
+        fill(into, *rest)  # type: ignore[arg-type]
+        made.append(into)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.3)  # the other one would come here too, were it not kept out
+
+    monkeypatch.setattr(following, "_fill", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [task.result() for task in [pool.submit(place), pool.submit(place)]]
+    assert len(made) == 1 and sorted([first.switched, second.switched]) == [False, True]
+    assert (tmp_path / "p" / "adapter_model.safetensors").read_text() == "one"
+
+
+def test_what_a_killed_one_had_begun_goes(storage: Storage, tmp_path: Path) -> None:
+    copies = tmp_path / ".checkpoints" / "p"
+    for name in (".making-killed", ".link-killed"):
+        (copies / name / "one").mkdir(parents=True)
+        (copies / name / "one" / "adapter_model.safetensors").write_text("half")
+    following.place(tmp_path, alias="p", copy="one", files=adapter(storage, "one"), storage=storage)
+    assert {path.name for path in copies.iterdir()} == {"one", ".lock"}

@@ -1,7 +1,7 @@
 """Starting a generation: what is refused, what the plan keeps, and that one key makes one job."""
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from app.config import Settings
 from app.db import read_session, write_session
@@ -23,6 +23,7 @@ from app.services.loop import generations
 from app.services.loop.generating import prompts
 from app.services.loop.generating.prompts import From, Rule
 from app.services.loop.generating.wanted import AnswerSource, Sampling
+from app.services.loop.generations import Order
 from tests.factory import Factory
 from tests.services.training.trained import trained
 
@@ -114,6 +115,19 @@ def test_a_checkpoint_of_another_project_is_as_missing_as_none(
         "name": f"checkpoint {theirs.id} of run {theirs.job_id}",
         "id": theirs.id,
     }
+
+
+@pytest.mark.parametrize("missing", [AnswerSource.endpoint("gone"), AnswerSource.checkpoint(999)])
+def test_given_prompts_are_not_kept_where_a_source_is_missing(
+    engine: Engine, project: Project, engineer: User, missing: AnswerSource
+) -> None:
+    with read_session(engine) as session:
+        before = session.scalar(select(func.count(Prompt.id)))
+    order = Order(sources=[missing], samples=2, pairing=Pairing.ROUND_ROBIN, given=["Nobody asked this before."])
+    with pytest.raises((NotFound, Invalid), match="There is no"):
+        generations.begin(engine, project=project, by_id=engineer.id, order=order)
+    with read_session(engine) as session:
+        assert session.scalar(select(func.count(Prompt.id))) == before
 
 
 def test_base_models_are_looked_for_before_the_transaction(settings: Settings, tiny: str) -> None:

@@ -103,7 +103,7 @@ def start(
 ) -> RoundOut:
     """Start a round. The same wish again answers with the one that runs; another one while it runs is refused."""
     plan = RoundPlan.of(body.model_dump(mode="json"))
-    steps.require(engine, plan, caller=Caller.of(here.user))
+    steps.require(engine, plan, project=here.project, caller=Caller.of(here.user))
     with write_session(engine) as session:
         inside = here.within(session)
         row, is_new = rounds.start(session, project=inside.project, plan=plan, by=inside.user)

@@ -50,17 +50,23 @@ def resolve(session: Session, *, checkpoint_id: int, opponent: str) -> Sides:
             "Choose parent, base, or the number of a checkpoint.",
             field="opponent",
         )
-    try:
-        other = checkpoints.get(session, int(opponent[:12]))
-    except NotFound as error:
-        raise NotFound(error.what, error.next_step, field="opponent") from error
-    if other.run.job.project_id != checkpoint.run.job.project_id:  # hidden or not, it isn't of this project
-        raise NotFound(f"There is no checkpoint {other.id}.", "Look at the list of checkpoints.", field="opponent")
+    other = numbered(session, project_id=checkpoint.run.job.project_id, number=int(opponent[:12]))
     if other.id == checkpoint.id:
         raise Invalid(
             "A checkpoint can't be compared with itself.", "Choose its base, or another checkpoint.", field="opponent"
         )
     return Sides(checkpoint, other)
+
+
+def numbered(session: Session, *, project_id: int, number: int) -> Checkpoint:
+    """The checkpoint of a project that an opponent's number names. Raises NotFound."""
+    try:
+        other = checkpoints.get(session, number)
+    except NotFound as error:
+        raise NotFound(error.what, error.next_step, field="opponent") from error
+    if other.run.job.project_id != project_id:  # hidden or not, it isn't of this project
+        raise NotFound(f"There is no checkpoint {other.id}.", "Look at the list of checkpoints.", field="opponent")
+    return other
 
 
 def refuse_twice(session: Session, sides: Sides) -> None:

@@ -9,11 +9,12 @@ from datetime import datetime
 
 import structlog
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.db import read_session, settings_of, write_session
 from app.errors import Conflict, NotAllowed, NotFound, PrefloopError
-from app.models import Checkpoint, JobState, ProjectRole, Split, User
+from app.models import Checkpoint, JobState, Project, ProjectRole, Split, User
 from app.models.evaluation import EvaluationState
 from app.models.round import Round, RoundState, RoundStep
 from app.services.accounts import access
@@ -22,7 +23,8 @@ from app.services.collecting import counts
 from app.services.datasets import snapshots
 from app.services.jobs import jobs
 from app.services.loop import batches, evaluations, generations
-from app.services.loop.evaluating import ballots, standing
+from app.services.loop.evaluating import ballots, sides, standing
+from app.services.loop.evaluating.sides import BASE, PARENT
 from app.services.loop.generating import prompts
 from app.services.loop.rounding import rounds
 from app.services.loop.rounding.plan import RoundPlan
@@ -34,13 +36,15 @@ log = structlog.get_logger()
 ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
 
 
-def require(engine: Engine, plan: RoundPlan, *, caller: Caller | None = None) -> None:
+def require(engine: Engine, plan: RoundPlan, *, project: Project, caller: Caller | None = None) -> None:
     """Raises Invalid for a plan whose models aren't here, or whose run can't start from its checkpoint, and NotFound for a checkpoint
-    that isn't there or isn't for the caller. It reads files: not within a write transaction."""
+    to start from, or an opponent, that isn't there or isn't for the caller. It reads files: not within a write transaction."""
     settings = settings_of(engine)
     with read_session(engine) as session:
         if caller is not None and plan.from_checkpoint is not None:
             _may_start_from(session, caller, plan.from_checkpoint)
+        if plan.opponent not in ("", PARENT, BASE):
+            sides.numbered(session, project_id=project.id, number=int(plan.opponent))
         parent = _parent(session, plan)
     runs.require(settings, base_model=plan.base_model, config=plan.run_config(), parent=parent)
     generations.require(settings, plan.answer_sources())
@@ -72,7 +76,9 @@ def advance_all(engine: Engine, storage: Storage) -> list[int]:
 
 
 def advance(engine: Engine, storage: Storage, round_id: int, *, now: datetime | None = None) -> bool:
-    """Carries a round on until it waits or has ended; whether it moved. What can't be done fails the round in words."""
+    """Carries a round on until it waits or has ended; whether it moved. What can't be done, or goes wrong in a way that nobody
+    thought of, fails the round in words: its page offers Retry. Where the database is away there is nowhere to say so, and the next
+    look tries again."""
     moved = False
     while True:
         with read_session(engine) as session:
@@ -82,11 +88,22 @@ def advance(engine: Engine, storage: Storage, round_id: int, *, now: datetime | 
         try:
             if not DOES[row.step](engine, storage, row, now):
                 return moved
-        except PrefloopError as error:
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as error:
             with write_session(engine) as session:
-                rounds.fail(session, row, str(error), now=now)
+                rounds.fail(session, row, _why(row, error), now=now)
             return True
         moved = True
+
+
+def _why(row: Round, error: Exception) -> str:
+    """What a failed round's page says."""
+    if isinstance(error, PrefloopError):
+        return str(error)
+    log.error("round.broke", round=row.id, step=row.step.value, exc_info=error)
+    told = f"{type(error).__name__}: {error}".strip(": ")[:500]
+    return f"Its step “{row.step.value}” broke: {told}. Press Retry; if it breaks again, the server's log says where."
 
 
 def _answers(engine: Engine, _storage: Storage, row: Round, now: datetime | None) -> bool:

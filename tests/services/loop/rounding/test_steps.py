@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, update
+from sqlalchemy.exc import OperationalError
 
 from app.config import Settings
 from app.db import read_session, write_session
@@ -334,12 +335,53 @@ def test_a_round_that_cannot_start_from_its_checkpoint_is_refused_before_anybody
     assert factory.judge(hidden, played.engineer)
     _, checkpoint = trained(engine, settings, hidden, played.engineer)
     plan = RoundPlan.of({"base_model": "tiny", "from_checkpoint": checkpoint.id})
-    steps.require(engine, plan, caller=Caller.of(played.engineer))
+    steps.require(engine, plan, project=hidden, caller=Caller.of(played.engineer))
     with pytest.raises(NotFound, match=f"no checkpoint {checkpoint.id}"):
-        steps.require(engine, plan, caller=Caller.of(factory.engineer()))
+        steps.require(engine, plan, project=hidden, caller=Caller.of(factory.engineer()))
     with pytest.raises(Invalid, match="LoRA rank"):
-        steps.require(engine, replace(plan, config={"lora_r": 3}))
+        steps.require(engine, replace(plan, config={"lora_r": 3}), project=hidden)
     with pytest.raises(Invalid, match="was trained on tiny"):
-        steps.require(engine, replace(plan, base_model="other"))
+        steps.require(engine, replace(plan, base_model="other"), project=hidden)
     with pytest.raises(Invalid, match="no checkpoint that they are new to"):
         RoundPlan.of({"base_model": "tiny", "new_pairs_only": True})
+
+
+def test_an_opponent_that_is_not_there_is_refused_before_anybody_judges(
+    engine: Engine, settings: Settings, played: Played, factory: Factory
+) -> None:
+    others = factory.judged(4)
+    _, theirs = trained(engine, settings, others, played.engineer)
+    for number in (theirs.id, 999):
+        plan = RoundPlan.of({"base_model": "tiny", "opponent": str(number)})
+        with pytest.raises(NotFound, match=f"no checkpoint {number}") as refused:
+            steps.require(engine, plan, project=played.project)
+        assert refused.value.details["field"] == "opponent"
+    steps.require(engine, RoundPlan.of({"base_model": "tiny", "opponent": str(theirs.id)}), project=others)
+
+
+def test_what_nobody_thought_of_fails_the_round_in_words_and_retry_goes_on(
+    engine: Engine, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bool:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(steps.DOES, RoundStep.ANSWERS, broken)
+        assert steps.advance_all(engine, played.storage) == [played.round.id]
+    row = played.now()
+    assert row.state is RoundState.FAILED
+    assert "answers" in row.problem and "OSError: No space left on device" in row.problem and "Retry" in row.problem
+    with write_session(engine) as session:
+        rounds.retry(session, row=rounds.get(session, row.id), by=session.merge(played.engineer))
+    assert played.on().generation_job_id is not None
+
+
+def test_a_database_that_is_away_fails_no_round(
+    engine: Engine, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> bool:
+        raise OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    monkeypatch.setitem(steps.DOES, RoundStep.ANSWERS, away)
+    assert steps.advance_all(engine, played.storage) == []
+    assert played.now().state is RoundState.RUNNING
