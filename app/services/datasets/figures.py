@@ -26,7 +26,7 @@ from app.services.datasets.snapshots import Preview
 log = structlog.get_logger()
 
 # Of a small project, whose figures take no time.
-MOST_JUDGMENTS = 20_000
+MOST_JUDGMENTS = 5_000
 MOST_COMPARISONS = 50_000
 FRESH_SECONDS = 60.0
 RESTS = 20  # times as long as figures took to compute, they are shown before they are computed again
