@@ -181,7 +181,6 @@ def test_an_evaluator_s_bar_offers_what_evaluators_do_and_nothing_else(factory: 
         "/projects/tone/compare",
         "/projects/tone/history",
         "/projects/tone/guidelines",
-        "/projects/tone/guess",
     }
 
 

@@ -92,7 +92,7 @@ class TrialsOut(BaseModel):
     total: int
 
 
-@router.post("/projects/{slug}/trials/estimate", responses=problems(404))
+@router.post("/projects/{slug}/trials/estimate", responses=problems(404, 409))
 def estimate(slug: Slug, body: NewTrial, here: ApiEngineerUploaderDep, engine: EngineDep) -> TrialCostOut:
     """What a trial would take; nothing is started or stored."""
     with read_session(engine) as session:
