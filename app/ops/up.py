@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -66,8 +67,10 @@ class Child:
         return self.process.poll() if self.process else None
 
     def restarts_too_often(self) -> bool:
-        recent = [at for at in self.starts if time.monotonic() - at < RESTART_WINDOW_SECONDS]
-        return len(recent) > RESTARTS_ALLOWED
+        """Whether each of its last lives was short: on a slow machine even a start that fails takes a while."""
+        lives = pairwise([*self.starts, time.monotonic()])
+        short = takewhile(lambda life: life[1] - life[0] < RESTART_WINDOW_SECONDS, reversed(list(lives)))
+        return sum(1 for _ in short) > RESTARTS_ALLOWED
 
     def rest(self) -> None:
         self.starts.clear()
