@@ -14,7 +14,7 @@ from app.db import get_engine, read_session
 from app.models import Container, ExtractForm, Project, Snapshot, Split
 from app.services.collecting import projects
 from app.services.datasets import snapshots
-from app.services.datasets.extracts import extracts, openai
+from app.services.datasets.extracts import extracts
 from app.services.datasets.extracts.containers import chunks
 from app.storage import get_storage
 
@@ -125,5 +125,5 @@ def _write(
         for chunk in chunks(rows, container):
             file.write(chunk)
     console.print(f"{path}  {rows.lines:,} pairs")
-    for reason, count in rows.left_out.items():
-        console.print(f"  left out: {count:,} pairs {openai.REASONS[reason]}")
+    for sentence in extracts.told(rows.left_out):
+        console.print(f"  {sentence}")

@@ -10,6 +10,7 @@ from app.paging import Page, Stretch
 from app.routes.loop import lineage
 from app.routes.loop.lineage import LineagePanel
 from app.services.collecting import exclusions, listing
+from app.services.collecting.blind import hidden
 from app.services.collecting.exclusions import OfPair
 from app.services.collecting.listing import Filters, Row
 from app.services.datasets import figures, snapshots
@@ -57,10 +58,13 @@ class DataPage:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonPage:
+    """`hidden`: the number of the evaluation that asks about it, 0 where its sources may be seen."""
+
     project: Project
     comparison: Comparison
     judgments: list[Judgment]
     choices: dict[Choice, str]
+    hidden: int
     excluded: OfPair
     origins: LineagePanel
     arms: dict[str, str]
@@ -114,10 +118,11 @@ def show(
 
 @router.get("/comparisons/{comparison_id}")
 def comparison(comparison_id: RowId, request: Request, session: SessionDep, here: LeadDep) -> Response:
-    """One comparison with its sources and every judgment, for those who may see them."""
+    """One comparison with its sources and every judgment, for those who may see them; sources when nobody is asked blind."""
     row = listing.comparison(session, comparison_id)
     judgments = listing.judgments_of(session, row.id)
     excluded = exclusions.of_pair(session, comparison=row, judgments=judgments)
     origins = lineage.of_pair(session, row)
-    page = ComparisonPage(here.project, row, judgments, CHOICES, excluded, origins, ARMS)
+    number = hidden.of_pairs(session, [row]).get(row.id, 0)
+    page = ComparisonPage(here.project, row, judgments, CHOICES, number, excluded, origins, ARMS)
     return render(request, "datasets/data/comparison.html", page)

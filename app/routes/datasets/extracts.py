@@ -47,7 +47,13 @@ def show(request: Request, session: SessionDep, here: EngineerDep) -> Response:
     running = any(row.state is ExtractState.RUNNING and row.id not in stalled for row in rows)
     newest = snapshots.listing(session, project=project)[:5]
     page = ExtractsPage(
-        project, rows, stalled, {row.id: extracts.told(row) for row in rows}, _contents(newest), CONTAINERS, running
+        project,
+        rows,
+        stalled,
+        {row.id: extracts.told(row.left_out) for row in rows},
+        _contents(newest),
+        CONTAINERS,
+        running,
     )
     return render(request, "datasets/extracts/show.html", page, block="extracts" if is_fragment(request) else None)
 

@@ -15,6 +15,7 @@ from app.models import FINISHED, GeneratedAnswer, GenerationPlan, Import, JobKin
 from app.paging import Page
 from app.routes.loop import generation_form
 from app.routes.loop.generation_form import ARMS, FROM, PAIRINGS, Form
+from app.services.collecting.blind import hidden
 from app.services.collecting.imports import load
 from app.services.jobs import workers
 from app.services.loop import endpoints, generations
@@ -81,7 +82,8 @@ class NewPage:
 
 @dataclass(frozen=True, slots=True)
 class GenerationPage:
-    """`facts`: what was asked; `figures`: what came of it; `marks`: how many answers have each; `mark`: the filter."""
+    """`facts`: what was asked; `figures`: what came of it; `marks`: how many answers have each; `mark`: the filter. `hidden`: the
+    number of the evaluation that asks about the answers, 0 where they may be seen."""
 
     project: Project
     plan: GenerationPlan
@@ -92,6 +94,7 @@ class GenerationPage:
     marks: list[tuple[str, str, int]]
     mark: str
     page: Page[tuple[GeneratedAnswer, Prompt]]
+    hidden: int
     words: dict[str, str] = field(default_factory=lambda: MARKS)
 
 
@@ -158,6 +161,10 @@ def show(
     plan = generations.get(session, job_id)
     mark = mark if mark in MARKS else ""
     counts = plan.counts
+    blind = hidden.evaluation(session, plan.evaluation_id)
+    shown = (
+        answers.listing(session, job_id=job_id, page=page, size=20, mark=mark) if blind is None else Page([], 1, 20, 0)
+    )
     context = GenerationPage(
         project=plan.job.project,
         plan=plan,
@@ -165,9 +172,10 @@ def show(
         titles=[source.title for source in generations.sources(plan)],
         facts=_facts(plan),
         figures=_figures(plan),
-        marks=[(key, words, counts[key]) for key, words in MARKS.items() if counts.get(key)],
+        marks=[(key, words, counts[key]) for key, words in MARKS.items() if counts.get(key) and blind is None],
         mark=mark,
-        page=answers.listing(session, job_id=job_id, page=page, size=20, mark=mark),
+        page=shown,
+        hidden=blind.number if blind else 0,
     )
     return render(request, "loop/generations/show.html", context)
 

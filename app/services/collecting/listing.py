@@ -30,7 +30,7 @@ from app.models.base import UTCDateTime
 from app.models.base import now as utc_now
 from app.paging import Page, Stretch
 from app.services.collecting import counts, places
-from app.services.collecting.blind import looks
+from app.services.collecting.blind import hidden, looks
 from app.services.collecting.judgments import SideChoice, side_of
 from app.services.collecting.messages import Message
 
@@ -69,13 +69,15 @@ class Filters:
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison (prompt and answers loaded) with its current votes by choice and its slots. `excluded`: it or its import is."""
+    """A comparison (prompt and answers loaded) with its current votes by choice and its slots. `excluded`: it or its import is.
+    `hidden`: the number of the evaluation that asks about one of its answers, and until whose end its sources are told to nobody."""
 
     comparison: Comparison
     votes: dict[Choice, int]
     wanted: int
     done: int
     excluded: bool
+    hidden: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ def comparisons(
     if filters.import_id is not None:  # its own index alone: an import may be the last of many
         theirs = session.scalar(select(Import.project_id).where(Import.id == filters.import_id)) == project.id
         of_project = select(Comparison.id).where(Comparison.import_id == filters.import_id, literal(theirs))
+    if filters.source:
+        of_project = of_project.where(hidden.shows_sources(project.id))
     there = counts.figures(session, project_id=project.id).comparisons
     if filters != Filters() and there > MOST_COUNTED:
         stretch = _search(session, of_project, filters, after, size)
@@ -166,7 +170,11 @@ def _rows(session: Session, ids: list[int]) -> list[Row]:
         votes[comparison_id][choice] = count
     slots = places.by_comparison(session, ids)
     left_out = places.left_out(session, ids)
-    return [Row(loaded[number], votes[number], *slots.get(number, (0, 0)), number in left_out) for number in ids]
+    blind = hidden.of_pairs(session, loaded.values())
+    return [
+        Row(loaded[number], votes[number], *slots.get(number, (0, 0)), number in left_out, blind.get(number, 0))
+        for number in ids
+    ]
 
 
 def judgments_of(session: Session, comparison_id: int) -> list[Judgment]:

@@ -100,6 +100,48 @@ def test_prompts_are_kept_by_a_file(batch: Batch, sign_in: Callable[[User], Test
     assert "those kept for evaluation" in browser.get(f"/checkpoints/{batch.checkpoint.id}/evaluate").text
 
 
+def test_who_may_see_sources_sees_none_of_a_pair_that_is_asked_blind(
+    batch: Batch,
+    client: TestClient,
+    api: Callable[[User], dict[str, str]],
+    sign_in: Callable[[User], TestClient],
+) -> None:
+    token = api(batch.engineer)
+    body: dict[str, Any] = {"opponent": "base"}
+    batch.prompts(3)
+    reply = client.post(f"/api/v1/checkpoints/{batch.checkpoint.id}/evaluations", json=body, headers=token)
+    with read_session(batch.engine) as session:
+        row = session.get_one(Evaluation, reply.json()["id"])
+    browser, slug = sign_in(batch.engineer), batch.project.slug
+    pages = (f"/generations/{row.job_id}", f"/generations/{row.job_id}?page=2&mark=at_limit")
+    answers = f"/api/v1/generations/{row.job_id}/answers"
+    assert client.get(answers, headers=token).status_code == 409, "they are being made"
+    batch.answered(row)
+    pair_id = batch.pairs(row)[0].comparison_id
+    pair, side = f"/comparisons/{pair_id}", f"checkpoint {batch.checkpoint.id}"
+    for page in pages:
+        shown = browser.get(page).text
+        assert "Hidden while a blind batch asks" in shown and "way to do" not in shown and "at_limit" not in shown
+    refused = client.get(answers, headers=token)
+    assert (
+        refused.status_code == 409 and "when evaluation 1 has ended" in refused.text and "way to do" not in refused.text
+    )
+    shown = browser.get(pair).text
+    assert (
+        "The new way to do" in shown and side not in shown and "Sources are hidden while its blind batch asks" in shown
+    )
+    taken = client.get(f"/api/v1/projects/{slug}/extract?form=own", headers=token).text
+    assert "The new way to do" in taken and side not in taken and "evaluation 1 asks blind" in taken
+    everything = client.get(f"/api/v1/projects/{slug}/comparisons?size=200", headers=token).json()["items"]
+    assert [one["hidden_by"] for one in everything] == [None] * len(everything), "ordinary pairs have their sources"
+    client.post(f"/api/v1/evaluations/{row.id}/stop", headers=token)
+    shown = browser.get(pair).text
+    assert side in shown and "Sources are hidden" not in shown
+    assert "The new way to do" in browser.get(pages[0]).text
+    assert [one["source"] for one in client.get(answers, headers=token).json()["items"]][:2] == [0, 1]
+    assert side in client.get(f"/api/v1/projects/{slug}/extract?form=own", headers=token).text
+
+
 def test_the_same_over_the_api(batch: Batch, client: TestClient, api: Callable[[User], dict[str, str]]) -> None:
     token, where = api(batch.engineer), f"/api/v1/projects/{batch.project.slug}"
     kept = client.post(f"{where}/kept-prompts", json={"prompts": ["One?", "What of two?"]}, headers=token)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
-from app.models import Arm, Choice, ProjectRole, SourceKind, Split
+from app.models import Arm, Choice, ProjectRole, Response, SourceKind, Split
 from app.paging import Stretch
 from app.services.collecting import guidelines, listing, projects
 from app.services.collecting.listing import Filters, Row
@@ -123,12 +123,18 @@ class Answer(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     text: str
-    source_kind: SourceKind
-    source_name: str
+    source_kind: SourceKind | None = Field(description="Null while it is hidden.")
+    source_name: str = Field(description="Empty while it is hidden.")
+
+    @classmethod
+    def of(cls, answer: Response, *, hidden: bool) -> "Answer":
+        if hidden:
+            return cls(text=answer.text, source_kind=None, source_name="")
+        return cls.model_validate(answer)
 
 
 class ComparisonOut(BaseModel):
-    """A pair with its sources, for engineers."""
+    """A pair with its sources, for those who may see them."""
 
     id: int
     external_id: str | None
@@ -143,6 +149,9 @@ class ComparisonOut(BaseModel):
     done: int
     arm: Arm | None = Field(description="By which rule it came to be asked; null for pairs that came by none.")
     excluded: bool = Field(description="Left out of new snapshots, by itself or with its import.")
+    hidden_by: int | None = Field(
+        description="The number of the evaluation that asks about one of its answers: sources are hidden until it has ended."
+    )
 
     @classmethod
     def of(cls, row: Row) -> "ComparisonOut":
@@ -151,8 +160,8 @@ class ComparisonOut(BaseModel):
             id=pair.id,
             external_id=pair.external_id,
             prompt=[Message(**message) for message in pair.prompt.messages],
-            first=Answer.model_validate(pair.first),
-            second=Answer.model_validate(pair.second),
+            first=Answer.of(pair.first, hidden=bool(row.hidden)),
+            second=Answer.of(pair.second, hidden=bool(row.hidden)),
             split=pair.prompt.split,
             priority=pair.priority,
             gold_choice=pair.gold_choice,
@@ -161,6 +170,7 @@ class ComparisonOut(BaseModel):
             done=row.done,
             arm=pair.arm,
             excluded=row.excluded,
+            hidden_by=row.hidden or None,
         )
 
 

@@ -60,7 +60,9 @@ class ExtractOut(BaseModel):
     split: Split | None
     state: ExtractState
     lines: int
-    left_out: dict[str, int] = Field(description="Pairs that the form can't hold, by reason.")
+    left_out: dict[str, int] = Field(
+        description="Pairs that the form can't hold, by reason; `sources_hidden`: those that lack their sources while a blind batch asks."
+    )
     file: ExtractFile | None = Field(description="Once it is done: GET extracts/{id}/file.")
     error: str
     created_at: datetime

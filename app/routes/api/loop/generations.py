@@ -10,9 +10,11 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session
+from app.errors import Conflict
 from app.models import Arm, Finish, GenerationPlan, Pairing, Purpose
 from app.routes.api.collecting.projects import Slug
 from app.routes.api.training.jobs import JobOut, jobs_out
+from app.services.collecting.blind import hidden
 from app.services.loop import generations
 from app.services.loop.generating import answers, cost
 from app.services.loop.generating.arms import Arms
@@ -228,7 +230,7 @@ def show(job_id: RowId, session: SessionDep, _: ApiEngineerDep, settings: Settin
     return generation_out(session, plan, settings, _prompts(plan))
 
 
-@router.get("/generations/{job_id}/answers", responses=problems(404))
+@router.get("/generations/{job_id}/answers", responses=problems(404, 409))
 def list_answers(
     job_id: RowId,
     session: SessionDep,
@@ -237,8 +239,15 @@ def list_answers(
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     size: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> AnswersOut:
-    """The answers that have arrived by now, also while it runs."""
-    generations.get(session, job_id)
+    """The answers that have arrived by now, also while it runs. 409 for those of an evaluation that is prepared or asks: whoever saw
+    which side gave which couldn't judge them blind."""
+    blind = hidden.evaluation(session, generations.get(session, job_id).evaluation_id)
+    if blind is not None:
+        raise Conflict(
+            f"The answers of generation {job_id} are hidden while their blind batch asks.",
+            f"Ask again when evaluation {blind.number} has ended.",
+            number=blind.number,
+        )
     shown = answers.listing(session, job_id=job_id, page=page, size=size, mark=mark)
     same = [name for name in AnswerOut.model_fields if name != "prompt"]
     items = [

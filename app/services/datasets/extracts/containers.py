@@ -107,6 +107,7 @@ def _schema(first: dict[str, Any]) -> Any:
                 ("responses", answers),
                 ("compared", answers),
                 ("evaluation", number),
+                ("sources_hidden", text),
                 ("id", text),
                 ("priority", number),
                 ("gold", text),

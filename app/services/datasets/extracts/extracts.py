@@ -3,7 +3,7 @@
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,11 +24,12 @@ from app.services.datasets.extracts.containers import chunks
 from app.storage import Storage
 
 STALLED_AFTER = timedelta(hours=6)
+HIDDEN = "sources_hidden"
 
 
 @dataclass
 class Rows:
-    """A file's rows, counted while they are read. `left_out`: pairs that the form can't hold, by reason."""
+    """A file's rows, counted while they are read. `left_out`: pairs that the form can't hold, or not whole, by reason."""
 
     engine: Engine
     storage: Storage
@@ -46,6 +47,8 @@ class Rows:
                 if reason := openai.refusal(row):
                     self.left_out[reason] += 1
                     continue
+            if HIDDEN in row:
+                self.left_out[HIDDEN] += 1
             self.lines += 1
             yield row
 
@@ -177,6 +180,11 @@ def is_stalled(row: Extract, *, now: datetime | None = None) -> bool:
     return row.state is ExtractState.RUNNING and (now or utc_now()) - row.updated_at > STALLED_AFTER
 
 
-def told(row: Extract) -> list[str]:
-    """What it left out, in words."""
-    return [f"{count:,} pairs {openai.REASONS[reason]}" for reason, count in row.left_out.items()]
+def told(left_out: Mapping[str, int]) -> list[str]:
+    """What an extract left out, in sentences."""
+    return [
+        f"The sources of {count:,} pairs are hidden while a blind batch asks: take it out again when that has ended."
+        if reason == HIDDEN
+        else f"Left out: {count:,} pairs {openai.REASONS[reason]}."
+        for reason, count in left_out.items()
+    ]

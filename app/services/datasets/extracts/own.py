@@ -1,7 +1,8 @@
 """Prefloop's own form: a project's pairs with every vote on them, one JSON object a pair, which an import reads back whole.
 
 Pairs of evaluations are told apart: they have `compared` in place of `responses`, and the `evaluation`'s number. An import refuses these
-lines, so that no way leads from an evaluation into what is trained on.
+lines, so that no way leads from an evaluation into what is trained on. While the evaluation asks, its answers lack their `source`, and
+`sources_hidden` says so: who judges may take an extract out too. One that is taken out later has them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +13,12 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db import read_session
 from app.models import Comparison, Evaluation, Exclusion, ExclusionKind, Judgment, Prompt, Response, SourceKind, User
+from app.services.collecting.blind import hidden
 from app.services.collecting.exclusions import COLUMNS, IN_FORCE
 from app.services.collecting.imports.raters import key_of
 
 PAGE = 500
+HIDDEN = "Sources are hidden while evaluation {} asks blind. Take the project out again when it has ended."
 LeftOut = dict[tuple[ExclusionKind, int], dict[str, str]]
 
 
@@ -57,8 +60,9 @@ def _page(session: Session, project_id: int, after: int, newest: int) -> list[tu
     for judgment, user in session.execute(said).tuples():
         votes.setdefault(judgment.comparison_id, []).append((judgment, user))
     left_out = _left_out(session, project_id, [pair[0] for pair in pairs], votes)
+    blind = hidden.numbers(session, {answer.id for _, _, *answers, _ in pairs for answer in answers})
     return [
-        (pair.id, _row(pair, messages, (one, other), votes.get(pair.id, []), number, left_out))
+        (pair.id, _row(pair, messages, (one, other), votes.get(pair.id, []), number, left_out, blind))
         for pair, messages, one, other, number in pairs
     ]
 
@@ -95,10 +99,13 @@ def _row(
     votes: list[tuple[Judgment, User]],
     evaluation: int | None,
     left_out: LeftOut,
+    blind: Mapping[int, int],
 ) -> dict[str, Any]:
-    told = [_answer(answer) for answer in answers]
+    told = [_answer(answer, is_hidden=answer.id in blind) for answer in answers]
     row: dict[str, Any] = {"prompt": messages}
     row |= {"responses": told} if evaluation is None else {"compared": told, "evaluation": evaluation}
+    if asked := [blind[answer.id] for answer in answers if answer.id in blind]:
+        row["sources_hidden"] = HIDDEN.format(asked[0])
     if pair.external_id:
         row["id"] = pair.external_id
     if pair.priority:
@@ -117,9 +124,9 @@ def _row(
     return row
 
 
-def _answer(answer: Response) -> dict[str, Any]:
+def _answer(answer: Response, *, is_hidden: bool) -> dict[str, Any]:
     said: dict[str, Any] = {"messages": answer.turns} if answer.turns else {"text": answer.text}
-    if answer.source_kind is SourceKind.FILE and not answer.source_name:
+    if is_hidden or (answer.source_kind is SourceKind.FILE and not answer.source_name):
         return said
     return said | {"source": {"kind": answer.source_kind.value, "name": answer.source_name}}
 

@@ -63,8 +63,8 @@ def test_pairs_that_the_form_cannot_hold_are_counted_and_said(factory: Factory, 
         factory.engine, storage, form=ExtractForm.OPENAI, project_id=project.id, snapshot=snapshot, split=Split.TRAIN
     )
     assert len(list(rows)) == 1 and rows.left_out == {"tool_message": 1}
-    assert extracts.told(Extract(left_out=dict(rows.left_out))) == [
-        "1 pairs hold a tool's message, which not all of these services take"
+    assert extracts.told(rows.left_out) == [
+        "Left out: 1 pairs hold a tool's message, which not all of these services take."
     ]
 
 
