@@ -47,6 +47,12 @@ def _settle(_settings: Settings, engine: Engine) -> None:
         verdicts.current(engine, evaluation_id)  # so that its card and archive have it before anybody opens its page
 
 
+def _evaluate(_settings: Settings, engine: Engine) -> None:
+    """Start the evaluations that workers which were killed at the end of a run didn't start."""
+    for made in batches.start_missed(engine):
+        log.info("evaluation.started", evaluation=made.id)
+
+
 def _compare(settings: Settings, engine: Engine) -> None:
     """Compare the runs of studies of people, once all of them are done."""
     for study_id in learned.settle_all(engine, get_storage(settings)):
@@ -109,7 +115,7 @@ async def _sweep_forever(settings: Settings, engine: Engine) -> None:
         await asyncio.sleep(settings.sweep_seconds)
         if rounds.was_asleep():
             continue
-        for act in (sweep, go_on, _settle, _compare, _prune_daily):
+        for act in (sweep, go_on, _settle, _evaluate, _compare, _prune_daily):
             try:
                 await asyncio.to_thread(act, settings, engine)
             except (

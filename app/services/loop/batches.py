@@ -1,7 +1,7 @@
 """Starting, settling and stopping blind batches: evaluations together with the jobs that make their answers."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from secrets import randbelow
 
 import structlog
@@ -14,6 +14,7 @@ from app.errors import Invalid, PrefloopError
 from app.models import (
     FINISHED,
     ArmTrialRun,
+    AuditEntry,
     Checkpoint,
     Evaluation,
     EvaluationState,
@@ -25,6 +26,7 @@ from app.models import (
     User,
 )
 from app.models.base import now as utc_now
+from app.services.accounts import audit
 from app.services.collecting.blind import slots as blind_slots
 from app.services.jobs import jobs
 from app.services.loop import evaluations, generations
@@ -36,6 +38,11 @@ from app.services.loop.evaluating.wanted import Wanted
 from app.services.loop.generating.wanted import AnswerSource, Sampling
 
 log = structlog.get_logger()
+
+NOT_STARTED = "evaluation.not_started"
+MISSED_AFTER = timedelta(minutes=1)  # the worker that made the checkpoint starts it at once, if it lives
+MISSED_WITHIN = timedelta(days=1)
+MISSED_AT_ONCE = 5
 
 WHY_NOT = {
     "known": "{} are known to everybody who might judge them",
@@ -152,7 +159,7 @@ def _settled(engine: Engine, evaluation_id: int, now: datetime) -> bool:
 
 def start_by_itself(engine: Engine, *, checkpoint_id: int) -> Evaluation | None:
     """Compares a run's new checkpoint with its parent, where its project wants that of every run. What keeps it from starting is
-    logged: its page offers the same by a button."""
+    kept in the audit trail: its page offers the same by a button."""
     with read_session(engine) as session:
         row = session.execute(
             select(Project, Job.created_by_id)
@@ -170,9 +177,56 @@ def start_by_itself(engine: Engine, *, checkpoint_id: int) -> Evaluation | None:
         wanted = Wanted(prompts=Split.KEPT if standing.kept_prompts(session, project_id=row[0].id) else Split.EVAL)
     try:
         return start(engine, settings_of(engine), checkpoint_id=checkpoint_id, by_id=row[1], wanted=wanted)
-    except PrefloopError as reason:
+    except Exception as reason:
         log.warning("evaluation.not_started", checkpoint=checkpoint_id, reason=str(reason))
+        with write_session(engine) as session:
+            target = _target(checkpoint_id)
+            audit.record(session, by=None, action=NOT_STARTED, target=target, reason=str(reason)[:500])
+        if not isinstance(reason, PrefloopError):
+            raise
         return None
+
+
+def start_missed(engine: Engine, *, now: datetime | None = None) -> list[Evaluation]:
+    """Starts what a worker that was killed after its run's end should have started: of each new checkpoint of the last day whose project
+    compares every run, with no evaluation made and none refused. Once for each, some at a time. For the sweeper."""
+    now = now or utc_now()
+    since = now - MISSED_WITHIN
+    with read_session(engine) as session:
+        waiting = session.scalars(
+            select(Checkpoint.id)
+            .join(Job, Job.id == Checkpoint.job_id)
+            .join(Project, Project.id == Job.project_id)
+            .where(
+                Project.evaluates_runs,
+                Project.archived_at.is_(None),
+                Checkpoint.created_at.between(since, now - MISSED_AFTER),
+                ~exists().where(Evaluation.checkpoint_id == Checkpoint.id),
+                ~exists().where(ArmTrialRun.job_id == Job.id),
+            )
+            .order_by(Checkpoint.id)
+        ).all()
+        refused = (
+            set(
+                session.scalars(
+                    select(AuditEntry.target).where(AuditEntry.at >= since, AuditEntry.action == NOT_STARTED)
+                )
+            )
+            if waiting
+            else set()
+        )
+    started = []
+    for checkpoint_id in [number for number in waiting if _target(number) not in refused][:MISSED_AT_ONCE]:
+        try:
+            made = start_by_itself(engine, checkpoint_id=checkpoint_id)
+            started += [made] if made is not None else []
+        except Exception as error:  # kept by start_by_itself; what keeps one from starting keeps no other
+            log.warning("evaluation.missed", checkpoint=checkpoint_id, error=str(error))
+    return started
+
+
+def _target(checkpoint_id: int) -> str:
+    return f"checkpoint {checkpoint_id}"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from app.models import (
     Side,
     User,
 )
+from app.services.collecting import slots
 
 MOST = 20  # of a person and an evaluation: what they know they show in the first
 ENDED = (EvaluationState.DECIDED, EvaluationState.STOPPED)
@@ -86,6 +87,7 @@ def record(session: Session, *, project: Project, user: User, pair_id: int, side
 
     Raises NotFound for a pair that isn't this person's to guess on, Conflict for one guess too many.
     """
+    slots.one_at_a_time(session, user)  # or two at once would both count one less than the limit
     row = session.execute(
         _judged(user.id).where(Evaluation.project_id == project.id, EvaluationPair.id == pair_id)
     ).first()

@@ -1,5 +1,7 @@
 """A batch is started with its job, and stopped with it."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import Engine, select
 
@@ -82,3 +84,31 @@ def test_what_keeps_one_from_starting_by_itself_fails_nothing(batch: Batch) -> N
     with write_session(batch.engine) as session:
         session.get_one(Project, batch.project.id).evaluates_runs = True
     assert batches.start_by_itself(batch.engine, checkpoint_id=batch.checkpoint.id) is None
+
+
+def missed(batch: Batch, minutes: int) -> list[int]:
+    made = batches.start_missed(batch.engine, now=batch.checkpoint.created_at + timedelta(minutes=minutes))
+    return [one.checkpoint_id for one in made]
+
+
+def test_what_a_killed_worker_did_not_start_is_started_once(batch: Batch) -> None:
+    batch.prompts(2)
+    assert missed(batch, 5) == [], "the project compares no run by itself"
+    with write_session(batch.engine) as session:
+        session.get_one(Project, batch.project.id).evaluates_runs = True
+    assert missed(batch, 0) == missed(batch, 2 * 24 * 60) == [], "its worker is at it, or it is long ago"
+    assert missed(batch, 5) == [batch.checkpoint.id]
+    assert missed(batch, 5) == []
+    with read_session(batch.engine) as session:
+        assert session.scalars(select(Evaluation.checkpoint_id)).all() == [batch.checkpoint.id]
+
+
+def test_what_was_refused_is_not_tried_again(batch: Batch) -> None:
+    with write_session(batch.engine) as session:
+        session.get_one(Project, batch.project.id).evaluates_runs = True
+    assert missed(batch, 5) == []
+    with read_session(batch.engine) as session:
+        entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "evaluation.not_started")).one()
+        assert entry.target == f"checkpoint {batch.checkpoint.id}" and "no prompts" in entry.detail["reason"]
+    batch.prompts(2)
+    assert missed(batch, 5) == [], "its page offers it by a button"

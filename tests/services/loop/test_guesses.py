@@ -1,5 +1,8 @@
 """Guesses after a batch: on one's own pairs, once, and counted against one's own taste."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from app.db import read_session, write_session
@@ -72,3 +75,25 @@ def test_enough_is_enough(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch)
         ]
     with pytest.raises(Conflict, match="enough"):
         guess(evaluated, judge, left, "left")
+
+
+def test_guesses_that_come_at_once_are_no_more_than_enough(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guesses, "MOST", 2)
+    row = evaluated.evaluation("wwwwww", people=1, state=EvaluationState.STOPPED)
+    judge, at_once = evaluated.person(0), threading.Barrier(6)
+    with read_session(evaluated.engine) as session:
+        pairs = [one.id for one in session.query(EvaluationPair).filter_by(evaluation_id=row.id)]
+
+    def one(pair_id: int) -> bool:
+        at_once.wait(timeout=20)
+        try:
+            return bool(guess(evaluated, judge, pair_id, "left"))
+        except Conflict:
+            return False
+
+    with ThreadPoolExecutor(len(pairs)) as pool:
+        assert sorted(pool.map(one, pairs)) == [False] * 4 + [True] * 2
+    with read_session(evaluated.engine) as session:
+        assert session.query(EvaluationGuess).count() == 2
