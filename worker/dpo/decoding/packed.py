@@ -51,12 +51,14 @@ class PackedLayers:
         self.rows = 0
 
     def serves(self) -> bool:
-        """Whether this machine has the operators, and memory for the copies."""
-        weights = [weight for _, weight, _ in _linear_layers(self._model)]
+        """Whether this machine has the operators, and memory for the copies, and the weights are such as they multiply: an
+        adapter's numbers can't be added to coarser ones without changing what the model says."""
+        layers = list(_linear_layers(self._model))
+        weights = [weight for module, _ in layers for weight in module.parameters()]
         if not weights or any(weight.device.type != "cpu" or weight.dtype != torch.float32 for weight in weights):
             return False
         ours = hasattr(torch.ops.mkldnn, "_reorder_linear_weight") if matmul.onednn() else _has_mkl()
-        needed = sum(weight.numel() * weight.itemsize for weight in weights)
+        needed = sum(base.weight.numel() * base.weight.itemsize for _, base in layers)
         return ours and memory_available(torch.device("cpu")) > 2 * needed
 
     def lay_out(self, rows: int) -> None:
@@ -65,9 +67,10 @@ class PackedLayers:
         reorder = (
             torch.ops.mkldnn._reorder_linear_weight if matmul.onednn() else torch.ops.mkl._mkl_reorder_linear_weight
         )
-        for module, weight, bias in list(_linear_layers(self._model)):
+        for module, base in list(_linear_layers(self._model)):
             before, plain = module.__dict__.get("forward"), module.forward
-            packed = _Packed(module, before, plain, weight, bias, reorder(weight, rows), rows)
+            weight = base.weight.detach() if module is base else _with_adapter(module)
+            packed = _Packed(module, before, plain, weight, base.bias, reorder(weight, rows), rows)
             module.forward = packed.forward
             self._packed.append(packed)
         self.rows = rows
@@ -86,16 +89,15 @@ def _has_mkl() -> bool:
     return torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_reorder_linear_weight")
 
 
-def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor, Tensor | None]]:
-    """Each linear layer with its weight, an adapter's added, and its bias."""
+def _linear_layers(model: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """Each linear layer, as (what the model calls, what holds weight and bias): the same where no adapter is around it."""
     inside = {id(part) for module in model.modules() if isinstance(module, LoraLinear) for part in module.modules()}
     for module in model.modules():
         if isinstance(module, LoraLinear):
             if is_plain_lora(module):
-                base = module.base_layer
-                yield module, _with_adapter(module), base.bias
+                yield module, module.base_layer
         elif type(module) is nn.Linear and id(module) not in inside:
-            yield module, module.weight.detach(), module.bias
+            yield module, module
 
 
 def _with_adapter(module: LoraLinear) -> Tensor:

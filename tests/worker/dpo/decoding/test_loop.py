@@ -16,6 +16,7 @@ from worker.dpo.model.attention import NotShareable
 
 ENDS = frozenset({3, 5, 11, 17, 23, 31})
 NEAR = 1e-4
+NEAR_HALF = 0.25  # four steps of bfloat16 between numbers of 8 to 16, where these logits lie
 
 
 def prompts(*lengths: int) -> list[list[int]]:
@@ -64,6 +65,24 @@ def test_greedy_tokens_are_those_of_transformers(name, lora):
         assert same == len(ids) == len(own) or gaps[same] < NEAR, (own, ids)
         assert not answer.ended or ids[len(answer.ids)] in ENDS
     assert len({answer.ids for answer in answers.values()}) >= 3
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
+def test_a_model_in_half_precision_answers_and_as_transformers_does(lora):
+    """A run in bfloat16 has a float32 adapter over its weights; their sum in bfloat16 would be another model."""
+    model = tiny_model("llama", SHARED["llama"]).to(torch.bfloat16)
+    if lora:
+        model = with_lora(model)
+        for name, weight in model.named_parameters():
+            weight.data = weight.data.to(torch.float32 if "lora_" in name else torch.bfloat16)
+    assert not PackedLayers(model).serves()
+    lines = list(lines_of(prompts(9, 30, 4), samples=1, seed=1))
+    answers = written(model, lines)
+    for line in lines:
+        ids, gaps = expected(model, line)
+        own = answers[line.prompt, line.sample].ids
+        same = next((at for at, (a, b) in enumerate(zip(own, ids, strict=False)) if a != b), len(own))
+        assert same == len(own) or gaps[same] < NEAR_HALF, (own, ids)
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -371,3 +371,14 @@ def test_untied_heads_and_biases_train_too(tmp_path, engine):
         code, events = engine(*train_arguments(files, tmp_path / settings[0][:8], "num_train_epochs=2", *settings))
         assert code == 0
         assert losses(events)[-1] < math.log(2)
+
+
+@pytest.mark.parametrize("lora_r", [4, 0], ids=["lora", "full"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_answers_its_sample_prompts_in_each_number_type(dtype, lora_r, tmp_path, engine):
+    settings = [f"dtype={dtype}", f"lora_r={lora_r}", "max_steps=2", "sample_prompts=2", "sample_tokens=8"]
+    code, events = engine(*train_arguments(run_folder(tmp_path), tmp_path / "out", *settings, evaluate=True))
+    assert code == 0
+    assert {(event["phase"], event["decoding"]) for event in events_of(events, "sample")} == {
+        (phase, decoding) for phase in ("before", "after") for decoding in ("greedy", "sampled")
+    }
