@@ -38,12 +38,13 @@ def put_back(
         ),
     ] = False,
 ) -> None:
-    """Put a backup back into an empty installation. Everybody signs in anew, API tokens end, and each passkey signs in alone only
-    after it was used once beside a password or link."""
+    """Put a backup back into an empty installation. Everybody signs in anew, and API tokens end."""
     from app.ops import restore
 
     contents = restore.restore(get_settings(), folder, keep_tokens=keep_tokens, report=console.print)
     console.print(f"The backup of {contents.made_at} is back. Sign in: prefloop user link NAME")
+    if not keep_tokens:
+        console.print("A passkey signs in alone again once it was used beside a password or link.")
     for model in contents.models:
         console.print(f"Add the base model {model['name']} again: prefloop models add {model['name']}")
 
