@@ -12,7 +12,7 @@ setup:
 	@$(PYTHON) app/bootstrap.py dev
 
 test: setup
-	.venv/bin/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+	.venv/bin/python -m pytest -n 3 --dist loadgroup -m "not long" $(ARGS)
 
 test-long: setup
 	.venv/bin/python -m pytest -n 2 --dist loadgroup -m long $(ARGS)
