@@ -70,7 +70,7 @@ def samples(events: list[dict]) -> list[tuple]:
 
 
 # 14 pairs in batches of 4: the last batch has fewer pairs; a budget of 150 tokens cuts each process's share in pieces.
-COMMON = ["num_train_epochs=2", "token_budget=150"]
+COMMON = ["dtype=float32", "num_train_epochs=2", "token_budget=150"]
 
 
 @pytest.mark.parametrize(
