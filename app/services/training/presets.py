@@ -25,7 +25,7 @@ PRESETS = (
         "few",
         "Few pairs",
         "Three passes in small batches, for some hundred pairs or fewer.",
-        {"num_train_epochs": 3, "batch_size": 8, "learning_rate": 2e-5},
+        {"num_train_epochs": 3, "batch_size": 8, "learning_rate": 5e-5},
     ),
     Preset(
         "trial",

@@ -28,7 +28,7 @@ def test_a_plan_says_what_each_step_does() -> None:
     plan = RoundPlan.of(WHOLE)
     assert plan.answer_sources() == [AnswerSource.base("tiny"), AnswerSource.checkpoint(3)]
     assert plan.drawing().temperature == 0.7
-    assert plan.run_config() == {"num_train_epochs": 3, "batch_size": 8, "learning_rate": 2e-5, "seed": 3}
+    assert plan.run_config() == {"num_train_epochs": 3, "batch_size": 8, "learning_rate": 5e-5, "seed": 3}
     wanted = plan.evaluation_wanted()
     assert (wanted.goal, wanted.maximum, wanted.prompts) == (Goal.NON_INFERIORITY, 50, Split.KEPT)
 
