@@ -16,10 +16,11 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from app.db import read_session, write_session
-from app.errors import NotFound, PrefloopError
+from app.errors import NotFound
 from app.models import CheckpointFile, JobState, PersonRun, PersonStudy, Snapshot
 from app.models.base import now
 from app.services.datasets import files, snapshots
+from app.services.loop import failing
 from app.services.loop.labels import findings, studies
 from app.services.training import checkpoints, runs
 from app.stats.loop.paired import paired_by_prompt
@@ -55,8 +56,11 @@ def settle_all(engine: Engine, storage: Storage) -> list[int]:
 def _settle(engine: Engine, storage: Storage, study_id: int) -> None:
     try:
         result = {"problem": "", "people": _compare(engine, storage, study_id)}
-    except (PrefloopError, OSError) as problem:  # a file of one keeps no other from its own
-        result = {"problem": str(problem), "people": []}
+    except failing.AWAY:
+        raise
+    except Exception as problem:  # what is wrong with one keeps no other from its own
+        why = failing.told(problem, what="Its comparison", next_step="The server's log says where; ask again.")
+        result = {"problem": why, "people": []}
     with write_session(engine) as session:
         session.execute(
             update(PersonStudy)

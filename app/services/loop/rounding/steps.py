@@ -9,11 +9,10 @@ from datetime import datetime
 
 import structlog
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.db import read_session, settings_of, write_session
-from app.errors import Conflict, NotAllowed, NotFound, PrefloopError
+from app.errors import Conflict, NotAllowed, NotFound
 from app.models import Checkpoint, JobState, Project, ProjectRole, Split, User
 from app.models.evaluation import EvaluationState
 from app.models.round import Round, RoundState, RoundStep
@@ -22,7 +21,7 @@ from app.services.accounts.access import Caller
 from app.services.collecting import counts
 from app.services.datasets import snapshots
 from app.services.jobs import jobs
-from app.services.loop import batches, evaluations, generations
+from app.services.loop import batches, evaluations, failing, generations
 from app.services.loop.evaluating import ballots, sides, standing
 from app.services.loop.evaluating.sides import BASE, PARENT
 from app.services.loop.generating import prompts
@@ -88,22 +87,14 @@ def advance(engine: Engine, storage: Storage, round_id: int, *, now: datetime | 
         try:
             if not DOES[row.step](engine, storage, row, now):
                 return moved
-        except (OperationalError, InterfaceError):
+        except failing.AWAY:
             raise
         except Exception as error:
+            why = failing.told(error, what=f"Its step “{row.step.value}”")
             with write_session(engine) as session:
-                rounds.fail(session, row, _why(row, error), now=now)
+                rounds.fail(session, row, why, now=now)
             return True
         moved = True
-
-
-def _why(row: Round, error: Exception) -> str:
-    """What a failed round's page says."""
-    if isinstance(error, PrefloopError):
-        return str(error)
-    log.error("round.broke", round=row.id, step=row.step.value, exc_info=error)
-    told = f"{type(error).__name__}: {error}".strip(": ")[:500]
-    return f"Its step “{row.step.value}” broke: {told}. Press Retry; if it breaks again, the server's log says where."
 
 
 def _answers(engine: Engine, _storage: Storage, row: Round, now: datetime | None) -> bool:

@@ -28,6 +28,7 @@ from app.models import (
 from app.services.accounts import access
 from app.services.accounts.access import Caller
 from app.services.datasets import parts, snapshots, without
+from app.services.loop import failing
 from app.services.loop.generating.arms import WORDS
 from app.services.loop.trials import figures, trials
 from app.services.loop.trials.plan import Plan, seed_of
@@ -51,16 +52,20 @@ def advance_all(engine: Engine, storage: Storage) -> list[int]:
 
 
 def advance(engine: Engine, storage: Storage, trial_id: int) -> bool:
-    """Carries a trial on until it waits or has ended; whether it moved. What can't be done fails it in words."""
+    """Carries a trial on until it waits or has ended; whether it moved. What can't be done, or breaks, fails it in words; its
+    page offers Retry."""
     with read_session(engine) as session:
         row = trials.get(session, trial_id)
     try:
         if row.state is TrialState.PREPARING:
             return _prepare(engine, storage, row)
         return row.state is TrialState.TRAINING and _compare(engine, storage, row)
-    except PrefloopError as error:
+    except failing.AWAY:
+        raise
+    except Exception as error:
+        why = failing.told(error, what=f"Its step “{row.state.value}”")
         with write_session(engine) as session:
-            return trials.move(session, row, TrialState.FAILED, sources=trials.ACTIVE, problem=str(error)[:1000])
+            return trials.move(session, row, TrialState.FAILED, sources=trials.ACTIVE, problem=why[:1000])
 
 
 def _prepare(engine: Engine, storage: Storage, row: ArmTrial) -> bool:

@@ -49,3 +49,18 @@ def test_a_run_that_left_no_margins_is_said(engine: Engine, studied: Studied) ->
     learned.settle_all(engine, studied.storage)
     result = compared(engine, study).result
     assert result is not None and "left no margins" in result["problem"] and result["people"] == []
+
+
+def test_what_nobody_foresaw_is_said_of_that_study_and_not_tried_for_ever(
+    engine: Engine, studied: Studied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("lines")
+
+    study = studied.begin(studied.ben)
+    studied.finish(study)
+    monkeypatch.setattr(learned, "_compare", broken)
+    assert learned.settle_all(engine, studied.storage)
+    result = compared(engine, study).result
+    assert result is not None and "Its comparison broke: KeyError: 'lines'" in result["problem"]
+    assert learned.settle_all(engine, studied.storage) == []

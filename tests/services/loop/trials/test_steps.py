@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from app.db import read_session, write_session
 from app.models import Arm, ArmTrialRun, Comparison, Job, JobState, Snapshot, Split, TrialState
 from app.services.datasets import snapshots
-from app.services.loop.trials import steps, words
+from app.services.loop.trials import steps, trials, words
 from app.services.training import runs
 from tests.services.loop.trials.tried import Tried, helped
 
@@ -61,17 +61,22 @@ def test_it_says_what_the_arm_bought_once_all_are_trained(tried: Tried) -> None:
     assert not steps.advance(tried.engine, tried.storage, row.id)
 
 
+class Killed(BaseException):
+    """The end of the process."""
+
+
 def test_a_kill_in_the_middle_starts_nothing_twice(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
     row, freeze, calls = tried.begin(), steps.parts.freeze, []
 
     def dies(*given: Any, **more: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
-            raise OSError("killed")
+            raise Killed
         return freeze(*given, **more)
 
     monkeypatch.setattr(steps.parts, "freeze", dies)
-    assert steps.advance_all(tried.engine, tried.storage) == [], "logged, and tried again at the next look"
+    with pytest.raises(Killed):
+        steps.advance_all(tried.engine, tried.storage)
     assert len(tried.made(row)) == 2
     assert steps.advance_all(tried.engine, tried.storage) == [row.id]
     assert len(tried.made(row)) == 6
@@ -117,3 +122,18 @@ def test_runs_that_left_no_margins_cannot_be_compared(tried: Tried) -> None:
     assert "left no margins" in failed.problem
     with read_session(tried.engine) as session:
         assert session.scalar(select(func.count()).select_from(ArmTrialRun)) == 6
+
+
+def test_what_nobody_foresaw_fails_it_in_words_and_retry_goes_on(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no such thing")
+
+    row = tried.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.parts, "freeze", broken)
+        row = tried.advance(row)
+    assert row.state is TrialState.FAILED
+    assert "broke: ValueError: no such thing. Press Retry" in row.problem
+    with write_session(tried.engine) as session:
+        trials.retry(session, row=trials.get(session, row.id), by=session.merge(tried.engineer))
+    assert tried.advance(row).state is TrialState.TRAINING
