@@ -102,6 +102,10 @@ class Watcher:
         self.until(f"job {job_id} ended", lambda: self.job(job_id).state in FINISHED, patience)
         return self.job(job_id)
 
+    def until_gone(self, folder: Path) -> None:
+        """A worker removes a job's folder after it told the job's end."""
+        self.until(f"{folder.name} was removed", lambda: not folder.exists())
+
     def until_training(self, job_id: int, step: int = 1) -> Job:
         self.until(
             f"job {job_id} took step {step}",

@@ -113,7 +113,7 @@ def test_a_run_s_checkpoint_becomes_merged_weights_that_transformers_loads(
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model(**tokenizer("Hello", return_tensors="pt")).logits.shape[-1] == 260
-    assert not folder_of(settings, job.id).exists()
+    watcher.until_gone(folder_of(settings, job.id))
 
 
 @one_size

@@ -119,7 +119,7 @@ def test_a_base_model_answers_and_its_answers_become_pairs(
     assert {one.response_id for one in made if one.response_id} <= {one.id for one in stored}
     assert (job.step, job.total_steps) == (12, 12)
     assert counts["speed"]["0"]["made"] == 12
-    assert not (settings.data_dir / "work").joinpath(f"job-{job.id}").exists()
+    watcher.until_gone(folder_of(settings, job.id))
 
 
 @one_size
@@ -141,7 +141,7 @@ def test_a_worker_that_is_killed_loses_no_answer_that_arrived(
     made = {(one.prompt_id, one.sample): (one.id, one.text) for one in answers(engine, plan.job_id)}
     assert len(made) == 200
     assert {place: made[place] for place in arrived} == arrived
-    assert not folder.exists()
+    watcher.until_gone(folder)
     told = [event.data for event in watcher.events(plan.job_id, "log") if event.data.get("made") is not None]
     assert told[-1]["made"] <= 200 - len(arrived)
 

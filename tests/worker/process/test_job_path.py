@@ -125,7 +125,7 @@ def test_job_runs_to_a_checkpoint_that_peft_loads(
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_models / "tiny"), folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model(**tokenizer("Hello", return_tensors="pt")).logits.shape[-1] == 260
-    assert not folder_of(settings, job.id).exists()
+    watcher.until_gone(folder_of(settings, job.id))
 
 
 @both_sizes

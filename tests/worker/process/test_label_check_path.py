@@ -113,7 +113,7 @@ def test_a_check_that_is_killed_and_cancelled_goes_on_and_lists_pairs_by_models_
     assert check(engine, run_id, by).job_id == made.job_id, "asked for again it goes on"
     job = ended_well(watcher, made.job_id)
     assert (job.step, job.total_steps) == (600, 600)
-    assert not folder.exists()
+    watcher.until_gone(folder)
 
     with read_session(engine) as session:
         done = checks.get(session, made.job_id)

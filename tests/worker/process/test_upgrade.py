@@ -78,7 +78,7 @@ def test_run_that_was_cut_off_resumes_from_its_training_state(
     assert (newest.job_id, newest.step, oldest.job_id) == (CUT_OFF, 60, FINISHED)
     for file in newest.files + oldest.files:
         assert storage.size(file.key) == file.size
-    assert not (settings.data_dir / "work" / f"job-{CUT_OFF}").exists()
+    watcher.until_gone(settings.data_dir / "work" / f"job-{CUT_OFF}")
 
 
 def test_worker_of_the_first_release_takes_no_job_and_spoils_none(engine: Engine, token: str) -> None:

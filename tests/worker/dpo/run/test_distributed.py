@@ -28,11 +28,10 @@ SHARDED = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRAN
 
 
 def launch(
-    arguments: list[str], cache: Path, *, module: str = "worker.dpo", how: list[str] = REPLICATED, **variables: str
+    arguments: list[str], *, module: str = "worker.dpo", how: list[str] = REPLICATED, **variables: str
 ) -> subprocess.Popen:
     """Two processes by `accelerate launch` as on two GPUs, told that there are none."""
     environment = os.environ | {
-        "XDG_CACHE_HOME": str(cache),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "ACCELERATE_USE_CPU": "true",
@@ -82,7 +81,7 @@ def test_bug_16_two_processes_end_with_the_losses_and_weights_of_one(settings, t
     files = run_folder(tmp_path, pairs=14)
     code, alone = engine(*train_arguments(files, tmp_path / "one", *COMMON, *settings, evaluate=True))
     assert code == 0
-    together = finish(launch(train_arguments(files, tmp_path / "two", *COMMON, *settings, evaluate=True), tmp_path))
+    together = finish(launch(train_arguments(files, tmp_path / "two", *COMMON, *settings, evaluate=True)))
     for name in ("step", "eval"):
         left, right = events_of(alone, name), events_of(together, name)
         assert [event["step"] for event in left] == [event["step"] for event in right]
@@ -103,7 +102,7 @@ def test_fully_sharded_training_ends_with_the_weights_of_one_process(tmp_path, e
     settings = ["max_steps=4", "lora_r=0", "save_steps=2", "sample_prompts=2", "sample_tokens=12"]
     code, alone = engine(*train_arguments(files, tmp_path / "one", *settings, evaluate=True))
     assert code == 0
-    together = finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), tmp_path, how=SHARDED))
+    together = finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), how=SHARDED))
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
     assert samples(together) == samples(alone)
@@ -112,8 +111,8 @@ def test_fully_sharded_training_ends_with_the_weights_of_one_process(tmp_path, e
 def test_two_processes_that_are_told_to_stop_keep_one_state_and_go_on_from_it(tmp_path):
     files = run_folder(tmp_path, pairs=14)
     settings = ["num_train_epochs=12", "lora_dropout=0.2"]
-    finish(launch(train_arguments(files, tmp_path / "whole", *settings), tmp_path))
-    process = launch(train_arguments(files, tmp_path / "stopped", *settings), tmp_path)
+    finish(launch(train_arguments(files, tmp_path / "whole", *settings)))
+    process = launch(train_arguments(files, tmp_path / "stopped", *settings))
     assert process.stdout is not None
     for line in process.stdout:
         if '"event": "step", ' in line and json.loads(line)["step"] >= 3:
@@ -121,7 +120,7 @@ def test_two_processes_that_are_told_to_stop_keep_one_state_and_go_on_from_it(tm
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode != 0
-    events = finish(launch(train_arguments(files, tmp_path / "stopped", *settings), tmp_path))
+    events = finish(launch(train_arguments(files, tmp_path / "stopped", *settings)))
     assert events_of(events, "step")[0]["step"] > 3
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -132,7 +131,7 @@ def test_replicated_weights_answer_the_sample_prompts_too(tmp_path, engine):
     settings = ["max_steps=2", "sample_prompts=2", "sample_tokens=12"]
     code, alone = engine(*train_arguments(files, tmp_path / "one", *settings, evaluate=True))
     assert code == 0
-    together = finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True), tmp_path))
+    together = finish(launch(train_arguments(files, tmp_path / "two", *settings, evaluate=True)))
     assert samples(together) == samples(alone)
 
 
@@ -142,9 +141,7 @@ def test_memory_that_runs_out_in_one_of_two_processes_halves_the_budget_of_both(
     code, alone = engine(*train_arguments(files, tmp_path / "one", *settings))
     assert code == 0
     module = "tests.worker.dpo.short_of_memory"
-    together = finish(
-        launch(train_arguments(files, tmp_path / "two", *settings), tmp_path, module=module, SECOND_TAKES="120")
-    )
+    together = finish(launch(train_arguments(files, tmp_path / "two", *settings), module=module, SECOND_TAKES="120"))
     warnings = [event["message"] for event in events_of(together, "log") if event.get("level") == "warning"]
     assert warnings[0] == "Memory ran out: 500 tokens in a forward instead of 1000."
     left, right = ([event["loss"] for event in events_of(events, "step")] for events in (alone, together))
@@ -156,8 +153,6 @@ def test_processes_with_different_room_cut_their_batches_alike(tmp_path, engine)
     code, alone = engine(*train_arguments(files, tmp_path / "one", "max_steps=3"))
     assert code == 0
     module = "tests.worker.dpo.short_of_memory"
-    together = finish(
-        launch(train_arguments(files, tmp_path / "two", "max_steps=3"), tmp_path, module=module, SECOND_PLANS="90")
-    )
+    together = finish(launch(train_arguments(files, tmp_path / "two", "max_steps=3"), module=module, SECOND_PLANS="90"))
     left, right = ([event["loss"] for event in events_of(events, "step")] for events in (alone, together))
     assert right == pytest.approx(left, rel=1e-4)

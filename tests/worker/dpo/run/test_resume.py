@@ -111,8 +111,8 @@ def test_a_run_whose_threads_changed_is_repeated_by_its_record_and_resumed_withi
     assert same(published(tmp_path / "chosen"), published(tmp_path / "killed"))
 
 
-def start(arguments: list[str], cache: Path, **options) -> subprocess.Popen:
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def start(arguments: list[str], **options) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "worker.dpo", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
@@ -130,15 +130,15 @@ def read_until(process: subprocess.Popen, wanted: str, step: int) -> None:
 def test_a_real_process_that_is_killed_or_asked_to_end_resumes_to_the_same_weights(number, code, tmp_path):
     files = run_folder(tmp_path)
     common = ["num_train_epochs=8", "save_steps=3", "lora_dropout=0.2"]
-    whole = start(train_arguments(files, tmp_path / "whole", *common), tmp_path)
+    whole = start(train_arguments(files, tmp_path / "whole", *common))
     whole.communicate(timeout=120)
     assert whole.returncode == 0
-    process = start(train_arguments(files, tmp_path / "killed", *common), tmp_path)
+    process = start(train_arguments(files, tmp_path / "killed", *common))
     read_until(process, "step", 7)
     process.send_signal(number)
     process.communicate(timeout=120)
     assert process.returncode == code
-    resumed = start(train_arguments(files, tmp_path / "killed", *common), tmp_path)
+    resumed = start(train_arguments(files, tmp_path / "killed", *common))
     output, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0
     steps = [json.loads(line)["step"] for line in output.splitlines() if '"event": "step"' in line]
