@@ -11,6 +11,7 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Dialect,
+    Engine,
     FromClause,
     Table,
     bindparam,
@@ -88,6 +89,15 @@ def next_ids(session: Session, model: type[DeclarativeBase], count: int) -> list
         return list(session.execute(NEXT_IDS, {"name": model.__tablename__, "count": count}).scalar_one() or ())
     last = session.scalar(select(func.max(literal_column("id"))).select_from(model)) or 0
     return list(range(last + 1, last + 1 + count))
+
+
+def look_at_sizes(engine: Engine, models: Collection[type[DeclarativeBase]]) -> None:
+    """Has PostgreSQL look at tables that have grown. A plan that it keeps for a connection was made for what a table was, and reads
+    a small one from end to end; autovacuum would look in a minute, if it runs."""
+    if engine.dialect.name == "postgresql":
+        names = ", ".join(model.__tablename__ for model in models)
+        with engine.begin() as connection:
+            connection.execute(text(f"ANALYZE {names}"))
 
 
 def among(

@@ -1,7 +1,9 @@
 """Engine, SQLite pragmas and session scopes: one request or one task step is one commit, and wishes come after it."""
 
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from app.config import Settings, get_settings
@@ -33,6 +35,8 @@ BUSY_SECONDS = 30
 OTHER_CONNECTIONS = 16
 WRITER = "writer"  # in a connection's info: it has the right to write
 CONNECTION = "connection"  # in session.info: that of its transaction
+RESTS_SINCE = "rests_since"  # in a connection's info: since when nobody has it
+RESTED_SECONDS = 5.0
 WISHES = "wishes"  # in session.info: [(wish, the transaction in which it was noted)]
 
 
@@ -55,7 +59,9 @@ def make_engine(url: str, *, at_once: int = 16) -> Engine:
     if url.startswith("postgresql://"):  # from a caller other than the settings, which name the driver
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     if not url.startswith("sqlite"):
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, **pool)
+        engine = create_engine(url, hide_parameters=True, **pool)
+        _look_at_rested(engine)
+        return engine
     engine = create_engine(
         url,
         hide_parameters=True,
@@ -90,6 +96,26 @@ def make_engine(url: str, *, at_once: int = 16) -> Engine:
             writer.release()
 
     return engine
+
+
+def _look_at_rested(engine: Engine) -> None:
+    """Asks a connection that rested whether it still lives, before anybody relies on it. One that was used just now is taken as it is:
+    the question costs as much as one of the request's own."""
+
+    @event.listens_for(engine, "checkin")
+    def _on_checkin(_connection: Any, record: Any) -> None:
+        record.info[RESTS_SINCE] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _on_checkout(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get(RESTS_SINCE, math.inf) < RESTED_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            if engine.dialect.is_disconnect(error, connection, None):
+                raise InvalidatePoolError from error  # the others aren't older: the pool makes a new one, as it will for them
+            raise
 
 
 @lru_cache
@@ -144,10 +170,16 @@ def write_session(engine: Engine | None = None) -> Iterator[Session]:
 
 @contextmanager
 def read_session(engine: Engine | None = None) -> Iterator[Session]:
-    """A session that only looks: on SQLite it never waits for a writer."""
+    """A session that only looks: on SQLite it never waits for a writer. What was changed in its objects isn't stored.
+
+    It ends with a commit of nothing: at a rollback psycopg forgets every statement that PostgreSQL has prepared for the connection,
+    and each is planned anew, which takes longer than to carry it out.
+    """
     engine = (engine or get_engine()).execution_options(read_only=True)
     with Session(engine, expire_on_commit=False) as session:
         yield session
+        session.expunge_all()
+        session.commit()
 
 
 def connection_of(session: Session) -> Connection:

@@ -1,11 +1,13 @@
 """Who goes first: a lock that is given in the order in which it was asked for, and people before long work."""
 
+import math
 import threading
 import time
 from collections import deque
 
 LONGEST_SECONDS = 0.1
 LOOK_SECONDS = 0.002
+HERE_SECONDS = 2.0
 
 
 class FairLock:
@@ -44,6 +46,7 @@ class Answering:
     """How many requests of people are being answered in this process. Counted in one thread, read in others."""
 
     count = 0
+    last = -math.inf  # when one was answered, by the monotonic clock
 
 
 def answering_begins() -> None:
@@ -52,6 +55,12 @@ def answering_begins() -> None:
 
 def answering_ends() -> None:
     Answering.count -= 1
+    Answering.last = time.monotonic()
+
+
+def people_are_here() -> bool:
+    """Whether somebody is being answered in this process, or was a moment ago."""
+    return Answering.count > 0 or time.monotonic() - Answering.last < HERE_SECONDS
 
 
 def give_way(longest: float = LONGEST_SECONDS) -> None:

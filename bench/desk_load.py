@@ -158,7 +158,7 @@ class Rows:
 
 def real_pairs() -> list[tuple[str, str, str]]:
     """(prompt as JSON with @N@ where the number comes, first answer, second answer)."""
-    from app.services.collecting.imports.forms import parse
+    from app.services.collecting.imports.reading.forms import parse
     from app.services.collecting.messages import Unfit
 
     pairs = []

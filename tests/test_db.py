@@ -5,10 +5,17 @@ from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app import db
 from app.config import Settings
-from app.db import after_commit, get_engine, read_session, settings_of, write_session
+from app.db import after_commit, get_engine, make_engine, read_session, settings_of, write_session
+from app.models import User
+from app.services.collecting import slots
+from tests.factory import Factory
+
+postgresql_only = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 carried_out: list[str] = []
 
@@ -103,3 +110,71 @@ def test_engine_knows_the_settings_of_its_installation(settings: Settings) -> No
     other = settings.model_copy(update={"job_attempts": 17})
     assert settings_of(get_engine(other)).job_attempts == 17
     assert settings_of(get_engine(settings)) == settings
+
+
+def test_what_a_reading_session_changes_in_its_objects_is_not_stored(factory: Factory) -> None:
+    user = factory.user()
+    with read_session(factory.engine) as session:
+        session.get_one(User, user.id).display_name = "Somebody else"
+        session.add(User(username="nobody", display_name="Nobody", role=user.role))
+    with read_session(factory.engine) as session:
+        assert session.get_one(User, user.id).display_name == user.display_name
+        assert session.query(User).count() == 1
+
+
+@postgresql_only
+def test_postgresql_keeps_the_plans_of_what_is_asked_again_and_again(database_url: str) -> None:
+    engine = make_engine(database_url, at_once=1)
+    asked = text("SELECT count(*) FROM users WHERE username = :name")
+    for _ in range(20):
+        with read_session(engine) as session:
+            session.execute(asked, {"name": "eva"})
+        with write_session(engine) as session:
+            session.execute(asked, {"name": "eva"})
+    with read_session(engine) as session:
+        kept = session.scalars(text("SELECT statement FROM pg_prepared_statements")).all()
+    assert any("FROM users" in statement for statement in kept)
+    engine.dispose()
+
+
+def _cut(engine: Engine, other: Engine) -> None:
+    """Ends the engine's one connection at the server, as a server that starts again does."""
+    with engine.connect() as connection:
+        number = connection.scalar(text("SELECT pg_backend_pid()"))
+    with other.begin() as connection:
+        assert connection.scalar(text("SELECT pg_terminate_backend(:number, 5000)"), {"number": number})
+
+
+@postgresql_only
+@pytest.mark.parametrize("has_rested", [True, False])
+def test_a_connection_that_was_cut_while_it_rested_is_noticed_by_nobody(
+    database_url: str, engine: Engine, has_rested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "RESTED_SECONDS", 0.0 if has_rested else 1e9)
+    own = make_engine(database_url, at_once=1)
+    _cut(own, engine)
+    if not has_rested:
+        with pytest.raises(OperationalError), read_session(own) as session:
+            session.execute(text("SELECT 1"))
+    for open_session in (read_session, write_session):
+        with open_session(own) as session:
+            assert session.scalar(text("SELECT 1")) == 1
+    own.dispose()
+
+
+@postgresql_only
+def test_a_person_is_waited_for_once_in_a_transaction(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = factory.user(), factory.user()
+    asked: list[object] = []
+    with write_session(factory.engine) as session:
+        real = db.connection_of(session).execute
+        monkeypatch.setattr(
+            db.connection_of(session),
+            "execute",
+            lambda *given: asked.append(given[1]) or real(*given),
+        )
+        for user in (one, one, other, one):
+            slots.one_at_a_time(session, user)
+        with session.begin_nested():
+            slots.one_at_a_time(session, one)
+    assert [given["user"] for given in asked] == [one.id, other.id, one.id, one.id]

@@ -60,3 +60,17 @@ def test_a_request_is_being_answered_while_it_has_a_turn() -> None:
         return counts
 
     assert asyncio.run(ask()) == [1, 1, 1, 0]
+
+
+def test_people_are_here_while_they_are_answered_and_a_moment_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1_000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(writer.Answering, "last", -float("inf"))
+    assert not writer.people_are_here()
+    writer.answering_begins()
+    clock[0] += 60
+    assert writer.people_are_here()
+    writer.answering_ends()
+    assert writer.people_are_here()
+    clock[0] += writer.HERE_SECONDS
+    assert not writer.people_are_here()

@@ -129,7 +129,7 @@ def test_constraints_pin_every_dependency() -> None:
 
 
 def test_every_reason_for_refusing_a_line_is_explained() -> None:
-    from app.services.collecting.imports.forms import REASONS
+    from app.services.collecting.imports.reading.forms import REASONS
 
     text = (ROOT / "docs" / "import.md").read_text()
     assert [reason for reason in REASONS if f"| `{reason}` |" not in text] == []

@@ -15,7 +15,7 @@ from app.paths import DEMO_CONTENT
 from app.services.accounts import audit, users
 from app.services.collecting import desk, judgments, projects, slots
 from app.services.collecting import pairs as pair_store
-from app.services.collecting.imports.forms import parse
+from app.services.collecting.imports.reading.forms import parse
 from app.services.collecting.judgments import SideChoice
 from app.services.training import base_models
 

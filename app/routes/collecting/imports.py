@@ -24,7 +24,7 @@ from app.services.collecting.exclusions import Told
 from app.services.collecting.imports import drafts, mapping, preview
 from app.services.collecting.imports import load as imports
 from app.services.collecting.imports.preview import Preview
-from app.services.collecting.imports.told import NOTES
+from app.services.collecting.imports.reading.told import NOTES
 from app.web.bodies import ImportPlacesDep
 from app.web.deps import EngineDep, LeadDep, LeadUploaderDep, RowId, SessionDep, SettingsDep
 from app.web.templating import is_fragment, redirect, render

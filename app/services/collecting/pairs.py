@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import BigInteger, String, select, update
@@ -34,8 +34,7 @@ class Source:
 UNKNOWN = Source()
 
 
-@dataclass(frozen=True, slots=True)
-class Hashes:
+class Hashes(NamedTuple):
     """SHA-256 of a prompt, of its answers in order, and of the pair, the same whichever answer comes first."""
 
     prompt: str

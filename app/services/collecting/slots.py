@@ -39,8 +39,7 @@ from app.models.base import UTCDateTime
 from app.services.collecting import counts, places, recount
 from app.services.collecting.places import IS_JUDGED, IS_LEASED, IS_NEW, IS_REOPENED, ONE, PROJECT, USER, Waiting
 
-# The session holds no slot that these statements would have to be matched with.
-UNMATCHED = {"synchronize_session": False}
+UNMATCHED = {"synchronize_session": False}  # no slot of the session has to be matched
 NO_LEASE = {"lease_token": None, "leased_until": None}
 OPENED = {"state": SlotState.OPEN, "holder_id": None, **NO_LEASE}
 TABLE = cast(Table, Slot.__table__)
@@ -57,12 +56,15 @@ class Changed:
 
 
 LOCK_PERSON = select(User.id).where(User.id == USER).with_for_update(key_share=True)
+PASSING = "passing"  # in session.info: (who, the transaction in which their others wait)
 
 
 def one_at_a_time(session: Session, user: User) -> None:
     """Lets a person's requests pass one after the other (two tabs, a double click, a retry). SQLite does so anyway."""
-    if connection_of(session).dialect.name != "sqlite":
+    passing = (user.id, session.get_nested_transaction() or session.get_transaction())
+    if connection_of(session).dialect.name != "sqlite" and session.info.get(PASSING) != passing:
         connection_of(session).execute(LOCK_PERSON, {"user": user.id})
+        session.info[PASSING] = passing
 
 
 def seed(session: Session, *, project: Project, priorities: Mapping[int, int]) -> None:

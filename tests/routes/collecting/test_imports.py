@@ -15,7 +15,8 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.models import Comparison, Import, ImportState, Project, User
 from app.models.base import now
-from app.services.collecting.imports import batches, load
+from app.services.collecting.imports import load
+from app.services.collecting.imports.reading import batches
 from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

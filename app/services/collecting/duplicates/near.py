@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rensa import RMinHash
 
@@ -39,8 +40,7 @@ Key = int | str  # the id of a stored prompt, the content hash of a new one
 Filed = Mapping[int, Sequence[tuple[Key, int]]]  # (prompt, its fingerprint) by what it is filed under
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
+class Wording(NamedTuple):
     """A prompt's words as 64-bit signed hashes: of all of them in order, of its smallest shingles in order, of each shingle.
     `marks` are a byte of each shingle in the sketch."""
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.models import Choice, Comparison, Project, Response, Slot
 from app.services.collecting import counts, places
-from app.services.collecting.imports.outcome import Numbered, Outcome
+from app.services.collecting.imports.reading.outcome import Numbered, Outcome
 from app.services.collecting.pairs import UNKNOWN, NewPair, Source, Stored
 
 TURNED = {Choice.FIRST: Choice.SECOND, Choice.SECOND: Choice.FIRST}

@@ -9,21 +9,26 @@ from typing import BinaryIO
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from app import writer
+from app import bulk, writer
 from app.config import Settings
 from app.db import write_session
 from app.errors import Conflict, NotFound, PrefloopError, disk_full
-from app.models import Import, ImportState, Project, User
+from app.models import Comparison, Import, ImportState, Judgment, Project, Prompt, PromptKey, Response, Slot, User
 from app.models.base import now as utc_now
 from app.services.accounts import access, audit
-from app.services.collecting.imports import batches, mapping, storing, told
-from app.services.collecting.imports.batches import Batch
+from app.services.collecting.imports import mapping, storing
+from app.services.collecting.imports.reading import apart, told
+from app.services.collecting.imports.reading.batches import Batch
 from app.services.collecting.imports.records.rows import read_rows
 
 PAIRS_AT_ONCE = 2_000
+PAIRS_BESIDE_PEOPLE = 200
 REPORTED_REJECTIONS = 1_000
 # So many refusals with nothing accepted, and the rest of the file isn't read: it isn't what its sender takes it for.
 HOPELESS = 1_000
+# After so many new pairs the database looks at its tables, and again whenever an import has doubled.
+FIRST_SIZE = 1_000
+GROWING = (Prompt, Response, Comparison, Slot, PromptKey, Judgment)
 STALLED_AFTER = timedelta(minutes=10)
 
 
@@ -58,11 +63,17 @@ def load(
             stream, max_line=settings.max_line_bytes, max_total=settings.max_import_bytes, known=tuple(roles or ())
         )
         is_apart = engine.dialect.name == "postgresql"
-        read = batches.read(engine, rows, project_id=project_id, given=roles, worded=is_apart)
+        read = apart.read(
+            rows, lambda first: mapping.settle(engine, project_id=project_id, rows=first, given=roles), worded=is_apart
+        )
         stored = _stored(engine, row.id, project_id, read, is_apart=is_apart)
         broken = ""
-        with closing(stored):
+        with closing(read), closing(stored):
+            sized = FIRST_SIZE
             for row, broken in stored:
+                if row.added >= sized:
+                    bulk.look_at_sizes(engine, GROWING)
+                    sized = 2 * row.added
                 if progress:
                     progress(row)
                 if not broken and (broken := _reason_to_stop(row)):
@@ -129,11 +140,13 @@ def _stored(
 def _store(engine: Engine, import_id: int, project_id: int, batch: Batch) -> Import:
     """One batch, one commit, or several where its lines have many pairs. All that can be done before a transaction is."""
     outcome, parsed, worded = batch.outcome, batch.parsed, batch.worded
-    while len(parsed) > PAIRS_AT_ONCE:  # lines with many answers: nobody waits for all their pairs
-        looked = storing.look(engine, project_id=project_id, parsed=parsed[:PAIRS_AT_ONCE], worded=worded)
+    while len(parsed) > (at_once := _pairs_at_once(engine)):
+        looked = storing.look(engine, project_id=project_id, parsed=parsed[:at_once], worded=worded)
+        writer.give_way()
         with write_session(engine) as session:
             storing.store(session, session.get_one(Import, import_id), looked, outcome)
-        parsed = parsed[PAIRS_AT_ONCE:]
+        parsed = parsed[at_once:]
+        writer.give_way()
     writer.give_way()
     looked = storing.look(engine, project_id=project_id, parsed=parsed, worded=worded)
     writer.give_way()
@@ -154,6 +167,13 @@ def _store(engine: Engine, import_id: int, project_id: int, batch: Batch) -> Imp
         row.mapping = {column: role.value for column, role in batch.given.items()}
         row.updated_at = utc_now()
     return row
+
+
+def _pairs_at_once(engine: Engine) -> int:
+    """Pairs of one transaction. Lines with many answers have many, and nobody waits for all of them. On SQLite people who judge
+    wait for each transaction, so that there it is short while they are here."""
+    is_waited_for = engine.dialect.name == "sqlite" and writer.people_are_here()
+    return PAIRS_BESIDE_PEOPLE if is_waited_for else PAIRS_AT_ONCE
 
 
 def _reason_to_stop(row: Import) -> str:

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 from sqlalchemy import Engine
 
 from app.config import Settings
-from app.services.collecting.imports import mapping, told
-from app.services.collecting.imports.forms import parse_row, unfit
+from app.services.collecting.imports import mapping
+from app.services.collecting.imports.reading import told
+from app.services.collecting.imports.reading.forms import parse_row, unfit
 from app.services.collecting.imports.records.forms import Reader
 from app.services.collecting.imports.records.plan import unfolded
 from app.services.collecting.imports.records.refusals import BadLine, FileBroken, shown

@@ -12,8 +12,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.models import Judgment, Project, Role, User
-from app.services.collecting.imports.forms import Parsed
-from app.services.collecting.imports.outcome import Outcome
+from app.services.collecting.imports.reading.forms import Parsed
+from app.services.collecting.imports.reading.outcome import Outcome
 from app.services.collecting.imports.recording import is_superseded, record
 from app.services.collecting.imports.records.votes import Vote
 from app.services.collecting.pairs import Stored

@@ -12,8 +12,8 @@ from app.models import Choice, Comparison, ExclusionKind, Import, Judgment, Judg
 from app.services.collecting import exclusions, pairs, places, slots
 from app.services.collecting.duplicates.near import Wording
 from app.services.collecting.imports import filling, raters, recording
-from app.services.collecting.imports.forms import Parsed
-from app.services.collecting.imports.outcome import Numbered, Outcome
+from app.services.collecting.imports.reading.forms import Parsed
+from app.services.collecting.imports.reading.outcome import Numbered, Outcome
 from app.services.collecting.imports.records.votes import Vote
 from app.services.collecting.messages import Unfit
 from app.services.collecting.pairs import Stored

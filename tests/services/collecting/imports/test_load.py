@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import Engine, event, func, select, text
 
 from app.bulk import AT_ONCE
 from app.config import Settings
@@ -466,3 +466,31 @@ def test_a_batch_takes_as_many_statements_whatever_its_size(factory: Factory) ->
         event.remove(Engine, "before_cursor_execute", heard)
     assert took[0] == took[1] > 0
     assert inserted[1] - inserted[0] <= 400 * 10 / AT_ONCE  # no pair has ten rows
+
+
+@pytest.mark.parametrize("people", [True, False])
+def test_who_judges_on_sqlite_waits_for_short_transactions_alone(
+    factory: Factory, engine: Engine, people: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "PAIRS_BESIDE_PEOPLE", 10)
+    monkeypatch.setattr(imports.writer, "people_are_here", lambda: people)
+    stored: list[int] = []
+    real = imports.storing.store
+    monkeypatch.setattr(
+        imports.storing, "store", lambda session, row, looked, outcome: (
+            stored.append(len(looked.parsed)), real(session, row, looked, outcome)
+        )
+    )  # fmt: skip
+    row = load(factory, factory.project(), rows(waiting(25)))
+    assert (row.lines, row.added) == (25, 25)
+    assert stored == ([10, 10, 5] if people and engine.dialect.name == "sqlite" else [25])
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_postgresql_looks_at_tables_that_an_import_made_grow(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "FIRST_SIZE", 10)
+    load(factory, factory.project(), rows(waiting(25)))
+    with read_session(factory.engine) as session:
+        known = session.execute(text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).tuples()
+        sizes = dict(known.all())
+    assert (sizes["prompts"], sizes["responses"], sizes["comparisons"], sizes["slots"]) == (25, 50, 25, 25)

@@ -35,6 +35,9 @@ class BadLine(ValueError):
         self.reason = reason
         self.message = message
 
+    def __reduce__(self) -> tuple[type["BadLine"], tuple[str, str]]:
+        return BadLine, (self.reason, self.message)  # an exception is copied by its message alone otherwise
+
 
 class FileBroken(Exception):
     """Why nothing more can be read of a file; everything before it was. The message says what to do."""

@@ -1,6 +1,6 @@
 """What became of a batch."""
 
-from app.services.collecting.imports.outcome import Outcome
+from app.services.collecting.imports.reading.outcome import Outcome
 from app.services.collecting.messages import Unfit
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from app.services.collecting.imports.counted import votes_of_counts
+from app.services.collecting.imports.reading.counted import votes_of_counts
 from app.services.collecting.imports.records.refusals import BadLine
 from app.services.collecting.imports.records.roles import Role
 from app.services.collecting.imports.records.votes import Vote

@@ -1,17 +1,15 @@
 """A file as batches of pairs, with what is to be known of them before the transaction that stores them."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-from sqlalchemy import Engine
 
 from app import writer
 from app.models import ImportReport
 from app.services.collecting.duplicates.near import Wording, wordings
-from app.services.collecting.imports import mapping, told
-from app.services.collecting.imports.forms import parse_row, unfit
-from app.services.collecting.imports.outcome import Numbered, Outcome
+from app.services.collecting.imports.reading import told
+from app.services.collecting.imports.reading.forms import parse_row, unfit
+from app.services.collecting.imports.reading.outcome import Numbered, Outcome
 from app.services.collecting.imports.records.forms import Reader
 from app.services.collecting.imports.records.refusals import BadLine, FileBroken
 from app.services.collecting.imports.records.roles import Role
@@ -38,29 +36,23 @@ class Batch:
     worded: Mapping[str, Wording]
 
 
-def read(
-    engine: Engine, rows: Iterator[Row], *, project_id: int, given: Mapping[str, Role] | None, worded: bool
-) -> Iterator[Batch]:
-    """The batches of a file, one at a time. worded: whether prompts are to be compared already, for whoever has time for it now."""
-    reader: Reader | None = None
-    for batch, broken in _batches(rows):
-        if reader is None:
-            reader = Reader(mapping.settle(engine, project_id=project_id, rows=batch, given=given))
-        outcome = Outcome()
-        parsed = list(_parse(batch, outcome, reader))
-        prompts = {one.pair.hashes.prompt: one.pair.prompt for _, one in parsed} if worded else {}
-        yield Batch(
-            len(batch),
-            parsed,
-            outcome,
-            told.report(reader),
-            dict(reader.given),
-            broken,
-            dict(zip(prompts, wordings(prompts.values()), strict=True)),
-        )
+def understood(reader: Reader, rows: Sequence[Row], broken: str = "", *, worded: bool) -> Batch:
+    """The batch of some rows. worded: whether prompts are to be compared already, for whoever has time for it now."""
+    outcome = Outcome()
+    parsed = list(_parse(rows, outcome, reader))
+    prompts = {one.pair.hashes.prompt: one.pair.prompt for _, one in parsed} if worded else {}
+    return Batch(
+        len(rows),
+        parsed,
+        outcome,
+        told.report(reader),
+        dict(reader.given),
+        broken,
+        dict(zip(prompts, wordings(prompts.values()), strict=True)),
+    )
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[tuple[list[Row], str]]:
+def of_rows(rows: Iterator[Row]) -> Iterator[tuple[list[Row], str]]:
     """Batches by number of lines, bytes or seconds; the last one with why the stream broke, if it did."""
     batch: list[Row] = []
     size, began = 0, time.monotonic()
@@ -77,7 +69,7 @@ def _batches(rows: Iterator[Row]) -> Iterator[tuple[list[Row], str]]:
         yield batch, ""
 
 
-def _parse(rows: list[Row], outcome: Outcome, reader: Reader) -> Iterator[Numbered]:
+def _parse(rows: Sequence[Row], outcome: Outcome, reader: Reader) -> Iterator[Numbered]:
     for at, (number, row, _) in enumerate(rows):
         if at % LINES_BEFORE_OTHERS == 0:
             writer.give_way()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from app.models import Difference, Rejection
-from app.services.collecting.imports.forms import Parsed
+from app.services.collecting.imports.reading.forms import Parsed
 from app.services.collecting.messages import Unfit
 
 Numbered = tuple[int, Parsed]

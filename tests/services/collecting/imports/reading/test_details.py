@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.models import Side
-from app.services.collecting.imports.details import details_of
+from app.services.collecting.imports.reading.details import details_of
 from app.services.collecting.imports.records.forms import Reader
 from app.services.collecting.imports.records.refusals import BadLine
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from app.models import Arm, Choice, SourceKind
 from app.services.collecting.exclusions import LeftOut
-from app.services.collecting.imports.counted import votes_of_counts
-from app.services.collecting.imports.details import details_of, left_out
+from app.services.collecting.imports.reading.counted import votes_of_counts
+from app.services.collecting.imports.reading.details import details_of, left_out
 from app.services.collecting.imports.records import refusals
 from app.services.collecting.imports.records.conversation import goes_on
 from app.services.collecting.imports.records.forms import Reader, Reading

@@ -1,6 +1,6 @@
 """What is said of a file's columns."""
 
-from app.services.collecting.imports import told
+from app.services.collecting.imports.reading import told
 from app.services.collecting.imports.records.forms import Reader
 
 

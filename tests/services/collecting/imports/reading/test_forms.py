@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.models import Choice, SourceKind
-from app.services.collecting.imports.forms import REASONS, Parsed, parse
+from app.services.collecting.imports.reading.forms import REASONS, Parsed, parse
 from app.services.collecting.imports.records.forms import Reader
 from app.services.collecting.messages import Unfit
 from app.services.collecting.pairs import NewPair, Source
