@@ -5,11 +5,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
+from sqlalchemy.util import LRUCache
 from starlette.testclient import TestClient
 
 from app.config import Settings, get_settings
@@ -48,6 +50,23 @@ def smollm2() -> Path:
     assert code, "the code that prepares base models has moved: a model prepared by older code would be used"
     folder = ROOT / "build" / f"models-{hashlib.sha256(code).hexdigest()[:12]}"
     return base_models.add(Settings(models_dir=folder), base_models.DEMO_MODEL).path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """Each test has an engine of its own; a statement is compiled once for all engines of a kind, as in a server that runs for days."""
+    compiled: dict[str, LRUCache] = {}
+
+    def make(*given: Any, **more: Any) -> Engine:
+        engine = create_engine(*given, **more)
+        kind = type(engine.dialect)
+        kind.__hash__, kind.__eq__ = lambda self: hash(type(self)), lambda self, other: type(self) is type(other)
+        engine._compiled_cache = compiled.setdefault(kind.__name__, LRUCache(2_000))
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.db.create_engine", make)
+        yield
 
 
 def migrated(url: str) -> str:

@@ -1,5 +1,7 @@
 """Rows for tests, made through the services as the product makes them."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Engine
 
 from app.config import Settings
@@ -8,6 +10,7 @@ from app.models import Comparison, Judgment, Project, Role, Snapshot, User
 from app.services.accounts import users
 from app.services.collecting import desk, judgments, pairs, projects
 from app.services.collecting.desk import ShownPair
+from app.services.collecting.pairs import NewPair
 from app.services.datasets import snapshots
 
 
@@ -64,16 +67,30 @@ class Factory:
             return row
 
     def comparisons(self, project: Project, count: int) -> list[Comparison]:
-        return [self.comparison(project) for _ in range(count)]
+        """In one transaction, as an import stores them."""
+        new = []
+        for _ in range(count):
+            number = self._next()
+            answers = (f"Answer one to {number}.", f"A second, longer answer to {number}.")
+            new.append(NewPair([{"role": "user", "content": f"Question {number}?"}], answers))
+        with write_session(self.engine) as session:
+            stored = pairs.add_many(session, project=session.merge(project), pairs=new)
+            return [session.get_one(Comparison, at.comparison_id) for at in stored]
 
     def judge(self, project: Project, user: User, choice: str = "left", **more: object) -> Judgment | None:
         """Takes the user's next pair and judges it; None when nothing waits."""
+        return self._judge(project, user, [choice], **more)[0]
+
+    def _judge(self, project: Project, user: User, choices: Sequence[str], **more: object) -> list[Judgment | None]:
         with write_session(self.engine) as session:
             project, user = session.merge(project), session.merge(user)
-            pair = desk.show_next(session, project=project, user=user)
-            if pair is None:
-                return None
-            return judgments.record(session, token=pair.token, user=user, choice=choice, **more)
+            made = []
+            for choice in choices:
+                pair = desk.show_next(session, project=project, user=user)
+                made.append(
+                    judgments.record(session, token=pair.token, user=user, choice=choice, **more) if pair else None
+                )
+            return made
 
     def shown(self, project: Project, user: User, **more: object) -> ShownPair | None:
         """The user's next pair, on the desk."""
@@ -93,8 +110,7 @@ class Factory:
         project = self.project(**rules)
         self.comparisons(project, count)
         evaluator = self.user()
-        for number in range(count):
-            assert self.judge(project, evaluator, "left" if number % 2 else "right")
+        assert all(self._judge(project, evaluator, ["left" if number % 2 else "right" for number in range(count)]))
         return project
 
     def snapshot(self, project: Project | None = None) -> Snapshot:
