@@ -80,6 +80,8 @@ def call_everything(
     assert counts and counts[1] == counts[2] and int(counts[1]) > 100, done.stdout[-2000:]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_api_answers_an_engineer_as_documented(filled: LiveServer, tmp_path: Path) -> None:
     call_everything(
         filled,

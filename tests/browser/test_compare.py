@@ -428,7 +428,7 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_finds_nothing_serious(
     live_server: LiveServer, page: Page, signed_in: SignedIn, project: Project, scheme: str
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_taken_port_is_one_line_with_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in late.text
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_start_leaves_the_web_server_up(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()

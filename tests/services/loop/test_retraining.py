@@ -159,6 +159,7 @@ def test_a_chain_is_made_again_from_its_first_run_that_saw_the_pair(
     assert made.note == f"Run {second.job_id} without 1 pairs, from checkpoint {clean.id}"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 def test_its_weights_are_those_of_a_run_that_never_saw_the_pair(
     engine: Engine, settings: Settings, factory: Factory, storage: Storage, tmp_path: Path
 ) -> None:

@@ -157,7 +157,7 @@ class TestRealModel:
     def models(self, smollm2: Path) -> Path:
         return smollm2.parent
 
-    @pytest.mark.slow
+    @pytest.mark.long
     @one_size
     def test_a_run_s_checkpoint_is_downloaded_as_q8_0_and_loaded_by_llama_cpp(
         self,

@@ -36,6 +36,13 @@ from tests.worker.running import (
 pytestmark = pytest.mark.timeout(240)
 BOTH_SIZES = [("sqlite", "files"), ("postgresql", "redis")]
 both_sizes = pytest.mark.parametrize(("database_url", "broker"), BOTH_SIZES, indirect=True)
+# On the laptop's size now, on the server's by `make test-long`; and the other way round.
+laptop_first, server_first = (
+    pytest.mark.parametrize(
+        ("database_url", "broker"), [now, pytest.param(*later, marks=pytest.mark.long)], indirect=True
+    )
+    for now, later in (BOTH_SIZES, BOTH_SIZES[::-1])
+)
 embedded = pytest.mark.parametrize(("database_url", "broker"), BOTH_SIZES[:1], indirect=True)
 
 
@@ -73,7 +80,7 @@ def snapshot(factory: Factory) -> Snapshot:
     return factory.snapshot(factory.judged(16, eval_percent=25))
 
 
-@both_sizes
+@server_first
 def test_job_runs_to_a_checkpoint_that_peft_loads(
     engine: Engine,
     settings: Settings,
@@ -128,7 +135,7 @@ def test_job_runs_to_a_checkpoint_that_peft_loads(
     watcher.until_gone(folder_of(settings, job.id))
 
 
-@both_sizes
+@laptop_first
 def test_cancelling_a_run_keeps_its_state_and_retry_goes_on_from_it(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:
@@ -170,7 +177,7 @@ def test_killed_training_process_ends_as_failed_with_its_reason(
     assert worker.poll() is None, "the worker went with it"
 
 
-@both_sizes
+@server_first
 def test_job_of_a_killed_worker_goes_on_at_another_without_losing_or_doubling_a_step(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:
@@ -260,7 +267,7 @@ def test_lost_doorbell_is_rung_again_by_the_sweeper(
     assert watcher.until_over(job.id).state is JobState.SUCCEEDED
 
 
-@both_sizes
+@server_first
 def test_many_doorbells_and_two_workers_run_each_job_once(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:
@@ -362,7 +369,7 @@ def test_engine_that_does_not_end_is_killed_with_all_that_it_started(
     watcher.until("the grandchild is gone", lambda: not is_alive(grandchild))
 
 
-@both_sizes
+@laptop_first
 def test_end_without_a_reason_is_told_with_its_last_lines(
     engine: Engine, settings: Settings, snapshot: Snapshot, engineer: User, workers: Workers, watcher: Watcher
 ) -> None:

@@ -87,7 +87,7 @@ def test_sigterm_ends_it_with_nothing_left_behind(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "checkpoint"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_model_is_served_by_llama_cpp_as_it_was_trained(engine, smollm2, tmp_path):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)

@@ -74,8 +74,11 @@ COMMON = ["dtype=float32", "num_train_epochs=2", "token_budget=150"]
 
 @pytest.mark.parametrize(
     "settings",
-    [[], ["lora_r=0", "batch_size=3"], ["loss_type=bco_pair_shifted", "batch_size=1"]],
-    ids=["lora", "full", "few"],
+    [
+        pytest.param([], id="lora"),
+        pytest.param(["lora_r=0", "batch_size=3"], id="full", marks=pytest.mark.long),
+        pytest.param(["loss_type=bco_pair_shifted", "batch_size=1"], id="few", marks=pytest.mark.long),
+    ],
 )
 def test_bug_16_two_processes_end_with_the_losses_and_weights_of_one(settings, tmp_path, engine):
     files = run_folder(tmp_path, pairs=14)
@@ -108,6 +111,7 @@ def test_fully_sharded_training_ends_with_the_weights_of_one_process(tmp_path, e
     assert samples(together) == samples(alone)
 
 
+@pytest.mark.long
 def test_two_processes_that_are_told_to_stop_keep_one_state_and_go_on_from_it(tmp_path):
     files = run_folder(tmp_path, pairs=14)
     settings = ["num_train_epochs=12", "lora_dropout=0.2"]
@@ -126,6 +130,7 @@ def test_two_processes_that_are_told_to_stop_keep_one_state_and_go_on_from_it(tm
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.long
 def test_replicated_weights_answer_the_sample_prompts_too(tmp_path, engine):
     files = run_folder(tmp_path, pairs=14)
     settings = ["max_steps=2", "sample_prompts=2", "sample_tokens=12"]
@@ -135,6 +140,7 @@ def test_replicated_weights_answer_the_sample_prompts_too(tmp_path, engine):
     assert samples(together) == samples(alone)
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_in_one_of_two_processes_halves_the_budget_of_both(tmp_path, engine):
     files = run_folder(tmp_path, pairs=14)
     settings = ["max_steps=3", "token_budget=1000", "pair_order=position"]

@@ -173,10 +173,25 @@ MODELS = {
 }
 
 
+# One of each kind now, the others by `make test-long`.
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", ["off", "on"], ids=["kept", "recomputed"])
-@pytest.mark.parametrize("lora_r", [16, 0], ids=["lora", "full"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "lora_r", "checkpointing"),
+    [
+        pytest.param(
+            name,
+            16 if how == "lora" else 0,
+            "on" if kept == "recomputed" else "off",
+            id=f"{name}-{how}-{kept}",
+            marks=[]
+            if (name, how, kept) in {("wide", "lora", "kept"), ("deep", "full", "recomputed")}
+            else pytest.mark.long,
+        )
+        for name in MODELS
+        for how in ("lora", "full")
+        for kept in ("kept", "recomputed")
+    ],
+)
 def test_the_estimate_is_within_three_tenths_of_the_measured_peak(name, lora_r, checkpointing, tmp_path):
     files = run_folder(tmp_path, pairs=32)
     files["model"] = save_tiny(tmp_path / "large", **MODELS[name])
