@@ -1,6 +1,7 @@
 """A real web server, and a worker when asked for, as processes of their own on a temporary data folder."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import pytest
 from app.config import Settings
 from app.db import get_engine, write_session
 from app.models import User
-from app.ops import migrate
 from app.services.accounts import links
 from tests.factory import Factory
 from tests.services_for_tests import free_port
@@ -94,7 +94,7 @@ class LiveServer:
 
 
 @pytest.fixture
-def live_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
+def live_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _migrated_sqlite: Path) -> Iterator[LiveServer]:
     """A running web server on an empty SQLite database; `live_server.start("worker")` adds a worker."""
     from app.config import get_settings
 
@@ -112,7 +112,7 @@ def live_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Liv
         monkeypatch.setenv(f"PREFLOOP_{name}", str(value))
     get_settings.cache_clear()
     settings = get_settings()
-    migrate.upgrade(get_engine(settings))
+    shutil.copy(_migrated_sqlite, folder / "prefloop.db")
     server = LiveServer(settings, dict(os.environ))
     server.start("serve")
     try:
