@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import get_engine, read_session
+from app.errors import Conflict
 from app.events.types import Event
-from app.models import Job, JobKind, LabelCheck
+from app.models import Checkpoint, Job, JobKind, LabelCheck
 from app.services.collecting.duplicates import groups
 from app.services.datasets import snapshots
 from app.services.loop.labels import checks, findings
 from app.services.loop.labels.plan import Plan
-from app.services.training import base_models
+from app.services.training import base_models, checkpoints, parents
 from app.storage import Storage
 from worker.kinds.kind import Need, Result
 
@@ -27,8 +28,8 @@ PAGE = 500
 
 
 class CheckingLabels:
-    """A job that checks labels. Its folder holds the pairs, `config.json`, the engine's `out` with the folds that are done, and at
-    the end the `figures` that are kept."""
+    """A job that checks labels. Its folder holds the pairs, `config.json`, the engine's `out` with the folds that are done, at the end
+    the `figures` that are kept, and `parent`: the checkpoint that the run started from, if it did."""
 
     kind: ClassVar[JobKind] = JobKind.LABEL_CHECK
     program: ClassVar[str] = "label check process"
@@ -36,6 +37,7 @@ class CheckingLabels:
     def __init__(self, job: Job, settings: Settings) -> None:
         self._job, self._settings = job, settings
         self._check: LabelCheck
+        self._parent: Checkpoint | None = None
 
     @staticmethod
     def need(settings: Settings) -> Need:
@@ -43,18 +45,29 @@ class CheckingLabels:
         return Need.ONE_GPU
 
     def inputs(self, session: Session) -> None:
+        """Raises Conflict for a check that an earlier version queued of a run that started from a checkpoint."""
         self._check = checks.get(session, self._job.id)
+        if checks.is_of_another_start(self._check):
+            raise Conflict(
+                f"An earlier version queued this check from the base model, and run {self._check.of_job_id} started from checkpoint "
+                f"{self._check.run.parent_id}.",
+                "Ask for a check of the run anew.",
+            )
+        if (parent := parents.for_parts(session, run=self._check.run)) is not None:
+            self._parent = checkpoints.get(session, parent.checkpoint_id)
 
     def command(self, folder: Path, storage: Storage) -> list[str]:
-        """Raises InputsBroken for a damaged snapshot, NotFound for a base model or file that isn't there."""
+        """Raises InputsBroken for a damaged snapshot, CheckpointBroken for a damaged parent, NotFound for a base model or file that
+        isn't there."""
         run, plan = self._check.run, Plan.of(self._check.plan)
-        model = base_models.path(self._settings, run.base_model)
+        fetched = parents.fetch(storage, self._parent, folder / "parent") if self._parent else None
+        model, starting = parents.start(base_models.path(self._settings, run.base_model), fetched)
         data = folder / findings.DATA
         if not data.exists():  # folds that are done were made of this file, whatever became of the groups since
             self._write_data(snapshots.fetch_pairs(storage, run.snapshot, folder)["train.jsonl"], data)
         config = folder / "config.json"
         cache = self._settings.data_dir / "cache" / "reference"
-        config.write_text(json.dumps(run.config | {"reference_cache": str(cache)}, indent=1))
+        config.write_text(json.dumps(run.config | {"reference_cache": str(cache)} | starting, indent=1))
         command = [sys.executable, "-m", "worker.dpo", "margins", "--model", str(model), "--data", str(data)]
         command += ["--out", str(folder / "out"), "--config", str(config), "--folds", str(plan.folds)]
         return [*command, "--plantings", str(plan.plantings), "--plant", *map(str, plan.shares)]

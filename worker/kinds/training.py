@@ -18,7 +18,7 @@ from app.services.datasets import snapshots
 from app.services.loop import retraining
 from app.services.loop.batches import Evaluate
 from app.services.loop.retraining import Receipt
-from app.services.training import base_models, checkpoints, loading, parents, run_settings, runs
+from app.services.training import base_models, checkpoints, parents, run_settings, runs
 from app.storage import Storage
 from worker.dpo.publish.card import write_card
 from worker.kinds.kind import Need, Result
@@ -60,28 +60,18 @@ class Training:
         isn't there."""
         model = base_models.path(self._settings, self._run.base_model)
         pairs = snapshots.fetch_pairs(storage, self._run.snapshot, folder)
-        start = self._fetch_parent(folder / "parent", storage)
+        start = parents.fetch(storage, self._parent, folder / "parent") if self._parent else None
+        model, starting = parents.start(model, start)
         config = folder / "config.json"
         cache = self._settings.data_dir / "cache" / "reference"
         # A run that was queued before there was a choice keeps the plan that it was queued with.
-        settings = {"pair_order": "position"} | self._run.config | {"reference_cache": str(cache)}
-        if start is not None and loading.ADAPTER in {file.name for file in start.iterdir()}:
-            settings["adapter"] = str(start)
-        elif start is not None:
-            model = start
+        settings = {"pair_order": "position"} | self._run.config | {"reference_cache": str(cache)} | starting
         config.write_text(json.dumps(settings, indent=1))
         launcher = shlex.split(self._settings.train_launcher) or [sys.executable]
         command = [*launcher, "-m", "worker.dpo", "train", "--model", str(model), "--data", str(pairs["train.jsonl"])]
         if "eval.jsonl" in pairs:
             command += ["--eval-data", str(pairs["eval.jsonl"])]
         return [*command, "--out", str(folder / "out"), "--config", str(config)]
-
-    def _fetch_parent(self, folder: Path, storage: Storage) -> Path | None:
-        """The folder of the checkpoint to start from: of an adapter only what it is made of."""
-        if self._parent is None:
-            return None
-        names = (loading.ADAPTER, loading.ADAPTER_WEIGHTS) if loading.is_adapter(self._parent) else None
-        return checkpoints.fetch(storage, self._parent, folder, names=names)
 
     def variables(self) -> Sequence[str]:
         """A tracker's own, where the run reports to it."""

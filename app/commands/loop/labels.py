@@ -37,7 +37,7 @@ def check(
     plan = Plan(folds, tuple(plant or Plan().shares), plantings).checked()
     with read_session() as session:
         row = runs.get(session, run)
-        plan.check_for(runs.train_pairs(row.snapshot))
+        checks.require(session, run=row, plan=plan)
         console.print(cost.of_check(session, run=row, plan=plan).sentence)
     if dry_run:
         return
@@ -121,7 +121,7 @@ def people(
             voted = ({"id": one.user_id, "name": one.name, "judgments": one.judgments} for one in studies.people(row))
             show(voted, as_json=as_json, empty="Nobody's votes are in its snapshot.")
             return
-        wanted = studies.require(row, Wanted(tuple(person), seeds))
+        wanted = studies.require(session, run=row, wanted=Wanted(tuple(person), seeds))
         console.print(studies.cost(session, run=row, wanted=wanted).sentence)
         by_id = acting_user(session, as_user).id
     if dry_run:
@@ -134,7 +134,7 @@ def people(
 def show_learned(run: int, as_json: AsJson = False) -> None:
     """Show whose preferences a run learned, as the runs without each one's votes say."""
     with read_session() as session:
-        runs.check(session, run)
+        parent_id = runs.get(session, run).parent_id
         rows = studies.of_run(session, job_id=run)
         told = studies.progress(session, study_ids=[row.id for row in rows])
         ids = {number for row in rows for number in row.people}
@@ -151,7 +151,7 @@ def show_learned(run: int, as_json: AsJson = False) -> None:
             console.print(f"Study {row.id}: {done} of {len(told[row.id])} runs are done.")
             continue
         for one in row.result["people"]:
-            console.print(learned.sentence(one, names.get(one["user_id"], "Somebody"), len(row.seeds)))
+            console.print(learned.sentence(one, names.get(one["user_id"], "Somebody"), len(row.seeds), parent_id))
         if row.result["problem"]:
             console.print(row.result["problem"])
 

@@ -40,8 +40,9 @@ def start(slug: Slug, run: Of, arm: Compared, seeds: Seeds = 3, as_user: ActAs =
     plan = Plan.of(arm, seeds)
     with read_session() as session:
         by, project = acting_user(session, as_user), projects.get(session, slug)
-        console.print(trials.cost(session, run=_run(run, project), plan=plan).sentence)
-        runs.require_model(get_settings(), runs.get(session, run).base_model)
+        of = _run(run, project)
+        console.print(trials.cost(session, run=of, plan=plan).sentence)
+        trials.require_start(get_settings(), of, trials.require(session, run=of, plan=plan))
     with write_session() as session:
         row, _ = trials.begin(session, project=project, run=runs.get(session, run), plan=plan, by=by)
     steps.advance(get_engine(), get_storage(get_settings()), row.id)

@@ -75,11 +75,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TrialPage:
-    """`arms`: (title, its figures, whether it differs, what it bought, what that means), of a finished trial."""
+    """`parent_id`: the checkpoint that its runs start from. `arms`: (title, its figures, what it bought, what that means), of a finished
+    trial."""
 
     project: Project
     trial: ArmTrial
     plan: Plan
+    parent_id: int | None
     rows: list[Row]
     done: int
     failed: int
@@ -115,7 +117,8 @@ def start(request: Request, form: FormDep, here: EngineerUploaderDep, engine: En
         plan = form.plan()
         with read_session(engine) as session:
             run = form.of_run(session, here.project)
-        runs.require_model(settings_of(engine), run.base_model)
+            parent = trials.require(session, run=run, plan=plan)
+        trials.require_start(settings_of(engine), run, parent)
         with write_session(engine) as session:
             row, _ = trials.begin(
                 session,
@@ -142,6 +145,7 @@ def show(number: Number, request: Request, session: SessionDep, here: EngineerDe
         project=here.project,
         trial=row,
         plan=trials.plan_of(row),
+        parent_id=runs.get(session, row.of_job_id).parent_id,
         rows=made,
         done=sum(one.job.state is JobState.SUCCEEDED for one in made),
         failed=sum(one.job.state in trials.ENDED_BADLY for one in made),

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from sqlalchemy import literal, select
 from sqlalchemy.orm import Session
 
+from app.bulk import among
 from app.errors import Conflict, NotFound
-from app.models import Checkpoint, Continuation, Snapshot, TrainingRun
+from app.models import Checkpoint, Comparison, Continuation, Prompt, Snapshot, Split, TrainingRun
 from app.services.datasets import members
 from app.services.datasets.members import Blocks
 
@@ -72,14 +73,38 @@ def trained_on(session: Session, checkpoint_id: int) -> Blocks:
             f"There is no checkpoint {checkpoint_id}.", "Look at the list of checkpoints.", field="from_checkpoint"
         )
     ids = {one.snapshot_id for one in chain}
-    unread = select(Snapshot.number).where(Snapshot.id.in_(ids), ~Snapshot.indexed).limit(1)
-    if (number := session.scalar(unread)) is not None:
-        raise Conflict(
-            f"Snapshot {number}, which was frozen by an earlier version, is still to be looked through.",
-            "That happens by itself while the server runs. Try again in some minutes.",
-        )
+    _require_read(session, ids)
     union: dict[int, bytearray] = {}
     for blocks in members.load(session, snapshot_ids=ids).values():
         for block, held in blocks.items():
             union[block] = bytearray(a | b for a, b in zip(union.get(block, bytes(len(held))), held, strict=True))
     return union
+
+
+def saw_training_pairs(session: Session, *, checkpoint_id: int, snapshot_id: int) -> bool:
+    """Whether a checkpoint, or one that it comes from, was trained on any of a snapshot's training pairs. Raises what `trained_on`
+    raises, for the snapshot too."""
+    known = trained_on(session, checkpoint_id)
+    _require_read(session, {snapshot_id})
+    held = members.load(session, snapshot_ids=[snapshot_id], among=known).get(snapshot_id, {})
+    for block, of_snapshot in held.items():
+        both = members.ids_in(block, bytes(a & b for a, b in zip(known[block], of_snapshot, strict=True)))
+        # Eval pairs may be in both: nobody is trained on them.
+        trained = (
+            select(Comparison.id)
+            .join(Prompt, Prompt.id == Comparison.prompt_id)
+            .where(among(session, Comparison.id, both), Prompt.split == Split.TRAIN)
+            .limit(1)
+        )
+        if both and session.scalar(trained) is not None:
+            return True
+    return False
+
+
+def _require_read(session: Session, snapshot_ids: Collection[int]) -> None:
+    unread = select(Snapshot.number).where(Snapshot.id.in_(snapshot_ids), ~Snapshot.indexed).limit(1)
+    if (number := session.scalar(unread)) is not None:
+        raise Conflict(
+            f"Snapshot {number}, which was frozen by an earlier version, is still to be looked through.",
+            "That happens by itself while the server runs. Try again in some minutes.",
+        )

@@ -33,6 +33,13 @@ def has(blocks: Blocks, comparison_id: int) -> bool:
     return members is not None and bool(members[place // 8] >> place % 8 & 1)
 
 
+def ids_in(block: int, members: bytes) -> list[int]:
+    """The comparisons in one bitmap."""
+    return [
+        block * BLOCK + at * 8 + bit for at, byte in enumerate(members) if byte for bit in range(8) if byte >> bit & 1
+    ]
+
+
 def write(session: Session, *, snapshot_id: int, blocks: Blocks) -> None:
     """Stores what a snapshot holds."""
     session.execute(delete(SnapshotBlock).where(SnapshotBlock.snapshot_id == snapshot_id))

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.errors import Invalid, NotFound
+from app.errors import Conflict, Invalid, NotFound
 from app.models import Checkpoint, TrainingRun
+from app.services.datasets import ancestors
 from app.services.training import base_models, checkpoints, loading, run_settings
+from app.storage import Storage
 
 FIELD = "from_checkpoint"
 # What an adapter is: a run that trains it on has no say in it.
@@ -96,6 +99,43 @@ def require(settings: Settings, parent: Parent) -> None:
             "Prepare those weights anew, or start from the base model.",
             field=FIELD,
         )
+
+
+def for_parts(session: Session, *, run: TrainingRun) -> Parent | None:
+    """What runs on parts of this run's pairs start from: what it started from itself; None for its base model.
+
+    Raises Conflict where that was trained on some of these pairs: it would know what a part leaves out.
+    """
+    if run.parent_id is None:
+        return None
+    if not holds_new_pairs_only(run) and ancestors.saw_training_pairs(
+        session, checkpoint_id=run.parent_id, snapshot_id=run.snapshot_id
+    ):
+        raise Conflict(
+            f"Run {run.job_id} started from checkpoint {run.parent_id}, which had been trained on pairs of the run's snapshot "
+            "before: what it learned of a pair can't be left out.",
+            "Choose a run that started from its base model, or from a checkpoint on new pairs only.",
+        )
+    return find(session, run.parent_id)
+
+
+def holds_new_pairs_only(run: TrainingRun) -> bool:
+    """Whether the run's snapshot was frozen with what is new to the checkpoint that it started from. No: it may still be so."""
+    return run.parent_id is not None and run.snapshot.rule.get("new_to_checkpoint") == run.parent_id
+
+
+def fetch(storage: Storage, parent: Checkpoint, folder: Path) -> Path:
+    """The folder of a checkpoint to start from: of an adapter only what it is made of. Raises CheckpointBroken, NotFound."""
+    names = (loading.ADAPTER, loading.ADAPTER_WEIGHTS) if loading.is_adapter(parent) else None
+    return checkpoints.fetch(storage, parent, folder, names=names)
+
+
+def start(model: Path, fetched: Path | None) -> tuple[Path, dict[str, Any]]:
+    """What the engine loads for a run on a base model's folder that starts from what `fetch` fetched: the model, and settings
+    that go with it."""
+    if fetched is None:
+        return model, {}
+    return (model, {"adapter": str(fetched)}) if (fetched / loading.ADAPTER).exists() else (fetched, {})
 
 
 def told(session: Session, *, run: TrainingRun) -> dict[str, Any] | None:

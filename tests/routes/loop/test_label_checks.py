@@ -6,16 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from starlette.testclient import TestClient
 
 from app.config import Settings
-from app.db import read_session
+from app.db import read_session, write_session
 from app.errors import Conflict
-from app.models import Job, JobKind, User
+from app.models import Job, JobKind, LabelCheck, User
 from app.services.loop.labels import words
+from app.services.training import checkpoints, runs
 from tests.factory import Factory
 from tests.services.loop.labels.checked import Checked
+from tests.services.training.trained import trained_from
 from tests.test_cli import prefloop
 
 OWN = {"Sec-Fetch-Site": "same-origin"}
@@ -70,6 +72,25 @@ def test_a_run_s_page_leads_over_the_cost_to_a_job_and_to_its_list(
     file = client.get(f"/label-checks/{job.id}/files/margins.jsonl")
     assert len(file.text.splitlines()) == 40
     assert client.get(f"/label-checks/{job.id}/files/pairs.jsonl").status_code == 404
+
+
+def test_a_check_of_before_of_a_run_that_started_from_a_checkpoint_says_what_its_models_were(
+    client: TestClient, engine: Engine, checked: Checked, sign_in: Sign
+) -> None:
+    """Its models started from the base model; a check of a run whose start knows its pairs is refused."""
+    sign_in(checked.maker)
+    done = checked.finish(checked.begin())
+    with read_session(engine) as session:
+        (start,) = checkpoints.of_run(session, run=runs.get(session, checked.run.job_id))
+    again, _ = trained_from(engine, checked.settings, checked.project, checked.maker, start, new_pairs_only=False)
+    form = f"/jobs/{again.job_id}/label-checks"
+    refused = client.post(form, data={"folds": "2", "share": "10", "plantings": "1"}, headers=OWN)
+    assert refused.status_code == 409 and f"started from checkpoint {start.id}, which had been trained" in refused.text
+    assert "Check the labels anew" not in client.get(f"/label-checks/{done.job_id}").text
+    with write_session(engine) as session:
+        session.execute(update(LabelCheck).values(of_job_id=again.job_id))
+    assert "Check the labels anew" in client.get(f"/label-checks/{done.job_id}").text
+    assert f"/label-checks/{done.job_id}" not in client.get(f"/jobs/{again.job_id}").text
 
 
 def test_scripts_ask_for_the_cost_start_one_and_go_through_its_pairs(

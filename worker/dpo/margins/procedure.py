@@ -26,7 +26,8 @@ from worker.dpo.margins.scores import score
 from worker.dpo.model import loading
 from worker.dpo.publish.merge import read_facts, read_tokenizer
 from worker.dpo.run.loop import train
-from worker.dpo.run.setup import WITHOUT_EFFECT, RunRequest
+from worker.dpo.run.resume import WITHOUT_EFFECT
+from worker.dpo.run.setup import RunRequest
 
 RESULT, SETTINGS = "margins.jsonl", "margins.json"
 # A part's steps on the wire, and the share of them that is training.
@@ -112,6 +113,8 @@ def _settle(wanted: Wanted, pairs: Sequence[Grouped]) -> Wanted:
     quiet = dict(zip(names, (["none"], 0, 0, "last"), strict=True))
     config = config.model_copy(update=quiet)
     deciding = {name: value for name, value in config.as_dict().items() if name not in WITHOUT_EFFECT}
+    if config.adapter is not None:
+        deciding["adapter"] = loading.adapter_name(config.adapter)
     settings = {
         "model": _name_of(wanted.model),
         "data_sha256": file_sha256(wanted.data),
@@ -125,6 +128,9 @@ def _settle(wanted: Wanted, pairs: Sequence[Grouped]) -> Wanted:
     if kept is None:
         rows.write_rows(path, [settings])
     else:
+        known = kept.get("config")
+        if isinstance(known, dict) and known.get("adapter") == config.adapter:  # earlier versions knew it by its path
+            kept |= {"config": known | {"adapter": deciding.get("adapter")}}
         # Plantings may be asked for afterwards.
         kept = kept | {"plant": settings["plant"] if kept["plant"] is None else kept["plant"]}
         settings |= {"plant": kept["plant"] if settings["plant"] is None else settings["plant"]}

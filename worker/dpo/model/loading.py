@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from worker.dpo.ground.config import TrainConfig
+from worker.dpo.ground.disk import file_sha256
 from worker.dpo.ground.errors import BadSetting
 from worker.dpo.ground.memory import is_out_of_memory
 
@@ -147,6 +149,20 @@ def load_adapter(base: PreTrainedModel, adapter: str, *, trainable: bool = False
         if isinstance(problem, ModelError) or is_out_of_memory(problem):
             raise
         raise ModelError(f"Cannot load the adapter {adapter}: {_all_lines(problem)}") from problem
+
+
+def adapter_name(adapter: str) -> str:
+    """An adapter's own: the SHA-256 of what its folder holds, wherever that lies, or the id at a hub. Raises ModelError."""
+    folder = Path(adapter)
+    if not folder.is_dir():
+        return adapter
+    try:
+        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        config.pop("base_model_name_or_path", None)  # a folder of this machine
+        weights = file_sha256(folder / ADAPTER_WEIGHTS)
+    except (OSError, ValueError, AttributeError) as problem:
+        raise ModelError(f"Cannot read the adapter {adapter}: {_first_line(problem)}") from problem
+    return hashlib.sha256(json.dumps([config, weights], sort_keys=True).encode()).hexdigest()
 
 
 def _require_whole(policy: PeftModel, weights: Path) -> None:

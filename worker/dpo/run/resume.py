@@ -1,6 +1,9 @@
 """A run's training state: when it is saved, and a run that goes on from it."""
 
+import hashlib
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +16,43 @@ from worker.dpo.run.optimizer import full, restore_weights
 from worker.dpo.run.run import References, Run
 from worker.dpo.run.setup import RunSetup
 from worker.dpo.run.trackers import open_trackers
+
+# Settings that don't change the weights that a run ends with, but for rounding.
+WITHOUT_EFFECT = frozenset({
+    "token_budget", "save_steps", "save_minutes", "report_to", "num_workers", "reference_cache",
+    "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
+    "compile", "threads",
+})  # fmt: skip
+AS_BEFORE = {"pair_order": "position"}  # what the versions did that had no such setting
+
+
+def fingerprints(setup: RunSetup) -> tuple[str, ...]:
+    """Hashes of all that decides a run's outcome: a training state is saved with the first, and goes on under any of them.
+
+    An adapter that the run starts from is known by what it holds. Earlier versions knew it by its path, which is the second.
+    """
+    config = setup.config.as_dict()
+    evaluated = setup.evaluation.sha256 if setup.evaluation else None
+    forms = [config] if setup.adapter is None else [config | {"adapter": setup.adapter}, config]
+    return tuple(
+        fingerprint(form, setup.weights, setup.train.sha256, evaluated, setup.accelerator.num_processes)
+        for form in forms
+    )
+
+
+def fingerprint(settings: Mapping[str, Any], weights: str, train: str, evaluation: str | None, processes: int) -> str:
+    """SHA-256 of what decides a run's outcome: settings by name, hashes of the weights and of both splits, processes.
+
+    The training states of released versions carry it: they are resumed only while it comes out the same. So a setting that
+    they didn't know counts only where it isn't what they did.
+    """
+    deciding = {
+        name: value
+        for name, value in settings.items()
+        if name not in WITHOUT_EFFECT and not (name in AS_BEFORE and value == AS_BEFORE[name])
+    }
+    facts = [deciding, weights, train, evaluation, processes]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def begin(setup: RunSetup, reference: References) -> Run:
@@ -38,7 +78,7 @@ def _saved(setup: RunSetup) -> state.TrainingState | None:
     if setup.accelerator.is_main_process:
         shapes = {name: tuple(weight.shape) for name, weight in setup.scorer.named_parameters() if weight.requires_grad}
         state.rename_first_best(out)
-        newest = state.choose(out, fingerprint=setup.fingerprint, shapes=shapes)
+        newest = state.choose(out, fingerprints=fingerprints(setup), shapes=shapes)
     # One process looks and sets aside: the others must not find half of it done.
     newest = first_ones(setup.accelerator, newest)
     if newest.refusal is not None:
@@ -114,7 +154,7 @@ def _write(run: Run) -> None:
             folder = state.save(
                 out,
                 progress=progress,
-                fingerprint=run.setup.fingerprint,
+                fingerprint=fingerprints(run.setup)[0],
                 tensors=tensors,
                 numbers=numbers,
                 best_sha256=run.best_sha256,

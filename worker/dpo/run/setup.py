@@ -1,13 +1,9 @@
 """What a run works with, made ready: data, model, scorer, plan. `loop.py` goes through it."""
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -37,15 +33,6 @@ from worker.dpo.rows.plan import Plan, key_of, make_plan
 from worker.dpo.run import state
 from worker.dpo.run.memory_plan import MemoryPlan, least_room, plan_memory
 
-# Settings that don't change the weights that a run ends with, but for rounding.
-WITHOUT_EFFECT = frozenset({
-    "token_budget", "save_steps", "save_minutes", "report_to", "num_workers", "reference_cache",
-    "sample_prompts", "sample_tokens", "publish", "device", "gradient_checkpointing", "head_chunk_mb",
-    "compile", "threads",
-})  # fmt: skip
-AS_BEFORE = {"pair_order": "position"}  # what the versions did that had no such setting
-
-
 # From so many pairs on a run with compiled layers ends first: on an H200 the 1.5B shape starts after 25.3 s instead of 16.2 s,
 # and trains on 179.8 pairs of HH a second instead of 71.9; 9.1 / (1/71.9 - 1/179.8) = 1,090 (docs/engine.md).
 REPAYING_PAIRS = 1100
@@ -68,8 +55,9 @@ class RunSetup:
     """Everything that is settled before the first step and stays as it is.
 
     request: as it was made, but for the number type, which is the one that was chosen. number_type: how it was. threads: what
-    sets their number. weights: SHA-256 of the base weights as loaded. max_length: tokens of a prompt and one completion. packing: what the
-    training pairs take of a token budget in the scorer's layout.
+    sets their number. weights: SHA-256 of the base weights as loaded. adapter: `loading.adapter_name` of the one
+    that it starts from, None where there is none. max_length: tokens of a prompt and one completion. packing: what the training pairs
+    take of a token budget in the scorer's layout.
     """
 
     request: RunRequest
@@ -85,6 +73,7 @@ class RunSetup:
     plan: Plan
     memory: MemoryPlan
     weights: str
+    adapter: str | None
     max_length: int
     packing: Packing
     number_type: NumberType
@@ -93,29 +82,6 @@ class RunSetup:
     @property
     def config(self) -> TrainConfig:
         return self.request.config
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all that decides a run's outcome: a training state goes on only under the same one."""
-        evaluated = self.evaluation.sha256 if self.evaluation else None
-        return fingerprint(
-            self.config.as_dict(), self.weights, self.train.sha256, evaluated, self.accelerator.num_processes
-        )
-
-
-def fingerprint(settings: Mapping[str, Any], weights: str, train: str, evaluation: str | None, processes: int) -> str:
-    """SHA-256 of what decides a run's outcome: settings by name, hashes of the weights and of both splits, processes.
-
-    The training states of released versions carry it: they are resumed only while it comes out the same. So a setting that
-    they didn't know counts only where it isn't what they did.
-    """
-    deciding = {
-        name: value
-        for name, value in settings.items()
-        if name not in WITHOUT_EFFECT and not (name in AS_BEFORE and value == AS_BEFORE[name])
-    }
-    facts = [deciding, weights, train, evaluation, processes]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: Accelerator) -> RunSetup:
@@ -193,6 +159,7 @@ def prepare(request: RunRequest, events: EventWriter, stop: Stop, accelerator: A
         plan=plan,
         memory=memory,
         weights=weights,
+        adapter=None if config.adapter is None else loading.adapter_name(config.adapter),
         max_length=max_length,
         packing=scorer.packing(train.pairs),
         number_type=numbers,

@@ -9,7 +9,7 @@ The random generators need no place in it: each step seeds them anew, from the r
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,7 +204,7 @@ def newest_numbers(out: Path) -> dict[str, Any] | None:
     return None
 
 
-def choose(out: Path, *, fingerprint: str, shapes: Mapping[str, tuple[int, ...]]) -> Newest:
+def choose(out: Path, *, fingerprints: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> Newest:
     """The newest whole training state of this run; newer ones that are damaged are set aside, as `damaged-step-N`.
 
     shapes: of the trained weights, by name. Where there is none of this run but a whole one of another, nothing is
@@ -215,7 +215,7 @@ def choose(out: Path, *, fingerprint: str, shapes: Mapping[str, tuple[int, ...]]
     for folder in reversed(states(out)):
         try:
             facts = _verified(folder)
-            if facts["format"] == FORMAT and facts["fingerprint"] == fingerprint:
+            if facts["format"] == FORMAT and facts["fingerprint"] in fingerprints:
                 _require_tensors(folder / TENSORS, shapes)
                 chosen = folder
                 break

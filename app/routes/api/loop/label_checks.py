@@ -100,11 +100,11 @@ class CheckedPairsOut(BaseModel):
     total: int
 
 
-@router.post("/jobs/{job_id}/label-checks/cost", responses=problems(404))
+@router.post("/jobs/{job_id}/label-checks/cost", responses=problems(404, 409))
 def show_cost(job_id: RowId, body: NewLabelCheck, session: SessionDep, _: ApiEngineerDep) -> CheckCostOut:
     """What a check of this run's labels would take. Nothing is stored."""
-    run, plan = runs.get(session, job_id), body.plan()
-    plan.check_for(runs.train_pairs(run.snapshot))
+    run = runs.get(session, job_id)
+    plan = checks.require(session, run=run, plan=body.plan())
     told = cost.of_check(session, run=run, plan=plan)
     return CheckCostOut(runs=told.runs, pairs=told.pairs, seconds=told.seconds, sentence=told.sentence)
 

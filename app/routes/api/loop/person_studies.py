@@ -67,7 +67,7 @@ class StudiesOut(BaseModel):
 def show_cost(job_id: RowId, body: NewStudy, session: SessionDep, _: ApiEngineerDep) -> CheckCostOut:
     """What the runs would take. Nothing is stored."""
     run = runs.get(session, job_id)
-    told = studies.cost(session, run=run, wanted=studies.require(run, body.wanted()))
+    told = studies.cost(session, run=run, wanted=studies.require(session, run=run, wanted=body.wanted()))
     return CheckCostOut(runs=told.runs, pairs=told.pairs, seconds=told.seconds, sentence=told.sentence)
 
 

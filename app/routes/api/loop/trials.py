@@ -110,7 +110,8 @@ def start(slug: Slug, body: NewTrial, response: Response, here: ApiEngineerUploa
     plan = body.plan()
     with read_session(engine) as session:
         run = _run(session, here.project, body.run)
-    runs.require_model(settings_of(engine), run.base_model)
+        parent = trials.require(session, run=run, plan=plan)
+    trials.require_start(settings_of(engine), run, parent)
     with write_session(engine) as session:
         inside = here.within(session)
         row, is_new = trials.begin(

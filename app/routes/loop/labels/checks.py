@@ -78,6 +78,7 @@ class Shown:
 class CheckPage:
     project: Project
     check: LabelCheck
+    of_another_start: bool
     listed: Listed
     tabs: list[tuple[Listed, str, int]]
     trust: list[Trust]
@@ -134,6 +135,7 @@ def show(
     context = CheckPage(
         project=check.job.project,
         check=check,
+        of_another_start=checks.is_of_another_start(check),
         listed=listed,
         tabs=[(one, TITLES[one], pairs.total(check, one)) for one in Listed],
         trust=words.trust(check.result),
@@ -157,8 +159,7 @@ def _new(
 ) -> NewPage:
     told, problem = "", ""
     try:
-        plan = form.plan()
-        plan.check_for(runs.train_pairs(run.snapshot))
+        plan = checks.require(session, run=run, plan=form.plan())
         told = cost.of_check(session, run=run, plan=plan).sentence
     except PrefloopError as error:
         problem = str(error)

@@ -31,7 +31,7 @@ def of_run(session: Session, run: TrainingRun) -> LabelsPanel | None:
     if run.job.state is not JobState.SUCCEEDED:
         return None
     made = checks.of_run(session, job_id=run.job_id)
-    done = next((check for check in made if check.result is not None), None)
+    done = next((check for check in made if check.result is not None and not checks.is_of_another_start(check)), None)
     told = cost.of_check(session, run=run, plan=Plan())
     if done is None or done.result is None:
         return LabelsPanel(run.job_id, told, made)

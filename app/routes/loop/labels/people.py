@@ -109,7 +109,7 @@ def create(
 def _page(session: Session, run: TrainingRun, form: Form, errors: dict[str, str] | None = None) -> PeoplePage:
     cost, problem = "", ""
     try:
-        wanted = studies.require(run, form.wanted())
+        wanted = studies.require(session, run=run, wanted=form.wanted())
         cost = studies.cost(session, run=run, wanted=wanted).sentence
     except PrefloopError as error:
         problem = str(error)
@@ -126,17 +126,19 @@ def _page(session: Session, run: TrainingRun, form: Form, errors: dict[str, str]
         names=names,
         cost=cost,
         problem=problem,
-        studies=[_shown(study, names, progress[study.id]) for study in made],
+        studies=[_shown(study, run.parent_id, names, progress[study.id]) for study in made],
         errors=errors or {},
     )
 
 
-def _shown(study: PersonStudy, names: Mapping[int, str], of: list[tuple[PersonRun, JobState]]) -> Shown:
+def _shown(
+    study: PersonStudy, parent_id: int | None, names: Mapping[int, str], of: list[tuple[PersonRun, JobState]]
+) -> Shown:
     result = study.result or {"people": [], "problem": ""}
     rows = []
     for one in result["people"]:
         name = names.get(one["user_id"], "Somebody")
-        rows.append(Row(name, learned.sentence(one, name, len(study.seeds)), one))
+        rows.append(Row(name, learned.sentence(one, name, len(study.seeds), parent_id), one))
     return Shown(study, [names.get(one, "Somebody") for one in study.people], of, rows, result["problem"])
 
 

@@ -13,7 +13,7 @@ from app.services.jobs import jobs
 from app.services.loop.labels import findings
 from app.services.loop.labels.findings import Findings
 from app.services.loop.labels.plan import Plan
-from app.services.training import runs
+from app.services.training import parents, runs
 from app.storage import Storage, StoredFile
 
 MOST_OF_A_RUN = 50
@@ -23,28 +23,46 @@ ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
 def begin(session: Session, *, run: TrainingRun, plan: Plan, by: User | None) -> LabelCheck:
     """Queue a check of a run's labels, or find the one that this run has by this plan already.
 
-    One that failed or was cancelled is tried again. Raises Conflict for a run that hasn't succeeded, Invalid for the plan.
+    One that failed or was cancelled is tried again. Raises what `require` raises.
     """
-    plan = plan.checked()
-    if run.job.state is not JobState.SUCCEEDED:
-        raise Conflict(
-            f"Run {run.job_id} is {run.job.state.value}.", "The labels of a run that succeeded can be checked."
-        )
-    plan.check_for(runs.train_pairs(run.snapshot))
+    plan = require(session, run=run, plan=plan)
+    key = key_of(run, plan)
     # One at a time for a run: a double click finds the first click's job.
     session.execute(select(TrainingRun.job_id).where(TrainingRun.job_id == run.job_id).with_for_update())
-    of_plan = _loaded().where(LabelCheck.of_job_id == run.job_id, LabelCheck.plan_key == plan.key)
+    of_plan = _loaded().where(LabelCheck.of_job_id == run.job_id, LabelCheck.plan_key == key)
     known = session.scalars(of_plan).one_or_none()
     if known is not None:
         if known.job.state in ENDED_BADLY:
             jobs.retry(session, job=known.job, by=by)
         return known
     job, _ = jobs.queue(
-        session, kind=JobKind.LABEL_CHECK, project_id=run.job.project_id, by=by, run=run.job_id, plan=plan.key
+        session, kind=JobKind.LABEL_CHECK, project_id=run.job.project_id, by=by, run=run.job_id, plan=key
     )
-    session.add(LabelCheck(job_id=job.id, of_job_id=run.job_id, plan=plan.stored(), plan_key=plan.key, files=()))
+    session.add(LabelCheck(job_id=job.id, of_job_id=run.job_id, plan=plan.stored(), plan_key=key, files=()))
     session.flush()
     return get(session, job.id)
+
+
+def require(session: Session, *, run: TrainingRun, plan: Plan) -> Plan:
+    """The plan, checked. Raises Conflict for a run whose labels can't be checked, Invalid for the plan."""
+    plan = plan.checked()
+    if run.job.state is not JobState.SUCCEEDED:
+        raise Conflict(
+            f"Run {run.job_id} is {run.job.state.value}.", "The labels of a run that succeeded can be checked."
+        )
+    plan.check_for(runs.train_pairs(run.snapshot))
+    parents.for_parts(session, run=run)
+    return plan
+
+
+def key_of(run: TrainingRun, plan: Plan) -> str:
+    """The same for the same plan and start."""
+    return plan.key if run.parent_id is None else f"{plan.key}, from checkpoint {run.parent_id}"
+
+
+def is_of_another_start(check: LabelCheck) -> bool:
+    """Whether its models started from the base model although the run started from a checkpoint: earlier versions did that."""
+    return check.plan_key != key_of(check.run, Plan.of(check.plan))
 
 
 def get(session: Session, job_id: int) -> LabelCheck:
@@ -89,6 +107,7 @@ def _loaded() -> Select[LabelCheck]:
         job.joinedload(Job.project),
         job.joinedload(Job.created_by),
         run.joinedload(TrainingRun.snapshot),
+        run.joinedload(TrainingRun.continuation),
         of.joinedload(Job.project),
         of.joinedload(Job.created_by),
     )

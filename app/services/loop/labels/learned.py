@@ -164,8 +164,8 @@ def _agreeing(votes: list[tuple[int, bool]], margins: Margins) -> Iterator[tuple
             yield line, findings.agrees(margin if for_chosen else -margin)
 
 
-def sentence(one: Mapping[str, Any], name: str, seeds: int) -> str:
-    """What the figures of one person say, claiming no more."""
+def sentence(one: Mapping[str, Any], name: str, seeds: int, parent_id: int | None = None) -> str:
+    """What the figures of one person say, claiming no more. parent_id: the checkpoint that all of the runs started from."""
     own = one["own"]
     if own is None:
         return f"{name}: too few votes of their own on eval prompts to tell."
@@ -178,4 +178,6 @@ def sentence(one: Mapping[str, Any], name: str, seeds: int) -> str:
     else:
         words = "no sign that theirs were learned from them"
     more = "" if seeds > 2 else "; one seed or two, so this is about these trainings"
+    if parent_id is not None:
+        more += f"; what checkpoint {parent_id}, from which these runs start, had learned before isn't in it"
     return f"{of}: {words}{more}."

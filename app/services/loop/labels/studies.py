@@ -17,7 +17,8 @@ from app.services.accounts import audit
 from app.services.datasets import without
 from app.services.loop import retraining
 from app.services.loop.labels.cost import Cost
-from app.services.training import estimates, runs
+from app.services.training import estimates, parents, runs
+from app.services.training.parents import Parent
 from app.storage import Storage
 
 MARGINS = "eval_margins.json"  # a checkpoint's file with each eval pair's margin
@@ -57,16 +58,11 @@ def cost(session: Session, *, run: TrainingRun, wanted: Wanted) -> Cost:
     return Cost(count, pairs, None if told.seconds is None else told.seconds * count, told.runs)
 
 
-def require(run: TrainingRun, wanted: Wanted) -> Wanted:
+def require(session: Session, *, run: TrainingRun, wanted: Wanted) -> Wanted:
     """What can be begun. Raises Conflict for a run that it can't be asked of, Invalid for whom and how often."""
     wanted = wanted.checked()
     if run.job.state is not JobState.SUCCEEDED:
         raise Conflict(f"Run {run.job_id} is {run.job.state.value}.", "Ask it of a run that succeeded.")
-    if run.parent_id is not None:
-        raise Conflict(
-            f"Run {run.job_id} started from checkpoint {run.parent_id}, which may have learned from the same people.",
-            "Ask it of a run that started from its base model.",
-        )
     if run.snapshot.counts.eval < 2:
         raise Conflict(
             f"Snapshot {run.snapshot.number} has no eval pairs to compare runs on.",
@@ -79,6 +75,7 @@ def require(run: TrainingRun, wanted: Wanted) -> Wanted:
             "Choose people who voted in it.",
             field="people",
         )
+    parents.for_parts(session, run=run)
     return wanted
 
 
@@ -91,14 +88,15 @@ def begin(
     """
     with read_session(engine) as session:
         run = runs.get(session, job_id)
-        wanted = require(run, wanted)
+        wanted = require(session, run=run, wanted=wanted)
+        parent = parents.for_parts(session, run=run)
         snapshot = session.get_one(Snapshot, run.snapshot_id)
         snapshot.project = run.job.project
         checkpoint = session.scalar(
             select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id).limit(1)
         )
         config = retraining.settings_again(run, checkpoint)
-    runs.require_model(settings_of(engine), run.base_model)
+    runs.require(settings_of(engine), base_model=run.base_model, config=config, parent=parent)
     first = int(config.get("seed", 42))
     seeds = [(first + number) % 2**31 for number in range(wanted.seeds)]
     frozen: dict[int | None, tuple[int, int]] = {None: (snapshot.id, 0)}
@@ -120,7 +118,7 @@ def begin(
         for seed in seeds:
             for who, (snapshot_id, pairs) in frozen.items():
                 there = _run_of(session, job_id, who, seed)
-                made_by = there or _queue(session, run, snapshot_id, config | {"seed": seed}, by, who, pairs)
+                made_by = there or _queue(session, run, parent, snapshot_id, config | {"seed": seed}, by, who, pairs)
                 session.add(PersonRun(study_id=study.id, job_id=made_by, user_id=who, seed=seed, pairs=pairs))
         session.flush()
         audit.record(
@@ -175,6 +173,7 @@ def _run_of(session: Session, of_job_id: int, person: int | None, seed: int) -> 
 def _queue(
     session: Session,
     run: TrainingRun,
+    parent: Parent | None,
     snapshot_id: int,
     config: dict[str, Any],
     by: User,
@@ -188,6 +187,7 @@ def _queue(
         base_model=run.base_model,
         config=config,
         by=by,
+        parent=parent,
         note=f"Run {run.job_id} again {which}",
     )
     return made.job_id

@@ -32,7 +32,8 @@ from app.services.loop import failing
 from app.services.loop.generating.arms import WORDS
 from app.services.loop.trials import figures, trials
 from app.services.loop.trials.plan import Plan, seed_of
-from app.services.training import runs
+from app.services.training import parents, runs
+from app.services.training.parents import Parent
 from app.storage import Storage
 
 log = structlog.get_logger()
@@ -74,8 +75,9 @@ def _prepare(engine: Engine, storage: Storage, row: ArmTrial) -> bool:
         run = runs.get(session, row.of_job_id)
         run.snapshot.project = run.job.project
         by_id = _starter(session, row).id
+        parent = parents.for_parts(session, run=run)
         known = {(one.seed, one.left_out) for one, _ in trials.runs_of(session, trial_id=row.id)}
-    runs.require_model(settings_of(engine), run.base_model)
+    trials.require_start(settings_of(engine), run, parent)
     votes, evaluated = _lines(storage, run)
     with read_session(engine) as session:
         asked = select(Comparison.id, Comparison.arm).where(among(session, Comparison.id, [*votes, *evaluated]))
@@ -106,7 +108,9 @@ def _prepare(engine: Engine, storage: Storage, row: ArmTrial) -> bool:
                 storage=storage,
                 by_id=by_id,
             )
-            _queue(engine, row, run, made.id, place, arm, votes=sum(votes[number] for number in gone), pairs=count)
+            _queue(
+                engine, row, run, parent, made.id, place, arm, votes=sum(votes[number] for number in gone), pairs=count
+            )
     with write_session(engine) as session:
         return trials.move(session, row, TrialState.TRAINING, sources=(TrialState.PREPARING,))
 
@@ -125,7 +129,16 @@ def _lines(storage: Storage, run: TrainingRun) -> tuple[Mapping[int, int], list[
 
 
 def _queue(
-    engine: Engine, row: ArmTrial, run: TrainingRun, snapshot_id: int, place: int, arm: Arm, *, votes: int, pairs: int
+    engine: Engine,
+    row: ArmTrial,
+    run: TrainingRun,
+    parent: Parent | None,
+    snapshot_id: int,
+    place: int,
+    arm: Arm,
+    *,
+    votes: int,
+    pairs: int,
 ) -> None:
     with write_session(engine) as session:
         # One at a time in a trial: a stop that came meanwhile cancels what is there, and nothing is queued after it.
@@ -140,6 +153,7 @@ def _queue(
             base_model=run.base_model,
             config=run.config | {"seed": seed_of(run.config, place)},
             by=session.get_one(User, row.created_by_id),
+            parent=parent,
             idempotency_key=f"trial-{row.id}-{place}-{arm.value}",
             note=f"trial {row.number}: without {pairs} pairs of {WORDS[arm]}, seed {place + 1} of {trials.plan_of(row).seeds}",
         )

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from app import paging
+from app.config import Settings
 from app.errors import Conflict, NotFound
 from app.models import FINISHED, ArmTrial, ArmTrialRun, Job, JobState, Project, TrainingRun, TrialState, User
 from app.models.base import now as utc_now
@@ -20,32 +21,36 @@ from app.services.accounts import audit
 from app.services.jobs import jobs
 from app.services.loop.labels.cost import Cost
 from app.services.loop.trials.plan import Plan
-from app.services.training import estimates, runs
+from app.services.training import estimates, parents, runs
+from app.services.training.parents import Parent
 
 ACTIVE = (TrialState.PREPARING, TrialState.TRAINING)
 ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
 OFFERED = 50  # runs among which those that a trial may rest on are looked for
 
 
-def require(run: TrainingRun, plan: Plan) -> None:
-    """Raises Conflict for a run on which no trial can rest, Invalid where its snapshot holds too little to compare."""
+def require(session: Session, *, run: TrainingRun, plan: Plan) -> Parent | None:
+    """What the trial's runs start from, None for the base model. Raises Conflict for a run on which no trial can rest, Invalid where
+    its snapshot holds too little to compare."""
     if run.job.state is not JobState.SUCCEEDED:
         raise Conflict(f"Run {run.job_id} is {run.job.state.value}.", "Choose a run that succeeded.")
-    if run.parent_id is not None:
-        raise Conflict(
-            f"Run {run.job_id} goes on from checkpoint {run.parent_id}, which may have learnt what would be left out.",
-            "Choose a run that starts from its base model.",
-        )
     plan.check_for(run.snapshot.statistics, runs.train_pairs(run.snapshot))
+    return parents.for_parts(session, run=run)
 
 
 def cost(session: Session, *, run: TrainingRun, plan: Plan) -> Cost:
     """What a trial will take. Raises what `require` raises."""
-    require(run, plan)
+    require(session, run=run, plan=plan)
     pairs = runs.train_pairs(run.snapshot) - plan.swapped(run.snapshot.statistics.arms)
     told = estimates.estimate(session, base_model=run.base_model, config=run.config, pairs=pairs)
     seconds = None if told.seconds is None else told.seconds * plan.runs
     return Cost(plan.runs, pairs, seconds, told.runs)
+
+
+def require_start(settings: Settings, run: TrainingRun, parent: Parent | None) -> None:
+    """Raises Invalid where the run's base model, or the weights that its parent was trained on, aren't here any more. It reads files:
+    not within a write transaction."""
+    runs.require(settings, base_model=run.base_model, config=run.config, parent=parent)
 
 
 def begin(
@@ -53,12 +58,12 @@ def begin(
 ) -> tuple[ArmTrial, bool]:
     """A trial with the snapshot and the settings of a run, and whether it is new: the same wish finds the one that is under way.
 
-    The caller asks `runs.require_model` before the transaction. Raises NotFound for a run of another project, what
+    The caller asks `require_start` before the transaction. Raises NotFound for a run of another project, what
     `require` raises, and Conflict while another trial of the project is under way.
     """
     if run.job.project_id != project.id:
         raise runs.missing(run.job_id)
-    require(run, plan)
+    require(session, run=run, plan=plan)
     if active := current(session, project=project):
         return _same(active, run, plan), False
     last = session.scalar(select(func.max(ArmTrial.number)).where(ArmTrial.project_id == project.id)) or 0
@@ -144,12 +149,14 @@ def is_part(session: Session, *, job_id: int) -> bool:
 
 
 def possible_runs(session: Session, *, project: Project) -> Sequence[TrainingRun]:
-    """The project's last runs that a trial may rest on: succeeded, from their base model, and on pairs that arms asked."""
+    """The project's last runs that a trial may rest on: succeeded, from their base model or on new pairs only, and on pairs that arms
+    asked."""
     newest = runs.listing(session, project=project, state=JobState.SUCCEEDED, size=OFFERED).items
     mine = set(
         session.scalars(select(ArmTrialRun.job_id).where(ArmTrialRun.job_id.in_([run.job_id for run in newest])))
     )
-    fit = (run for run in newest if run.parent_id is None and run.snapshot.statistics.arms)
+    starts = (run for run in newest if run.parent_id is None or parents.holds_new_pairs_only(run))
+    fit = (run for run in starts if run.snapshot.statistics.arms)
     return [run for run in fit if run.job_id not in mine]
 
 

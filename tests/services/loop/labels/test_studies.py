@@ -6,12 +6,13 @@ from sqlalchemy import Engine, select
 from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Conflict, Invalid
-from app.models import JobState, PersonRun, TrainingRun
+from app.models import JobState, PersonRun, PersonStudy, TrainingRun
 from app.services.loop.labels import studies
 from app.services.loop.labels.studies import Wanted
-from app.services.training import runs
+from app.services.training import checkpoints, runs
 from tests.factory import Factory
 from tests.services.loop.labels.studied import Studied
+from tests.services.training.trained import trained, trained_from
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_what_can_not_be_asked_is_refused_before_anything_is_made(engine: Engine
     study = studied.begin(studied.ben)
     waiting = studied.runs_of(study)[0].job_id
     with write_session(engine) as session, pytest.raises(Conflict, match="is queued"):
-        studies.require(runs.get(session, waiting), Wanted((studied.ben.id,)))
+        studies.require(session, run=runs.get(session, waiting), wanted=Wanted((studied.ben.id,)))
     with read_session(engine) as session:
         told = studies.progress(session, study_ids=[study.id])[study.id]
         assert {state for _, state in told} == {JobState.QUEUED}
@@ -74,3 +75,28 @@ def test_a_run_without_an_eval_split_has_nothing_to_compare_on(
         run = runs.get(session, studied.run.job_id)
         assert studies.cost(session, run=run, wanted=Wanted((1, 2), 3)).runs == 9
         assert [one.user_id for one in studies.people(run)] == [studied.ana.id, studied.ben.id]
+
+
+def test_runs_start_from_the_checkpoint_from_which_the_run_started(
+    engine: Engine, studied: Studied, settings: Settings, factory: Factory
+) -> None:
+    _, start = trained(engine, settings, factory.judged(4), studied.maker)
+    studied.run, _ = trained_from(engine, settings, studied.project, studied.maker, start)
+    rows = studied.runs_of(studied.begin(studied.ben))
+    with read_session(engine) as session:
+        everybody, without = (runs.get(session, row.job_id) for row in rows)
+    assert everybody.parent_id == without.parent_id == start.id
+    assert everybody.snapshot_id == studied.run.snapshot_id != without.snapshot_id
+
+
+def test_a_run_whose_start_knows_its_pairs_is_refused_before_anything_is_queued(
+    engine: Engine, studied: Studied, settings: Settings
+) -> None:
+    with read_session(engine) as session:
+        (start,) = checkpoints.of_run(session, run=runs.get(session, studied.run.job_id))
+    studied.run, _ = trained_from(engine, settings, studied.project, studied.maker, start, new_pairs_only=False)
+    with pytest.raises(Conflict, match=r"what it learned of a pair can't be left out\. Choose a run that started from"):
+        studied.begin(studied.ben)
+    with read_session(engine) as session:
+        assert session.scalars(select(PersonStudy)).all() == []
+        assert len(session.scalars(select(TrainingRun.job_id)).all()) == 2

@@ -1,17 +1,18 @@
 """Starting, stopping and finding trials, and what one costs."""
 
 import pytest
+from sqlalchemy import select
 
 from app.db import read_session, write_session
 from app.errors import Conflict, NotFound
-from app.models import ArmTrial, Continuation, JobState, TrialState
+from app.models import ArmTrial, JobState, Snapshot, TrialState
 from app.services.loop.generating import margins
 from app.services.loop.generating.arms import Arms
 from app.services.loop.trials import trials
 from app.services.loop.trials.plan import Plan
 from app.services.training import checkpoints, runs
 from tests.services.loop.trials.tried import Tried, helped
-from tests.services.training.trained import trained
+from tests.services.training.trained import trained, trained_from
 
 FIVE = Plan.of(["margin"], 5)
 
@@ -42,17 +43,42 @@ def test_a_run_of_another_project_is_none(tried: Tried) -> None:
         )
 
 
-def test_a_run_that_goes_on_from_another_has_learnt_what_would_be_left_out(tried: Tried) -> None:
-    _, checkpoint = trained(tried.engine, tried.settings, tried.factory.judged(8), tried.engineer)
-    with write_session(tried.engine) as session:
-        session.add(Continuation(job_id=tried.run.job_id, checkpoint_id=checkpoint.id))
-    with pytest.raises(Conflict, match="may have learnt what would be left out"):
+@pytest.mark.parametrize("new_pairs_only", [True, False])
+def test_runs_start_from_the_checkpoint_from_which_the_run_started(tried: Tried, new_pairs_only: bool) -> None:
+    """It wasn't trained on any of the run's pairs, whatever the rule of the run's snapshot says."""
+    _, start = trained(tried.engine, tried.settings, tried.factory.judged(8), tried.engineer)
+    made, _ = trained_from(tried.engine, tried.settings, tried.project, tried.engineer, start)
+    if new_pairs_only:  # all pairs are new to it, so the snapshot is the one that was there, with its rule
+        with write_session(tried.engine) as session:
+            snapshot = session.get_one(Snapshot, made.snapshot_id)
+            snapshot.rule = snapshot.rule | {"new_to_checkpoint": start.id}
+    with read_session(tried.engine) as session:
+        tried.run = runs.get(session, made.job_id)
+        possible = trials.possible_runs(session, project=session.merge(tried.project, load=False))
+        assert (made.job_id in {run.job_id for run in possible}) == new_pairs_only
+    row = tried.advance(tried.begin())
+    with read_session(tried.engine) as session:
+        of_trial = [runs.get(session, run.job_id) for run, _ in tried.made(row)]
+    assert len(of_trial) == 6 and {run.parent_id for run in of_trial} == {start.id}
+    assert {run.snapshot.rule.get("new_to_checkpoint") for run in of_trial} == {start.id if new_pairs_only else None}
+
+
+def test_a_run_whose_start_knows_its_pairs_is_refused_before_anything_is_queued(tried: Tried) -> None:
+    with read_session(tried.engine) as session:
+        (start,) = checkpoints.of_run(session, run=runs.get(session, tried.run.job_id))
+    made, _ = trained_from(tried.engine, tried.settings, tried.project, tried.engineer, start, new_pairs_only=False)
+    with read_session(tried.engine) as session:
+        tried.run = runs.get(session, made.job_id)
+        project = session.merge(tried.project, load=False)
+        assert made.job_id not in {run.job_id for run in trials.possible_runs(session, project=project)}
+        with pytest.raises(
+            Conflict, match="Choose a run that started from its base model, or from a checkpoint on new"
+        ):
+            trials.cost(session, run=tried.run, plan=FIVE)
+    with pytest.raises(Conflict, match=f"checkpoint {start.id}, which had been trained on pairs of the run's snapshot"):
         tried.begin()
     with read_session(tried.engine) as session:
-        project = session.merge(tried.project, load=False)
-        assert trials.possible_runs(session, project=project) == []
-        with pytest.raises(Conflict, match="Choose a run that starts from its base model"):
-            trials.cost(session, run=runs.get(session, tried.run.job_id), plan=FIVE)
+        assert session.scalars(select(ArmTrial)).all() == []
 
 
 def test_stop_cancels_what_waits_and_another_may_begin(tried: Tried) -> None:

@@ -174,3 +174,27 @@ def test_ches_is_that_of_the_states_before_each_token():
         lengths = len(pair.chosen_ids), len(pair.rejected_ids)
         normalised = chosen @ rejected / (lengths[0] * lengths[1]) - chosen @ chosen / lengths[0] ** 2
         assert scores[1, place].item() == pytest.approx(float(normalised))
+
+
+def test_folds_know_their_adapter_by_what_it_holds_and_those_of_before_by_its_path(tmp_path):
+    save_tiny(tmp_path / "model", seed=3)
+    for name, weights in (("adapter", b"one"), ("moved", b"one"), ("another", b"two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"r": 8, "base_model_name_or_path": name}))
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(weights)
+
+    def settle(name):
+        config = from_mapping({"max_length": 96, "adapter": str(tmp_path / name)})
+        wanted = procedure.Wanted(str(tmp_path / "model"), data(tmp_path), tmp_path / "out", config)
+        procedure._settle(wanted, [])
+
+    settle("adapter")
+    settle("moved")
+    with pytest.raises(procedure.OtherMargins, match="another config"):
+        settle("another")
+    (kept,) = rows.read_rows(tmp_path / "out" / "margins.json")
+    kept["config"]["adapter"] = str(tmp_path / "another")
+    rows.write_rows(tmp_path / "out" / "margins.json", [kept])
+    settle("another")
+    with pytest.raises(procedure.OtherMargins, match="another config"):
+        settle("adapter")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.worker.dpo.pairs_for_tests import events_of, one_by_one, run_folder, train_arguments
 from worker.dpo.data.reading import load_dataset
-from worker.dpo.run import loop
+from worker.dpo.run import loop, resume
 
 BETA = 0.1
 
@@ -97,3 +98,56 @@ def test_a_run_that_was_killed_computes_the_reference_of_its_start_again(tmp_pat
     assert next(event["missing"] for event in events_of(events, "state") if event.get("stage") == "reference") == 16
     whole, killed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def killed_after_two_steps(engine, monkeypatch, arguments) -> None:
+    real = loop.optimizer_step
+
+    def dies(run):
+        if run.progress.step == 2:
+            raise KeyboardInterrupt
+        return real(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            engine(*arguments)
+
+
+def test_a_run_that_was_killed_goes_on_where_its_folder_and_the_adapter_s_were_moved(tmp_path, engine, monkeypatch):
+    files, first, common = run_folder(tmp_path), tmp_path / "first", ["max_steps=3", "save_steps=1"]
+    engine(*train_arguments(files, first, "max_steps=1"))
+    killed_after_two_steps(
+        engine, monkeypatch, train_arguments(files, tmp_path / "killed", *common, f"adapter={first}")
+    )
+    shutil.move(first, tmp_path / "moved")
+    shutil.move(tmp_path / "killed", tmp_path / "elsewhere")
+    config = tmp_path / "moved" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "/another/path"}))
+    moved = train_arguments(files, tmp_path / "elsewhere", *common, f"adapter={tmp_path / 'moved'}")
+    code, events = engine(*moved)
+    assert code == 0 and [event["step"] for event in events_of(events, "step")] == [3]
+
+
+def test_a_training_state_that_knows_its_adapter_by_the_path_still_goes_on(tmp_path, engine, monkeypatch):
+    files, first = run_folder(tmp_path), tmp_path / "first"
+    engine(*train_arguments(files, first, "max_steps=1"))
+    arguments = train_arguments(files, tmp_path / "killed", "max_steps=3", "save_steps=1", f"adapter={first}")
+    now = resume.fingerprints
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "fingerprints", lambda setup: now(setup)[1:])
+        killed_after_two_steps(engine, monkeypatch, arguments)
+    code, events = engine(*arguments)
+    assert code == 0 and [event["step"] for event in events_of(events, "step")] == [3]
+
+
+def test_another_adapter_is_another_run(tmp_path, engine, monkeypatch):
+    files, first, second = run_folder(tmp_path), tmp_path / "first", tmp_path / "second"
+    engine(*train_arguments(files, first, "max_steps=1"))
+    engine(*train_arguments(files, second, "max_steps=1", "seed=7"))
+    common = ["max_steps=3", "save_steps=1"]
+    killed_after_two_steps(
+        engine, monkeypatch, train_arguments(files, tmp_path / "killed", *common, f"adapter={first}")
+    )
+    code, events = engine(*train_arguments(files, tmp_path / "killed", *common, f"adapter={second}"))
+    assert code == 2 and "another model, data or configuration" in events[-1]["message"]

@@ -16,7 +16,7 @@ from tests.worker.dpo.pairs_for_tests import events_of, run_folder, train_argume
 from worker.dpo.ground.config import from_mapping
 from worker.dpo.machine.threads import Others
 from worker.dpo.run import loop, state
-from worker.dpo.run.setup import fingerprint
+from worker.dpo.run.resume import fingerprint
 
 ROOT = Path(__file__).parents[4]
 
