@@ -42,7 +42,9 @@ def acting_user(session: Session, username: str | None) -> User:
 
 def as_called() -> str:
     """The word that starts this command again from where it was started: `make run` leaves it off the PATH."""
-    return "prefloop" if shutil.which("prefloop") else sys.argv[0]
+    if shutil.which("prefloop"):
+        return "prefloop"
+    return f"{sys.executable} -m app.cli" if sys.argv[0].endswith(".py") else sys.argv[0]
 
 
 def show(rows: Iterable[dict[str, Any]], *, as_json: bool, empty: str) -> None:

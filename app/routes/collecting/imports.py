@@ -60,6 +60,7 @@ class ImportPage:
     row: Import
     running: bool
     stalled: bool
+    quiet: bool
     reasons: list[tuple[str, int]] = field(default_factory=list)
     left_out: list[tuple[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -235,6 +236,7 @@ def show(
         row,
         row.state is ImportState.RUNNING and not stalled,
         stalled,
+        imports.is_quiet(row),
         reasons,
         [(column, roles["left_out"]) for column, roles in row.report.columns.items() if roles.keys() == {"left_out"}],
         [f"{count:,} {NOTES[note]}" for note, count in row.report.notes.items() if note in NOTES],

@@ -61,14 +61,17 @@ class Form:
         is_given = self.prompts_from == From.GIVEN
         if is_given and not given:
             raise Invalid("No prompt was written.", "Write one a line.", field="given")
+        for name, value, known in (("pairing", self.pairing, set(Pairing)), ("prompts", self.prompts_from, set(FROM))):
+            if value not in known:
+                raise Invalid(f"{value[:40]!r} isn't one of the choices.", "Choose one from the list.", field=name)
         of_import = _whole(self.import_id, "import_id") if self.prompts_from == From.IMPORT else None
         return Order(
             sources=[AnswerSource.parse(text) for text in self.sources],
             sampling=sampling,
             samples=_whole(self.samples, "samples"),
-            pairing=Pairing(self.pairing) if self.pairing in set(Pairing) else Pairing.ACROSS,
+            pairing=Pairing(self.pairing),
             rule=Rule(
-                From(self.prompts_from) if self.prompts_from in FROM and not is_given else From.PROJECT,
+                From.PROJECT if is_given else From(self.prompts_from),
                 of_import,
                 _whole(self.limit, "limit"),
                 sampling.seed,

@@ -237,9 +237,11 @@ def _facts(plan: GenerationPlan) -> list[tuple[str, str]]:
 def _arms(arms: Arms) -> list[tuple[str, str]]:
     if not arms.chooses:
         return []
-    shares = ", ".join(f"{ARMS[arm][0].lower()} {share:.0%}" for arm, share in arms.shares.items()) or "random 100%"
+    shares = (
+        ", ".join(f"{ARMS[arm][0].lower()} {100 * share:.0f} %" for arm, share in arms.shares.items()) or "random 100 %"
+    )
     by = [("Margins by", f"Checkpoint {arms.checkpoint_id}")] if arms.checkpoint_id else []
-    return [("Asked of the pairs", f"{arms.keep:.0%}"), ("Arms", shares), *by]
+    return [("Asked of the pairs", f"{100 * arms.keep:.0f} %"), ("Arms", shares), *by]
 
 
 def _figures(plan: GenerationPlan) -> list[tuple[str, str]]:

@@ -115,7 +115,7 @@ def _one_evaluator(_: Counts, statistics: Statistics) -> Warned | None:
     busiest = statistics.evaluators[0]
     return Warned(
         "one_evaluator",
-        f"{busiest.name or 'One person'} made {busiest.share:.0%} of the judgments: the model "
+        f"{busiest.name or 'One person'} made {100 * busiest.share:.0f} % of the judgments: the model "
         "will learn one person's taste.",
     )
 
@@ -126,7 +126,7 @@ def _chosen_is_longer(_: Counts, statistics: Statistics) -> Warned | None:
         return None
     return Warned(
         "chosen_longer",
-        f"The chosen answer is the longer one in {longer.share:.0%} of the pairs: the model may "
+        f"The chosen answer is the longer one in {100 * longer.share:.0f} % of the pairs: the model may "
         "learn to write long rather than well.",
     )
 
@@ -137,7 +137,7 @@ def _position_bias(_: Counts, statistics: Statistics) -> Warned | None:
         return None
     return Warned(
         "position_bias",
-        f"{max(left.share, 1 - left.share):.0%} of the picks fell on the {'left' if left.share > 0.5 else 'right'} "
+        f"{100 * max(left.share, 1 - left.share):.0f} % of the picks fell on the {'left' if left.share > 0.5 else 'right'} "
         "answer, more than chance explains, though sides are drawn at random: some may have been made without reading.",
     )
 

@@ -48,9 +48,13 @@ FIGURES = (
     ("rewards/accuracies", "Reward accuracy", "Share of eval pairs in which the chosen answer gets the higher reward."),
     ("rewards/margins", "Reward margin", "Mean reward of chosen minus rejected answers; 0 before training."),
     ("loss", "Loss", "The training loss on eval pairs; lower is better."),
-    ("logps/chosen", "Chosen answers, log p", "Mean log-probability of a chosen answer, in nats; higher: more likely."),
-    ("logps/rejected", "Rejected answers, log p", "Mean log-probability of a rejected answer, in nats."),
-    ("kl", "Distance from its start", "Approximate KL divergence per answer on the eval pairs, in nats."),
+    (
+        "logps/chosen",
+        "Chosen answers, log p in nats",
+        "Mean log-probability of a chosen answer, in nats; higher: more likely.",
+    ),
+    ("logps/rejected", "Rejected answers, log p in nats", "Mean log-probability of a rejected answer, in nats."),
+    ("kl", "Distance from its start in nats", "Approximate KL divergence per answer on the eval pairs, in nats."),
 )
 
 
@@ -152,7 +156,7 @@ def _answer_figures(answers: Mapping[str, Any]) -> list[Figure]:
     return [
         Figure("changed", "Answers that changed", "Greedy answers that differ in a token.", None,
                _count(answers, "changed"), of=prompts),
-        Figure("tokens", "Length", "Mean length of a greedy answer, in tokens.", was.get("tokens"), now.get("tokens")),
+        Figure("tokens", "Length in tokens", "Mean length of a greedy answer, in tokens.", was.get("tokens"), now.get("tokens")),
         Figure("ended", "Ended by themselves", "Greedy answers that the model ended, not the limit on their length.",
                was.get("ended"), now.get("ended"), of=prompts),
         Figure("repetition", "Repetition", "Share of four tokens in a row that stood in the same answer before.",

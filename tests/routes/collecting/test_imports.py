@@ -133,6 +133,10 @@ def test_an_import_that_was_cut_off_says_so(browser: TestClient, project: Projec
         cut = session.get_one(Import, row.id)
         cut.state, cut.finished_at, cut.updated_at = ImportState.RUNNING, None, now() - 2 * load.STALLED_AFTER
     page = browser.get(address).text
+    with write_session(engine) as session:
+        session.get_one(Import, row.id).updated_at = now() - 2 * load.QUIET_AFTER
+    quiet = browser.get(address).text
+    assert "none came since" in quiet and "import the file again" in quiet and 'hx-get="/imports' in quiet
     assert "interrupted" in page and "Import the file again" in page and 'hx-get="/imports' not in page
 
 

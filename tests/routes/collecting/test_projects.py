@@ -88,6 +88,11 @@ def test_a_wrong_field_is_named_and_everything_typed_stays(
         assert session.scalar(select(Project)) is None
 
 
+def test_commands_in_help_and_errors_stand_as_commands(engineer: TestClient) -> None:
+    page = engineer.get("/projects/new").text
+    assert "a name from <code>prefloop models</code>" in page and "`" not in page
+
+
 def test_a_taken_address_is_said_at_its_field(engineer: TestClient, factory: Factory) -> None:
     factory.project(slug="support-tone")
     reply = engineer.post("/projects/new", data=FORM)

@@ -95,7 +95,9 @@ def test_prompts_that_are_written_there_become_prompts(engine: Engine, page: Tes
         ({"prompts_from": "given", "given": " "}, "No prompt was written"),
         ({"prompts_from": "import", "import_id": ""}, "isn&#39;t a whole number"),
         ({"source": "endpoint:nowhere"}, "There is no endpoint named"),
-        ({"arm_random": "10", "arm_diversity": "90"}, "Random has a share of 0.1"),
+        ({"pairing": "rubbish"}, "isn&#39;t one of the choices"),
+        ({"prompts_from": "-1"}, "isn&#39;t one of the choices"),
+        ({"arm_random": "10", "arm_diversity": "90"}, "Random has a share of 10 %"),
         ({"arm_random": "50", "arm_diversity": "some"}, "isn&#39;t a share in percent"),
         ({"arm_random": "50", "arm_diversity": "50", "keep": "100"}, "no arm has a choice"),
         ({"arm_random": "50", "arm_margin": "50"}, "The project has no checkpoint"),
@@ -141,12 +143,12 @@ def test_answers_are_shown_as_they_arrive_and_by_mark(engine: Engine, settings: 
 def test_shares_of_arms_are_kept_with_the_plan_and_told(engine: Engine, page: TestClient) -> None:
     asked = FORM | {"arm_random": "60", "arm_disagreement": "", "arm_diversity": "40", "keep": "", "samples": "3"}
     cost = page.post("/projects/tone/generate/cost", data=asked, headers=OWN).text
-    assert "50% of the candidate pairs will be asked, the others never." in cost
-    assert "dealt by lot: random 60%, diversity 40%." in cost
+    assert "50 % of the candidate pairs will be asked, the others never." in cost
+    assert "dealt by lot: random 60 %, diversity 40 %." in cost
     number = int(page.post("/projects/tone/generate", data=asked, headers=OWN).headers["location"].rsplit("/", 1)[1])
     assert started(engine)[0].arms == {"shares": {"random": 0.6, "diversity": 0.4}, "keep": 0.5}
     shown = page.get(f"/generations/{number}").text
-    assert "random 60%, diversity 40%" in shown
+    assert "random 60 %, diversity 40 %" in shown
     with write_session(engine) as session:
         job = leases.claim(session, worker="one", kinds=[JobKind.GENERATION], lease_seconds=600)
         assert job is not None

@@ -104,7 +104,7 @@ def test_the_page_leads_to_the_snapshot(
     page = reply.headers["location"]
     assert (reply.status_code, page) == (303, f"/projects/{large.slug}/freezings/1")
     shown = browser.get(page).text
-    assert "is being frozen since" in shown and "hx-trigger" in shown and "http-equiv" in shown
+    assert "is being frozen. It began" in shown and "hx-trigger" in shown and "http-equiv" in shown
     assert f'href="{page}"' in browser.get(f"/projects/{large.slug}/data").text
     assert browser.post(f"/projects/{large.slug}/snapshots", headers=OWN).headers["location"] == page
     go_on.set()

@@ -30,6 +30,7 @@ HOPELESS = 1_000
 FIRST_SIZE = 1_000
 GROWING = (Prompt, Response, Comparison, Slot, PromptKey, Judgment)
 STALLED_AFTER = timedelta(minutes=10)
+QUIET_AFTER = timedelta(seconds=30)
 
 
 def load(
@@ -249,3 +250,8 @@ def stop(session: Session, *, row: Import, by: User) -> None:
 def is_stalled(row: Import, *, now: datetime | None = None) -> bool:
     """Whether a running import was so long silent that its process must have died. Running it again is safe."""
     return row.state is ImportState.RUNNING and (now or utc_now()) - row.updated_at > STALLED_AFTER
+
+
+def is_quiet(row: Import, *, now: datetime | None = None) -> bool:
+    """Whether no line has come for so long that its process may be gone; `is_stalled` is sure of it."""
+    return row.state is ImportState.RUNNING and (now or utc_now()) - row.updated_at > QUIET_AFTER

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, BinaryIO
 
+import orjson
 from sqlalchemy import Engine
 
 from app.config import Settings
@@ -175,5 +176,13 @@ def _columns(rows: Sequence[Row], reader: Reader, became: Mapping[str, Mapping[s
 
 
 def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else shown(value, LONGEST_CELL)
+    text = value if isinstance(value, str) else _as_json(value)
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+
+
+def _as_json(value: object) -> str:
+    """As the file wrote it, for whoever knows JSON and no Python."""
+    try:
+        return orjson.dumps(value, default=str).decode()
+    except orjson.JSONEncodeError:  # nested too deeply, or a number that JSON can't hold
+        return shown(value, LONGEST_CELL)

@@ -45,8 +45,8 @@ class Arms:
         random = read.get(Arm.RANDOM, 0.0 if read else 1.0)
         if random < LEAST_RANDOM - 1e-9:
             raise Invalid(
-                f"Random has a share of {random:g}.",
-                f"Give it {LEAST_RANDOM:g} or more: without pairs drawn by chance nobody can tell what the others are worth.",
+                f"Random has a share of {100 * random:g} %.",
+                f"Give it {100 * LEAST_RANDOM:g} % or more: without pairs drawn by chance nobody can tell what the others are worth.",
                 field="arms",
             )
         is_random = random > 1 - 1e-9
@@ -101,9 +101,9 @@ class Arms:
         """For people: how many of the pairs are asked, and by which arms."""
         if not self.chooses:
             return []
-        told = [f"{self.keep:.0%} of the candidate pairs will be asked, the others never."]
+        told = [f"{100 * self.keep:.0f} % of the candidate pairs will be asked, the others never."]
         if self.shares:
-            shares = ", ".join(f"{WORDS[arm]} {self.shares[arm]:.0%}" for arm in Arm if arm in self.shares)
+            shares = ", ".join(f"{WORDS[arm]} {100 * self.shares[arm]:.0f} %" for arm in Arm if arm in self.shares)
             told.append(f"Prompts of the train split are dealt by lot: {shares}. Those of the eval split are random.")
         if checkpoint_id:
             told.append(

@@ -28,7 +28,7 @@ def test_rows_and_columns_are_shown_and_nothing_is_stored(factory: Factory) -> N
     )
     assert [(column.name, column.role, column.examples[:1]) for column in preview.columns] == [
         ("prompt", "prompt", ("q",)),
-        ("responses", "answers", ("['a', 'b', 'c']",)),
+        ("responses", "answers", ('["a","b","c"]',)),
         ("x", "left_out", ("1",)),
     ]
     first, second = preview.rows

@@ -15,8 +15,8 @@ FOUR = Arms.parse("random=0.4,margin=0.2,disagreement=0.2,diversity=0.2")
 @pytest.mark.parametrize(
     ("text", "keep", "words"),
     [
-        ("margin=1", None, "Random has a share of 0. Give it 0.2 or more"),
-        ("random=0.1,margin=0.9", None, "Random has a share of 0.1"),
+        ("margin=1", None, "Random has a share of 0 %. Give it 20 % or more"),
+        ("random=0.1,margin=0.9", None, "Random has a share of 10 %"),
         ("random=0.5,margin=0.4", None, "add up to 0.9"),
         ("random=0.5,luck=0.5", None, "There is no arm “luck”"),
         ("random=0.5,margin=half", None, "The share of margin is “half”"),
