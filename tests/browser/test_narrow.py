@@ -1,4 +1,4 @@
-"""Pages whose tables are full stay within a telephone's width."""
+"""Pages stay within a telephone's width, whatever stands on them."""
 
 from playwright.sync_api import Page
 
@@ -23,3 +23,31 @@ def test_what_a_run_changed_fits_a_telephone(live_server: LiveServer, page: Page
         page.goto(f"{live_server.url}{path}")
         assert page.get_by_text("Greedy answers to 8 eval prompts").is_visible()
         assert page.evaluate(OVER) <= 0, path
+
+
+def test_words_without_an_end_break_and_ordinary_ones_stay_whole(live_server: LiveServer, page: Page) -> None:
+    factory, endless = live_server.factory, "w" * 110
+    admin = factory.user(Role.ADMIN)
+    project = factory.project(by=admin, slug=endless[:60], description=endless * 3)
+    pair = factory.comparison(project, prompt=endless * 5, answers=(endless, f"{endless} 2"))
+    page.goto(live_server.link(admin))
+    page.set_viewport_size({"width": 390, "height": 800})
+    here = f"/projects/{project.slug}"
+    for path in (
+        "/projects",
+        f"{here}/data",
+        f"{here}/settings",
+        f"{here}/guidelines",
+        f"{here}/compare",
+        f"/comparisons/{pair.id}",
+    ):
+        page.goto(f"{live_server.url}{path}")
+        assert page.evaluate(OVER) <= 0, path
+    page.goto(f"{live_server.url}{here}/compare")
+    role = page.locator(".turn-role").filter(visible=True).first
+    assert (
+        role.evaluate(
+            "e => { const all = document.createRange(); all.selectNodeContents(e); return all.getClientRects().length }"
+        )
+        == 1
+    )
