@@ -14,6 +14,7 @@ from app.db import get_engine, read_session, write_session
 from app.errors import Invalid, NotFound
 from app.models import Round, RoundState, RoundStep
 from app.services.collecting import projects
+from app.services.loop.generating.arms import Arms
 from app.services.loop.rounding import rounds, steps
 from app.services.loop.rounding.plan import RoundPlan
 from app.services.training import parents
@@ -44,6 +45,11 @@ def loop(
     ] = None,
     samples: Annotated[int, typer.Option(help="Answers of each source to a prompt.")] = 2,
     prompts: Annotated[int, typer.Option(help="How many prompts are answered.")] = 200,
+    arms: Annotated[
+        str,
+        typer.Option(help="Shares of the prompts by arm: random=0.5,margin=0.3,diversity=0.2. Default: random alone."),
+    ] = "",
+    keep: Annotated[float | None, typer.Option(help="Share of the candidate pairs that is asked.")] = None,
     judgments: Annotated[
         int | None, typer.Option(help="How many judgments to wait for. Default: until every pair is judged.")
     ] = None,
@@ -90,9 +96,11 @@ def loop(
             raise Invalid(
                 f"Project {slug} has no default base model.", "Name one: --model NAME (see: prefloop models list)"
             )
+        chosen = Arms.parse(arms, keep)
         plan = RoundPlan.of(
             {
                 "base_model": base, "sources": source or [], "samples": samples, "limit": prompts, "judgments": judgments,
+                "arms": {arm.value: share for arm, share in chosen.shares.items()}, "keep": keep,
                 "preset": preset, "config": pairs_of(settings or []), "opponent": against,
                 "evaluation": pairs_of(evaluation or []), "from_checkpoint": from_checkpoint,
                 "new_pairs_only": new_pairs_only,

@@ -64,27 +64,21 @@ class Form:
         for name, value, known in (("pairing", self.pairing, set(Pairing)), ("prompts", self.prompts_from, set(FROM))):
             if value not in known:
                 raise Invalid(f"{value[:40]!r} isn't one of the choices.", "Choose one from the list.", field=name)
-        of_import = _whole(self.import_id, "import_id") if self.prompts_from == From.IMPORT else None
+        of_import = whole(self.import_id, "import_id") if self.prompts_from == From.IMPORT else None
         return Order(
             sources=[AnswerSource.parse(text) for text in self.sources],
             sampling=sampling,
-            samples=_whole(self.samples, "samples"),
+            samples=whole(self.samples, "samples"),
             pairing=Pairing(self.pairing),
             rule=Rule(
                 From.PROJECT if is_given else From(self.prompts_from),
                 of_import,
-                _whole(self.limit, "limit"),
+                whole(self.limit, "limit"),
                 sampling.seed,
             ),
             given=given if is_given else (),
-            arms=self.arms(),
+            arms=arms_of(self.shares, self.keep),
         )
-
-    def arms(self) -> Arms:
-        """Raises Invalid. Nothing typed is random alone; so many asked as is said, or half of them where arms are to choose."""
-        shares = {name: _percent(text, name) for name, text in self.shares.items() if text.strip()}
-        keep = _percent(self.keep, "keep") if self.keep.strip() else None
-        return Arms.of(shares if any(shares.values()) else {}, keep)
 
 
 def read(fields: Mapping[str, Any], sources: list[str]) -> Form:
@@ -94,10 +88,22 @@ def read(fields: Mapping[str, Any], sources: list[str]) -> Form:
     return Form(
         sources=sources,
         sampling={name: told[name] for name in SAMPLING if name in told},
-        shares={arm.value: told[f"arm_{arm.value}"] for arm in Arm if f"arm_{arm.value}" in told},
+        shares=shares_of(told),
         key=told.get("key", "")[:64],
         **{name: told[name] for name in names if name in told},
     )
+
+
+def shares_of(fields: Mapping[str, str]) -> dict[str, str]:
+    """The shares of a form as they were typed, by arm."""
+    return {arm.value: fields[f"arm_{arm.value}"] for arm in Arm if f"arm_{arm.value}" in fields}
+
+
+def arms_of(typed: Mapping[str, str], keep: str) -> Arms:
+    """Raises Invalid. Nothing typed is random alone; so many asked as is said, or half of them where arms are to choose."""
+    shares = {name: _percent(text, name) for name, text in typed.items() if text.strip()}
+    kept = _percent(keep, "keep") if keep.strip() else None
+    return Arms.of(shares if any(shares.values()) else {}, kept)
 
 
 def _percent(text: str, name: str) -> float:
@@ -112,7 +118,8 @@ def _percent(text: str, name: str) -> float:
     return percent / 100
 
 
-def _whole(text: str, name: str) -> int:
+def whole(text: str, name: str) -> int:
+    """Raises Invalid."""
     if not (text.strip().isascii() and text.strip().isdecimal() and len(text.strip()) < 10):
         raise Invalid(f"“{text[:40]}” isn't a whole number.", "Write digits.", field=name)
     return int(text)

@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.errors import Invalid, PrefloopError
-from app.models import Checkpoint, Job, JobState, Project, Round, RoundState, RoundStep, Snapshot, User
+from app.errors import PrefloopError
+from app.models import Arm, Checkpoint, Job, JobState, Project, Round, RoundState, RoundStep, Snapshot, User
 from app.models.evaluation import Evaluation
 from app.paging import Page
+from app.routes.loop.generation_form import ARMS, arms_of, shares_of, whole
 from app.services.accounts.access import Caller
 from app.services.collecting import counts
 from app.services.jobs import jobs
@@ -72,6 +73,7 @@ class RoundsPage:
     presets: list[tuple[str, str]]
     form: dict[str, Any]
     errors: dict[str, str] = field(default_factory=dict)
+    arms: dict[Arm, tuple[str, str]] = field(default_factory=lambda: ARMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,23 +176,20 @@ def _wished(fields: dict[str, str], sources: Sequence[str]) -> dict[str, Any]:
     wished["new_pairs_only"] = fields.get("new_pairs_only") == "true"
     for name in ("samples", "limit", "judgments", "from_checkpoint"):
         if text := fields.get(name, "").strip():
-            wished[name] = _whole(name, text)
+            wished[name] = whole(text, name)
     if text := fields.get("max_new_tokens", "").strip():
-        wished["sampling"] = {"max_new_tokens": _whole("max_new_tokens", text)}
+        wished["sampling"] = {"max_new_tokens": whole(text, "max_new_tokens")}
+    chosen = arms_of(shares_of(fields), fields.get("keep", ""))
+    if chosen.chooses:
+        wished |= {"arms": {arm.value: share for arm, share in chosen.shares.items()}, "keep": chosen.keep}
     if text := fields.get("learning_rate", "").strip():
         wished["config"] = run_settings.parse([f"learning_rate={text}"])
     if wished["opponent"]:
         evaluation: dict[str, Any] = {"goal": fields.get("goal", "superiority")}
         if text := fields.get("maximum", "").strip():
-            evaluation["maximum"] = _whole("maximum", text)
+            evaluation["maximum"] = whole(text, "maximum")
         wished["evaluation"] = evaluation
     return wished
-
-
-def _whole(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise Invalid(f"“{text[:20]}” isn't a whole number.", "Write digits.", field=name)
-    return int(text)
 
 
 @router.get("/projects/{slug}/rounds/{number}")

@@ -131,3 +131,30 @@ def test_the_whole_by_one_command(engine: Engine, settings: Settings, project: P
     assert waiting.exit_code == 4 and "waits for 2 pairs to be judged" in waiting.output
     stopped = runner.invoke(cli, ["loop", project.slug, "stop", "--wait"])
     assert stopped.exit_code == 2
+
+
+def test_arms_are_chosen_on_the_form_over_the_api_and_by_the_command(
+    browser: TestClient, client: TestClient, api: Callable[[User], dict[str, str]], factory: Factory, project: Project
+) -> None:
+    address, token = f"/projects/{project.slug}/rounds", api(factory.engineer())
+    for wrong, words in (
+        ({"arm_random": "10", "arm_diversity": "90"}, "Give it 0.2 or more"),
+        ({"arm_random": "50", "arm_margin": "50"}, "nothing has a margin yet"),
+        ({"keep": "50", "sources": []}, "nobody was named who gives them"),
+    ):
+        refused = browser.post(address, data=FORM | wrong, headers=OWN)
+        assert refused.status_code == 422 and words in refused.text and '<details class="fold" open>' in refused.text
+    browser.post(address, data=FORM | {"arm_random": "40", "arm_diversity": "60"}, headers=OWN)
+    plan = {"arms": {"random": 0.4, "diversity": 0.6}, "keep": 0.5}
+    (row,) = client.get(f"/api/v1{address}", headers=token).json()["items"]
+    assert {name: row["plan"][name] for name in plan} == plan
+    browser.post(f"{address}/1/stop", headers=OWN)
+    wish = {"base_model": "tiny", "sources": ["base:tiny"], "opponent": ""} | plan
+    assert client.post(f"/api/v1{address}", json=wish, headers=token).json()["plan"]["arms"] == plan["arms"]
+    browser.post(f"{address}/2/stop", headers=OWN)
+    factory.admin()
+    asked = ["loop", project.slug, "--model", "tiny", "--source", "base:tiny", "--against", "", "--json"]
+    begun = CliRunner().invoke(cli, [*asked, "--arms", "random=0.4,diversity=0.6"])
+    assert begun.exit_code == 0, begun.output
+    newest = client.get(f"/api/v1{address}", headers=token).json()["items"][0]
+    assert (newest["number"], newest["plan"]["arms"]) == (3, plan["arms"])

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.db import read_session, write_session
-from app.models import Pairing, Round, RoundState, RoundStep
+from app.models import Arm, Pairing, Round, RoundState, RoundStep
 from app.routes.api.collecting.projects import Slug
 from app.services.accounts.access import Caller
 from app.services.loop.rounding import rounds, steps
@@ -33,6 +33,13 @@ class NewRound(BaseModel):
     pairing: Pairing = Pairing.ROUND_ROBIN
     prompts_of: Literal["project", "train"] = "train"
     limit: int = Field(200, ge=1, le=10_000, description="Prompts that are answered.")
+    arms: dict[Arm, float] = Field(
+        {},
+        description="Shares of those prompts by arm, which add up to 1; random has 0.2 or more. Left out: random alone.",
+    )
+    keep: float | None = Field(
+        None, description="Share of the candidate pairs that is asked. Left out: all, or half where arms are to choose."
+    )
     judgments: int | None = Field(
         None, ge=1, le=1_000_000, description="How many are waited for; null: until every pair is judged."
     )

@@ -10,6 +10,7 @@ from app.models import Pairing, Split
 from app.services.loop.evaluating.sides import BASE, PARENT
 from app.services.loop.evaluating.wanted import BothBad, Skips, Wanted
 from app.services.loop.generating import wanted
+from app.services.loop.generating.arms import Arms
 from app.services.loop.generating.prompts import From, Rule
 from app.services.loop.generating.wanted import AnswerSource, Sampling
 from app.services.training import presets, run_settings
@@ -24,7 +25,8 @@ class RoundPlan:
     """A round's plan.
 
     sources: who gives new answers, as AnswerSource.parse reads them; none where what is there already is to be judged.
-    samples, sampling, pairing, prompts_of, limit: of that generation. judgments: how many new ones are waited for; None waits until
+    samples, sampling, pairing, prompts_of, limit: of that generation. arms, keep: shares of its prompts by arm, and the share of its pairs
+    that is asked, as Arms.of reads them. judgments: how many new ones are waited for; None waits until
     every pair is judged. base_model, preset, config: of the run. opponent: `parent`, `base` or a checkpoint's id; empty ends the
     round without an evaluation. evaluation: fields of Wanted that aren't the default. from_checkpoint: the checkpoint that the run
     starts from; None for its base model. new_pairs_only: whether it then trains on what that checkpoint hasn't seen.
@@ -37,6 +39,8 @@ class RoundPlan:
     pairing: Pairing = Pairing.ROUND_ROBIN
     prompts_of: From = From.TRAIN
     limit: int = 200
+    arms: dict[str, float] = field(default_factory=dict)
+    keep: float | None = None
     judgments: int | None = None
     preset: str = ""
     config: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +69,18 @@ class RoundPlan:
         if self.sources:
             sources = self.answer_sources()
             wanted.check(
-                sources=sources, prompts=1, samples=self.samples, sampling=self.drawing(), pairing=self.pairing
+                sources=sources,
+                prompts=1,
+                samples=self.samples,
+                sampling=self.drawing(),
+                pairing=self.pairing,
+                arms=self.choosing(),
+            )
+        elif self.choosing().chooses:
+            raise Invalid(
+                "Arms choose among pairs of new answers, and nobody was named who gives them.",
+                "Name who gives new answers, or leave the arms out.",
+                field="sources",
             )
         if self.prompts_of in (From.GIVEN, From.IMPORT, From.EVALUATION, From.EVAL):
             raise Invalid(
@@ -109,6 +124,10 @@ class RoundPlan:
 
     def drawing(self) -> Sampling:
         return Sampling.of(self.sampling)
+
+    def choosing(self) -> Arms:
+        """Which of the generation's pairs are asked. Raises Invalid."""
+        return Arms.of(self.arms, self.keep)
 
     def rule(self, seed: int) -> Rule:
         return Rule(of=self.prompts_of, limit=self.limit, seed=seed)

@@ -24,7 +24,7 @@ from app.services.jobs import jobs
 from app.services.loop import batches, evaluations, failing, generations
 from app.services.loop.evaluating import ballots, sides, standing
 from app.services.loop.evaluating.sides import BASE, PARENT
-from app.services.loop.generating import prompts
+from app.services.loop.generating import margins, prompts
 from app.services.loop.rounding import rounds
 from app.services.loop.rounding.plan import RoundPlan
 from app.services.training import checkpoints, parents, runs
@@ -36,8 +36,9 @@ ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
 
 
 def require(engine: Engine, plan: RoundPlan, *, project: Project, caller: Caller | None = None) -> None:
-    """Raises Invalid for a plan whose models aren't here, or whose run can't start from its checkpoint, and NotFound for a checkpoint
-    to start from, or an opponent, that isn't there or isn't for the caller. It reads files: not within a write transaction."""
+    """Raises Invalid for a plan whose models aren't here, whose run can't start from its checkpoint, or whose arms have nothing to go
+    by, and NotFound for a checkpoint to start from, or an opponent, that isn't there or isn't for the caller. It reads files: not within
+    a write transaction."""
     settings = settings_of(engine)
     with read_session(engine) as session:
         if caller is not None and plan.from_checkpoint is not None:
@@ -47,6 +48,7 @@ def require(engine: Engine, plan: RoundPlan, *, project: Project, caller: Caller
         parent = _parent(session, plan)
     runs.require(settings, base_model=plan.base_model, config=plan.run_config(), parent=parent)
     generations.require(settings, plan.answer_sources())
+    margins.require(engine, settings, project=project, arms=plan.choosing())
 
 
 def _parent(session: Session, plan: RoundPlan) -> Parent | None:
@@ -103,6 +105,7 @@ def _answers(engine: Engine, _storage: Storage, row: Round, now: datetime | None
         with read_session(engine) as session:
             chosen = prompts.choose(session, project=row.project, rule=plan.rule(row.number))
         generations.require(settings_of(engine), plan.answer_sources())
+        margins.require(engine, settings_of(engine), project=row.project, arms=plan.choosing())
         with write_session(engine) as session:
             made = generations.start(
                 session,
@@ -114,6 +117,7 @@ def _answers(engine: Engine, _storage: Storage, row: Round, now: datetime | None
                 rule=plan.rule(row.number),
                 samples=plan.samples,
                 pairing=plan.pairing,
+                arms=plan.choosing(),
                 idempotency_key=f"round-{row.id}-answers",
                 now=now,
             )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.errors import Invalid
-from app.models import Split
+from app.models import Arm, Split
 from app.services.loop.generating.wanted import AnswerSource
 from app.services.loop.rounding.plan import RoundPlan
 from app.stats.loop.decision import Goal
@@ -16,6 +16,8 @@ WHOLE: dict[str, Any] = {
     "samples": 2,
     "sampling": {"temperature": 0.7},
     "limit": 40,
+    "arms": {"random": 0.4, "diversity": 0.6},
+    "keep": 0.25,
     "judgments": 30,
     "preset": "few",
     "config": {"seed": 3},
@@ -29,6 +31,8 @@ def test_a_plan_says_what_each_step_does() -> None:
     assert plan.answer_sources() == [AnswerSource.base("tiny"), AnswerSource.checkpoint(3)]
     assert plan.drawing().temperature == 0.7
     assert plan.run_config() == {"num_train_epochs": 3, "batch_size": 8, "learning_rate": 5e-5, "seed": 3}
+    chosen = plan.choosing()
+    assert (chosen.shares, chosen.keep) == ({Arm.RANDOM: 0.4, Arm.DIVERSITY: 0.6}, 0.25)
     wanted = plan.evaluation_wanted()
     assert (wanted.goal, wanted.maximum, wanted.prompts) == (Goal.NON_INFERIORITY, 50, Split.KEPT)
 
@@ -50,6 +54,11 @@ def test_what_a_row_keeps_is_the_same_plan() -> None:
         ({"pairing": "by_moon"}, "pairing"),
         ({"prompts_of": "eval"}, "prompts_of"),
         ({"limit": 0}, "limit"),
+        ({"arms": {"random": 0.1, "diversity": 0.9}}, "arms"),
+        ({"arms": {"random": 0.5}}, "arms"),
+        ({"keep": 0.01}, "keep"),
+        ({"pairing": "none", "arms": {"random": 0.5, "diversity": 0.5}, "keep": 0.5}, "pairing"),
+        ({"sources": []}, "sources"),
         ({"judgments": 0}, "judgments"),
         ({"evaluation": {"goal": "glory"}}, "goal"),
         ({"evaluation": {"maximum": "many"}}, "maximum"),

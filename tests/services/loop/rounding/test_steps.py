@@ -12,9 +12,12 @@ from app.config import Settings
 from app.db import read_session, write_session
 from app.errors import Conflict, Invalid, NotFound
 from app.models import (
+    Arm,
+    Comparison,
     Evaluation,
     EvaluationPair,
     Finish,
+    GenerationPlan,
     Job,
     JobKind,
     JobState,
@@ -385,3 +388,25 @@ def test_a_database_that_is_away_fails_no_round(
     monkeypatch.setitem(steps.DOES, RoundStep.ANSWERS, away)
     assert steps.advance_all(engine, played.storage) == []
     assert played.now().state is RoundState.RUNNING
+
+
+def test_its_generation_asks_by_the_round_s_arms(played: Played) -> None:
+    with write_session(played.engine) as session:
+        rounds.stop(session, row=rounds.get(session, played.round.id), by=session.merge(played.engineer))
+    arms = {"arms": {"random": 0.5, "diversity": 0.5}, "keep": 0.5}
+    played.round = played.start(**arms, samples=3)
+    played.on()
+    with read_session(played.engine) as session:
+        made = session.get_one(GenerationPlan, played.now().generation_job_id)
+    assert made.arms == {"shares": arms["arms"], "keep": 0.5}
+    played.answered()
+    with read_session(played.engine) as session:
+        asked = [row.arm for row in session.scalars(select(Comparison))]
+    assert set(asked) == {Arm.RANDOM, Arm.DIVERSITY}
+    assert 7 <= len(asked) <= 9, "about half of three pairs a prompt"
+
+
+def test_a_margin_arm_without_a_checkpoint_is_refused_before_anybody_judges(played: Played) -> None:
+    plan = RoundPlan.of(PLAN | {"arms": {"random": 0.5, "margin": 0.5}})
+    with pytest.raises(Invalid, match="no checkpoint, so nothing has a margin yet"):
+        steps.require(played.engine, plan, project=played.project)
