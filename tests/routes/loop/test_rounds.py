@@ -138,7 +138,7 @@ def test_arms_are_chosen_on_the_form_over_the_api_and_by_the_command(
 ) -> None:
     address, token = f"/projects/{project.slug}/rounds", api(factory.engineer())
     for wrong, words in (
-        ({"arm_random": "10", "arm_diversity": "90"}, "Give it 0.2 or more"),
+        ({"arm_random": "10", "arm_diversity": "90"}, "Give it 20 % or more"),
         ({"arm_random": "50", "arm_margin": "50"}, "nothing has a margin yet"),
         ({"keep": "50", "sources": []}, "nobody was named who gives them"),
     ):
