@@ -247,12 +247,11 @@ def test_a_judgment_costs_two_statements_more_while_an_evaluation_asks(
     batch: Batch, sign_in: Callable[[User], TestClient]
 ) -> None:
     browser = sign_in(batch.evaluators[0])
-    engine: Engine = browser.app.state.engine  # type: ignore[attr-defined]
     where = f"/projects/{batch.project.slug}/compare"
 
     def judge() -> list[str]:
         form = form_of(browser.get(where).text)
-        with statements(engine) as said:
+        with statements() as said:
             reply = browser.post(where, data=form, headers={**HEADERS, "HX-Request": "true"})
         assert reply.status_code == 200
         return [statement for statement, _ in said]
