@@ -1,6 +1,7 @@
 """Every error becomes a page, a fragment for htmx or a JSON problem here, and nowhere else."""
 
 import logging
+import re
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import quote
@@ -26,6 +27,7 @@ from app.web.templating import is_fragment, redirect, render
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5
+SECRET = re.compile("password|code|passkey")
 WORDS = {
     400: ("The request couldn't be read.", "Check what was sent."),
     404: ("There is nothing at this address.", "Check it, or start from the home page."),
@@ -48,6 +50,14 @@ class FailurePage:
     next_step: str
     request_id: str
     errors: list[FieldProblem] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SignedOutPage:
+    """`fields`: what was sent to `action`, by name."""
+
+    action: str
+    fields: list[tuple[str, str]] = field(default_factory=list)
 
 
 def install(app: FastAPI) -> None:
@@ -180,6 +190,12 @@ def _problem(request: Request, fact: PrefloopError, headers: dict[str, str]) -> 
 
 
 def _to_sign_in(request: Request) -> Response:
+    if typed := _typed(request):
+        return render(request, "errors/signed_out.html", typed, status=401).make()
+    if is_fragment(request) and _is_of_a_form(request) and not _is_desk(request):
+        reply = render(request, "errors/signed_out_flash.html", SignedOutPage(request.url.path), status=401).make()
+        reply.headers.update({"HX-Retarget": "#flashes", "HX-Reswap": "innerHTML"})
+        return reply
     if is_fragment(request):
         # The whole page moves, or a sign-in form would appear inside a table.
         here = split_url(request.headers.get("HX-Current-URL", ""))
@@ -188,6 +204,28 @@ def _to_sign_in(request: Request) -> Response:
         return RedirectResponse(_sign_in_url(request.url.path, request.url.query), 303)
     came_from = split_url(request.headers.get("referer", ""))
     return RedirectResponse(_sign_in_url(came_from.path, came_from.query), 303)
+
+
+def _typed(request: Request) -> SignedOutPage | None:
+    """What a form held that was sent after the session had ended, to be sent again. Not secrets, which no page repeats, and not
+    files, which the browser has to choose anew. The desk shows the same pair again."""
+    form = getattr(request, "_form", None)  # read already; where bodies are large, who asks is looked at first
+    if is_fragment(request) or form is None or _is_desk(request):
+        return None
+    fields = form.multi_items()
+    if not fields or any(not isinstance(value, str) or SECRET.search(name) for name, value in fields):
+        return None
+    query = f"?{request.url.query}" if request.url.query else ""
+    return SignedOutPage(request.url.path + query, fields)
+
+
+def _is_of_a_form(request: Request) -> bool:
+    """Whether htmx asks for what goes with a form while somebody fills it in: a cost, a preview. Lists and states ask from elsewhere."""
+    return request.headers.get("HX-Source", "").startswith(("form", "input", "select", "textarea", "table"))
+
+
+def _is_desk(request: Request) -> bool:
+    return request.url.path.endswith("/compare")
 
 
 def _sign_in_url(path: str, query: str) -> str:

@@ -177,13 +177,25 @@ def test_a_form_with_missing_fields_says_which_and_repeats_no_password(client: T
 
 
 def test_after_signing_in_a_form_leads_back_to_its_page(client: TestClient) -> None:
-    reply = client.post("/account/tokens", data={"name": "x"}, headers={**OWN, "Referer": "http://testserver/account"})
+    away = {**OWN, "Referer": "http://testserver/account"}
+    reply = client.post("/account/tokens", headers=away)
     assert (reply.status_code, reply.headers["location"]) == (303, "/sign-in?next=/account")
+    secret = client.post("/account/password", data={"current": "x", "new_password": "hunter2hunter2"}, headers=away)
+    assert (secret.status_code, secret.headers["location"]) == (303, "/sign-in?next=/account"), (
+        "no page repeats a secret"
+    )
+
+
+def test_what_a_form_held_when_the_session_had_ended_can_be_sent_again(client: TestClient) -> None:
+    reply = client.post("/account/tokens?a=1", data={"name": "<b>\n x"}, headers=OWN)
+    assert reply.status_code == 401
+    assert '<form action="/account/tokens?a=1" method="post"' in reply.text
+    assert '<textarea name="name" hidden>\n&lt;b&gt;\n x</textarea>' in reply.text.replace("\r", "")
 
 
 def test_a_page_that_isnt_an_address_leads_to_the_sign_in_form_alone(client: TestClient) -> None:
     nowhere = {"Referer": "http://[", "HX-Current-URL": "http://["}
-    reply = client.post("/account/tokens", data={"name": "x"}, headers=OWN | nowhere)
+    reply = client.post("/account/tokens", headers=OWN | nowhere)
     assert (reply.status_code, reply.headers["location"]) == (303, "/sign-in")
     reply = client.get("/workers", headers=nowhere | {"HX-Request": "true"})
     assert (reply.status_code, reply.headers["hx-redirect"]) == (401, "/sign-in")
