@@ -137,8 +137,10 @@ class PretendWorker:
         prompt = [{"role": "user", "content": "My export has failed twice with “quota exceeded”. What now?"}]
         self.say(("sample", step, {"phase": phase, "decoding": "greedy", "prompt": prompt, "completion": text}))
 
-    def publish(self, files: dict[str, bytes] | None = None, step: int = 60) -> Checkpoint:
-        """Ends the job well, with a checkpoint of these files."""
+    def publish(
+        self, files: dict[str, bytes] | None = None, step: int = 60, base_sha256: str = "b7" * 32
+    ) -> Checkpoint:
+        """Ends the job well, with a checkpoint of these files, trained on these base weights."""
         storage = get_storage(self.settings)
         contents = files or {
             "adapter_model.safetensors": b"weights" * 1000,
@@ -163,7 +165,7 @@ class PretendWorker:
         with write_session(self.engine) as session:
             run = runs.get(session, job.id)
             version = checkpoints.guideline_version(session, run=run)
-            base = {"weights_sha256": "b7" * 32, "origin": "a folder", "note": MANIFEST["note"]}
+            base = {"weights_sha256": base_sha256, "origin": "a folder", "note": MANIFEST["note"]}
             before = parents.told(session, run=run)
             chain = checkpoints.provenance(run=run, guideline_version=version, facts=facts, base=base, parent=before)
             checkpoint = checkpoints.publish(session, run=run, files=files, facts=facts, provenance=chain)
