@@ -71,7 +71,8 @@ class Reader:
                 row.get(plan.by_role.get(Role.SECOND_SOURCE, "")),
             )
             if Role.SOURCES in plan.by_role:
-                sources = _two(row[plan.by_role[Role.SOURCES]], plan.by_role[Role.SOURCES])
+                one, other = _one_each(row[plan.by_role[Role.SOURCES]], 2, plan.by_role[Role.SOURCES])
+                sources = one, other
             values = row[plan.answers[0]], row[plan.answers[1]]
             readings = [self._pair(row, plan, values, sources)]
         plan.lines += 1
@@ -181,8 +182,12 @@ class Reader:
                 "too_many_answers", f"`{plan.answers[1]}` has {len(rejected)} answers; up to {MOST_ANSWERS} are read."
             )
         source = row.get(plan.by_role.get(Role.FIRST_SOURCE, ""))
-        other = row.get(plan.by_role.get(Role.SECOND_SOURCE, ""))
-        return [self._pair(row, plan, (chosen, one), (source, other)) for one in rejected]
+        others = [row.get(plan.by_role.get(Role.SECOND_SOURCE, ""))] * len(rejected)
+        if Role.SOURCES in plan.by_role:
+            source, *others = _one_each(row[plan.by_role[Role.SOURCES]], 1 + len(rejected), plan.by_role[Role.SOURCES])
+        return [
+            self._pair(row, plan, (chosen, one), (source, other)) for one, other in zip(rejected, others, strict=True)
+        ]
 
     def _several(self, row: dict[str, Any], plan: Plan) -> list[Reading]:
         """The pairs of a list of answers: two are one pair; of more, every two of different rank are a pair, the better
@@ -228,10 +233,11 @@ def _texts_only(value: list[Any]) -> bool:
     return bool(value) and all(isinstance(one, str) for one in value)
 
 
-def _two(value: Any, column: str) -> tuple[Any, Any]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise BadLine("bad_field", f"`{column}` is {shown(value)}, not a list of two.")
-    return value[0], value[1]
+def _one_each(value: Any, answers: int, column: str) -> list[Any]:
+    """A list's members, one for each answer. Raises BadLine where they are more or fewer, or no list."""
+    if not isinstance(value, list) or len(value) != answers:
+        raise BadLine("bad_field", f"`{column}` is {shown(value)}, not a list of {'two' if answers == 2 else answers}.")
+    return value
 
 
 def _ranked(one: Answer, other: Answer, *, alone: bool) -> str | None:

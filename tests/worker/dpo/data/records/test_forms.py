@@ -271,3 +271,12 @@ def test_every_role_can_be_said_in_words() -> None:
     from worker.dpo.data.records.roles import WORDS
 
     assert set(WORDS) == set(Role)
+
+
+def test_the_sources_of_one_chosen_answer_and_several_rejected_ones_are_one_each() -> None:
+    row = {"prompt": "Q?", "chosen": "yes", "rejected": ["no", "never"], "models": ["a", "b", "c"]}
+    readings = Reader().read(row)
+    assert [reading.sources for reading in readings] == [("a", "b"), ("a", "c")]
+    for models in ("a", ["a", "b"]):
+        with pytest.raises(BadLine, match=r"`models` is .*, not a list of 3"):
+            Reader().read(row | {"models": models})
