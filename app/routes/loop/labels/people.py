@@ -91,7 +91,7 @@ def show(job_id: RowId, request: Request, session: SessionDep, _: EngineerDep, f
 
 @router.post("/jobs/{job_id}/people")
 def create(
-    job_id: RowId, request: Request, engine: EngineDep, here: EngineerUploaderDep, storage: StorageDep, form: FormDep
+    job_id: RowId, request: Request, form: FormDep, engine: EngineDep, here: EngineerUploaderDep, storage: StorageDep
 ) -> Response:
     try:
         studies.begin(

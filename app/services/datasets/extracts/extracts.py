@@ -23,7 +23,8 @@ from app.services.datasets.extracts import openai, own
 from app.services.datasets.extracts.containers import chunks
 from app.storage import Storage
 
-STALLED_AFTER = timedelta(hours=6)
+STALLED_AFTER = timedelta(minutes=30)  # more than the upload of a large file, which tells nothing meanwhile, takes
+PULSE = timedelta(seconds=5)
 HIDDEN = "sources_hidden"
 
 
@@ -128,10 +129,12 @@ def make(engine: Engine, storage: Storage, extract_id: int) -> Extract:
         source = rows(engine, storage, form=row.form, project_id=project.id, snapshot=snapshot, split=row.split)
         name = name_of(project, row.form, row.container, snapshot, row.split)
         with tempfile.TemporaryDirectory(prefix="prefloop-extract-") as folder:
-            path = Path(folder) / name
+            path, told = Path(folder) / name, utc_now()
             with path.open("wb") as file:
                 for chunk in chunks(source, row.container):
                     file.write(chunk)
+                    if utc_now() - told >= PULSE:
+                        told = _tell(engine, extract_id, {"lines": source.lines}).updated_at
             stored = storage.put_file(f"extracts/{project.id}/{row.id}/{name}", path, name=name)
         changes: dict[str, Any] = {
             "state": ExtractState.DONE,
@@ -142,9 +145,13 @@ def make(engine: Engine, storage: Storage, extract_id: int) -> Extract:
     except Exception as error:
         why = error.what if isinstance(error, PrefloopError) else f"It broke off ({type(error).__name__}: {error})."
         changes = {"state": ExtractState.FAILED, "error": why[:1000]}
+    return _tell(engine, extract_id, changes)
+
+
+def _tell(engine: Engine, extract_id: int, changes: Mapping[str, Any]) -> Extract:
     with write_session(engine) as session:
         row = session.get_one(Extract, extract_id)
-        for key, value in (changes | {"updated_at": utc_now()}).items():
+        for key, value in (dict(changes) | {"updated_at": utc_now()}).items():
             setattr(row, key, value)
     return row
 

@@ -1,6 +1,7 @@
 """Extracts: made in the background, with what they hold and what they left out."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -95,6 +96,20 @@ def test_an_extract_that_fails_says_why(factory: Factory, storage: Any, monkeypa
     monkeypatch.setattr(storage, "put_file", full)
     row = made(factory, storage, ExtractForm.OWN)
     assert row.state is ExtractState.FAILED and "No space left" in row.error and not row.files
+
+
+def test_an_extract_tells_how_far_it_is(factory: Factory, storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extracts, "PULSE", timedelta(0))
+    put, seen = storage.put_file, []
+
+    def look(*args: Any, **more: Any) -> Any:
+        with read_session(factory.engine) as session:
+            seen.append(session.scalars(select(Extract.lines).where(Extract.state == ExtractState.RUNNING)).one())
+        return put(*args, **more)
+
+    monkeypatch.setattr(storage, "put_file", look)
+    row = made(factory, storage, ExtractForm.OWN)
+    assert row.state is ExtractState.DONE and seen == [row.lines] and row.lines > 0
 
 
 def test_extracts_are_listed_and_found(factory: Factory, storage: Any) -> None:
