@@ -41,6 +41,12 @@ def is_conversation(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(is_message(item) for item in value)
 
 
+def is_from_assistant(message: dict[str, Any]) -> bool:
+    """Whether the message says that the assistant wrote it, by a name that is known; its role may be anything."""
+    role = message.get("role", message.get("from"))
+    return isinstance(role, str) and ROLES.get(role) == "assistant"
+
+
 def text_of(value: Any, what: str) -> str:
     """A message's text: a string, or the list of text parts that multimodal formats write."""
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.dpo.data.records.messages import ROLES, is_conversation, is_message
+from worker.dpo.data.records.messages import is_conversation, is_from_assistant, is_message
 from worker.dpo.data.records.refusals import BadLine
 from worker.dpo.data.records.roles import (
     ANSWER_SIDE,
@@ -223,7 +223,7 @@ def _settle(plan: Plan, row: Mapping[str, Any]) -> None:
     by_role = plan.by_role
     if Role.REJECTED in by_role and Role.CHOSEN not in by_role and len(plan.prompts) == 1:
         whole = row[plan.prompts[0]]
-        if is_conversation(whole) and ROLES.get(whole[-1].get("role", whole[-1].get("from"))) == "assistant":
+        if is_conversation(whole) and is_from_assistant(whole[-1]):
             column = plan.prompts.pop()  # a conversation that ends with the chosen answer, as ms-swift has it
             plan.roles[column] = Role.CHOSEN
             by_role[Role.CHOSEN] = column

@@ -280,3 +280,11 @@ def test_the_sources_of_one_chosen_answer_and_several_rejected_ones_are_one_each
     for models in ("a", ["a", "b"]):
         with pytest.raises(BadLine, match=r"`models` is .*, not a list of 3"):
             Reader().read(row | {"models": models})
+
+
+def test_a_role_of_any_kind_is_no_error_of_ours() -> None:
+    for role in ([], {}, None, 3, [["assistant"]]):
+        with pytest.raises(BadLine):
+            Reader().read({"history": [{"role": role}], "chosen": "yes", "rejected": []})
+        with pytest.raises(BadLine):
+            Reader().read({"non_preferred": [], "history": [{"role": role}]})
