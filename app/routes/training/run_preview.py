@@ -1,6 +1,7 @@
 """What a new run would be trained on, and what it would cost, under what its form says."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -8,8 +9,9 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, Invalid
-from app.models import Counts, Project, Snapshot, Statistics, Worker
+from app.models import Counts, Import, Project, Snapshot, Statistics, Worker
 from app.routes.training.run_form import Form
+from app.services.collecting.imports import load
 from app.services.datasets import figures, snapshots
 from app.services.training import estimates, run_settings
 from app.services.training.estimates import Estimate
@@ -19,13 +21,15 @@ from app.services.training.parents import Parent
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """What would be trained on: the project as it is now, or a snapshot that is frozen already. Of a large project `counts` and
-    `statistics` are those of `as_of`, and None until they are computed for the first time."""
+    `statistics` are those of `as_of`, and None until they are computed for the first time. `arriving`: files that are being
+    imported, of which a run that starts now gets what has come."""
 
     sentence: str
     counts: Counts | None
     statistics: Statistics | None
     snapshot: Snapshot | None = None
     as_of: datetime | None = None
+    arriving: Sequence[Import] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,10 @@ def dataset(engine: Engine, session: Session, project: Project, form: Form) -> D
         frozen = snapshots.of_project(session, project=project, snapshot_id=form.snapshot_id)
         text = f"Snapshot {frozen.number}: {frozen.counts.train:,} pairs to train on and {frozen.counts.eval:,} to evaluate with."
         return Dataset(text, frozen.counts, frozen.statistics, frozen)
+    return replace(_as_it_is(engine, session, project, form), arriving=load.arriving(session, project=project))
+
+
+def _as_it_is(engine: Engine, session: Session, project: Project, form: Form) -> Dataset:
     try:
         rule = form.checked_rule()
     except Invalid:

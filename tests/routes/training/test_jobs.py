@@ -13,7 +13,19 @@ from starlette.testclient import TestClient
 
 from app.config import Settings
 from app.db import read_session, write_session
-from app.models import Checkpoint, Job, JobKind, JobState, Project, Role, Snapshot, TrainingRun, User
+from app.models import (
+    Checkpoint,
+    Import,
+    ImportState,
+    Job,
+    JobKind,
+    JobState,
+    Project,
+    Role,
+    Snapshot,
+    TrainingRun,
+    User,
+)
 from app.routes.training import run_stream
 from app.services.jobs import jobs, workers
 from app.services.training import run_settings, runs
@@ -72,6 +84,19 @@ def test_the_form_shows_what_would_be_trained_on_and_every_setting(browser: Test
     for option in run_settings.OPTIONS:
         assert f'name="config.{option.key}"' in page, option.key
         assert html.escape(option.setting.meaning, quote=False).replace("'", "&#39;") in page, option.key
+
+
+def test_the_form_says_that_a_file_is_still_being_imported(
+    browser: TestClient, project: Project, engine: Engine
+) -> None:
+    with write_session(engine) as session:
+        for name, state in (("<new>.jsonl", ImportState.RUNNING), ("old.jsonl", ImportState.DONE)):
+            session.add(
+                Import(project_id=project.id, user_id=project.created_by_id, filename=name, state=state, lines=12_000)
+            )
+    page = words(browser.get(f"/projects/{project.slug}/train").text)
+    assert "<new>.jsonl is being imported: 12,000 lines so far." in html.unescape(page)
+    assert "old.jsonl" not in page
 
 
 def test_one_click_freezes_a_snapshot_and_queues_a_job(browser: TestClient, project: Project, engine: Engine) -> None:

@@ -239,6 +239,14 @@ def listing(session: Session, *, project: Project, limit: int = 50) -> list[Impo
     )
 
 
+def arriving(session: Session, *, project: Project) -> list[Import]:
+    """A project's imports whose lines still come."""
+    rows = session.scalars(
+        select(Import).where(Import.project_id == project.id, Import.state == ImportState.RUNNING).order_by(Import.id)
+    )
+    return [row for row in rows if not is_quiet(row)]
+
+
 def stop(session: Session, *, row: Import, by: User) -> None:
     """Asks a running import to end after the batch that it is at. What was stored stays."""
     if row.state is not ImportState.RUNNING or row.stop_requested:
