@@ -114,7 +114,7 @@ def _look_at_rested(engine: Engine) -> None:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             if engine.dialect.is_disconnect(error, connection, None):
-                raise InvalidatePoolError from error  # the others aren't older: the pool makes a new one, as it will for them
+                raise InvalidatePoolError from error  # those that rested as long are gone too; the pool makes new ones
             raise
 
 

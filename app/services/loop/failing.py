@@ -9,10 +9,9 @@ from app.errors import PrefloopError
 AWAY = (OperationalError, InterfaceError)
 LONGEST = 500  # characters of an error that nobody foresaw
 
-log = structlog.get_logger()
-
-
 RETRY = "Press Retry; if it breaks again, the server's log says where."
+
+log = structlog.get_logger()
 
 
 def told(error: Exception, *, what: str, next_step: str = RETRY) -> str:

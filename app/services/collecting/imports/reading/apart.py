@@ -35,12 +35,12 @@ class HelperLost(PrefloopError):
 
 
 def read(
-    rows: Iterator[Row], settle: Callable[[Sequence[Row]], Mapping[str, Role]], *, worded: bool, alone: bool = False
+    rows: Iterator[Row], settle: Callable[[Sequence[Row]], Mapping[str, Role]], *, worded: bool
 ) -> Generator[Batch]:
     """The batches of a file, in order. After the first few another process prepares them, unless this one has but one core.
 
     settle: what the file's columns become, asked once, with the first rows. worded: whether prompts are to be compared
-    here, too. alone: without the other process. Raises HelperLost.
+    here, too. Raises HelperLost.
     """
     reader: Reader | None = None
     helper: Helper | None = None
@@ -49,7 +49,7 @@ def read(
         for number, (batch, broken) in enumerate(batches.of_rows(rows)):
             if reader is None:
                 reader = Reader(settle(batch))
-            if number == BATCHES_BEFORE and not alone and len(os.sched_getaffinity(0)) > 1:
+            if number == BATCHES_BEFORE and _cores() > 1:
                 helper = stack.enter_context(Helper())
             if helper is None or not helper.takes_over(reader):
                 yield batches.understood(reader, batch, broken, worded=worded)
@@ -61,6 +61,11 @@ def read(
                 yield before
         if helper is not None and is_asked:
             yield helper.answer()
+
+
+def _cores() -> int:
+    """Those that this process may use; all, where the system doesn't say (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Helper:

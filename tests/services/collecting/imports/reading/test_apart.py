@@ -30,7 +30,7 @@ def wait(helper: Helper) -> Helper:
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "BATCH_LINES", 5)
     monkeypatch.setattr(apart, "BATCHES_BEFORE", 2)
-    monkeypatch.setattr(apart.os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(apart, "_cores", lambda: 2)
     monkeypatch.setattr(Helper, "__enter__", wait)
 
 
@@ -50,8 +50,10 @@ def without_wordings(batch: Batch) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("count", [3, 10, 11, 15, 42])
-def test_the_batches_are_those_of_one_process(count: int) -> None:
-    alone = list(apart.read(rows(count), given, worded=False, alone=True))
+def test_the_batches_are_those_of_one_process(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(apart, "_cores", lambda: 1)
+        alone = list(apart.read(rows(count), given, worded=False))
     both = list(apart.read(rows(count), given, worded=False))
     assert [without_wordings(batch) for batch in both] == [without_wordings(batch) for batch in alone]
     compared = [bool(batch.worded) for batch in both]
@@ -59,7 +61,7 @@ def test_the_batches_are_those_of_one_process(count: int) -> None:
 
 
 def test_a_machine_of_one_core_starts_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart.os, "sched_getaffinity", lambda process: {0})
+    monkeypatch.setattr(apart, "_cores", lambda: 1)
     monkeypatch.setattr(apart, "Helper", None)
     assert len(list(apart.read(rows(42), given, worded=False))) == 9
 
@@ -94,7 +96,7 @@ def test_it_ends_with_the_process_that_asks() -> None:
 def test_what_it_fails_at_is_told() -> None:
     with Helper() as helper:
         assert helper.takes_over(apart.Reader())
-        helper.ask([(1, 3, 1)], "")  # type: ignore[list-item]
+        helper.ask([(1, None, 1)], "")  # type: ignore[list-item] - no row, so that it fails
         with pytest.raises(HelperLost, match="failed: TypeError"):
             helper.answer()
 
@@ -134,3 +136,12 @@ def test_an_import_whose_helper_is_killed_keeps_what_it_had_and_goes_on_when_it_
     assert "ended with -9" in row.error and "Run it again" in row.error
     again = run()
     assert (again.state, again.added, again.duplicates) == (ImportState.DONE, 40 - row.added, row.added)
+
+
+def test_the_cores_are_those_that_the_system_gives_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(apart.os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
+    assert apart._cores() == 3
+    monkeypatch.delattr(apart.os, "sched_getaffinity")
+    monkeypatch.setattr(apart.os, "cpu_count", lambda: 8)
+    assert apart._cores() == 8
