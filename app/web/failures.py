@@ -27,7 +27,7 @@ from app.web.templating import is_fragment, redirect, render
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5
-SECRET = re.compile("password|code|passkey")
+SECRET = re.compile("password|code|passkey|api_key")  # in names of fields; a form that holds one is not repeated
 WORDS = {
     400: ("The request couldn't be read.", "Check what was sent."),
     404: ("There is nothing at this address.", "Check it, or start from the home page."),

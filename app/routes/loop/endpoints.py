@@ -26,7 +26,7 @@ class NewForm(BaseModel):
     name: str = ""
     base_url: str = ""
     model: str = ""
-    key: str = ""
+    api_key: str = ""
     key_variable: str = ""
     requests_per_minute: str = ""
     at_once: str = "4"
@@ -39,7 +39,7 @@ class NewForm(BaseModel):
         rate = _whole(self.requests_per_minute, "requests_per_minute")
         at_once = _whole(self.at_once, "at_once")
         return Wanted(
-            self.name, self.base_url, self.model, self.key, self.key_variable,
+            self.name, self.base_url, self.model, self.api_key, self.key_variable,
             rate, at_once or 0,
             _number(self.price_prompt, "price_prompt"), _number(self.price_completion, "price_completion"), self.currency,
         )  # fmt: skip
@@ -51,7 +51,7 @@ class ChangeForm(NewForm):
     @classmethod
     def of(cls, row: Endpoint) -> "ChangeForm":
         """As it stands, its sealed key left out."""
-        names = set(NewForm.model_fields) - {"key"}
+        names = set(NewForm.model_fields) - {"api_key"}
         return cls(**{name: "" if (value := getattr(row, name)) is None else f"{value}" for name in names})
 
 
@@ -79,7 +79,7 @@ def add(
         row = endpoints.add(session, wanted=form.wanted(), by=user, settings=settings)
     except PrefloopError as error:
         errors = {str(error.details.get("field", "name")): str(error)}
-        page = _page(session, settings, form.model_copy(update={"key": ""}), errors)
+        page = _page(session, settings, form.model_copy(update={"api_key": ""}), errors)
         return render(request, "loop/endpoints/show.html", page, status=error.status)
     return redirect("/endpoints", f"{row.name} was added.", "good")
 
@@ -111,7 +111,7 @@ def change(
         errors = {str(error.details.get("field", "name")): str(error)}
         with read_session(engine) as session:
             row = endpoints.get(session, endpoint_id)
-            page = _page(session, settings, form.model_copy(update={"key": ""}), errors, changed=row)
+            page = _page(session, settings, form.model_copy(update={"api_key": ""}), errors, changed=row)
             return render(request, "loop/endpoints/show.html", page, status=error.status)
     return redirect("/endpoints", f"{name} was changed.", "good")
 

@@ -89,6 +89,8 @@ def saw_training_pairs(session: Session, *, checkpoint_id: int, snapshot_id: int
     held = members.load(session, snapshot_ids=[snapshot_id], among=known).get(snapshot_id, {})
     for block, of_snapshot in held.items():
         both = members.ids_in(block, bytes(a & b for a, b in zip(known[block], of_snapshot, strict=True)))
+        if not both:
+            continue
         # Eval pairs may be in both: nobody is trained on them.
         trained = (
             select(Comparison.id)
@@ -96,7 +98,7 @@ def saw_training_pairs(session: Session, *, checkpoint_id: int, snapshot_id: int
             .where(among(session, Comparison.id, both), Prompt.split == Split.TRAIN)
             .limit(1)
         )
-        if both and session.scalar(trained) is not None:
+        if session.scalar(trained) is not None:
             return True
     return False
 

@@ -16,7 +16,7 @@ from tests.factory import Factory
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 OWN = {"Sec-Fetch-Site": "same-origin"}
-FORM = {"name": "vllm", "base_url": "http://127.0.0.1:8080/v1", "model": "m", "key": "sesame", "at_once": "2"}
+FORM = {"name": "vllm", "base_url": "http://127.0.0.1:8080/v1", "model": "m", "api_key": "sesame", "at_once": "2"}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_an_admin_changes_a_server(
         (row,) = endpoints.listing(session)
     form = page.get(f"/endpoints/{row.id}").text
     assert "Change vllm" in form and 'value="2"' in form and "sesame" not in form
-    changed = FORM | {"key": "", "model": "m2"}
+    changed = FORM | {"api_key": "", "model": "m2"}
     assert page.post(f"/endpoints/{row.id}", data=changed, headers=OWN).status_code == 303
     refused = page.post(f"/endpoints/{row.id}", data=changed | {"at_once": "many"}, headers=OWN)
     assert refused.status_code == 422 and "a whole number" in refused.text and "Change vllm" in refused.text
@@ -84,4 +84,9 @@ def test_what_is_wrong_is_said_and_no_key_comes_back(page: TestClient, change: d
     reply = page.post("/endpoints", data=FORM | change, headers=OWN)
     assert reply.status_code == 422
     assert words in reply.text
+    assert "sesame" not in reply.text
+
+
+def test_a_key_that_is_sent_after_the_session_ended_is_on_no_page(client: TestClient) -> None:
+    reply = client.post("/endpoints", data=FORM, headers={"Sec-Fetch-Site": "same-origin"})
     assert "sesame" not in reply.text
