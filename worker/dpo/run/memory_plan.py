@@ -20,8 +20,8 @@ from worker.dpo.rows.plan import Plan
 BUDGET_CPU, BUDGET_CPU_HALF, BUDGET_GPU = 1024, 2048, 16384
 LEAST_CPU = 512  # below, products of a small model are a tenth slower and more
 HEADROOM = 0.8
-# Tokens that a GPU is tried with: enough that what doesn't grow with them hardly counts.
-SAMPLE_GPU = 4096
+# Tokens that a GPU is tried with: enough that what doesn't grow with them hardly counts. Fewer where they have no room.
+SAMPLE_GPU = 8192
 # Steps of a plan that are searched for the largest: among so many the largest of all is hardly any larger.
 STEPS_LOOKED_AT = 300
 # What a C library holds for the blocks in use, and the holes between them, over their size: measured (`bench.dpo_vs_trl` and the
@@ -183,7 +183,7 @@ def measured_bytes(scorer: PairScorer, pairs: Sequence[TokenPair], gradients: in
     """
     set_checkpointing(scorer, checkpointing)
     packing = scorer.packing(pairs)
-    for tokens in (SAMPLE_GPU, 1):
+    for tokens in (SAMPLE_GPU, SAMPLE_GPU // 4, 1):
         sample = _first(packing, tokens)
         try:
             peak = _peak_of([pairs[index] for index in sample], scorer)
