@@ -1,7 +1,8 @@
 """Runs the checks of `checks.py`, `speed.py` and `runs.py` one after the other, and goes on after a failure.
 
 Called by `check.sh`, whose head has the options. The checks share a process, since loading PyTorch takes longer than most of
-them; one that leaves the GPU unusable, or hangs, costs the process, and the next one starts in a new one. Every check
+them; one that leaves the GPU unusable, or hangs, costs the process, and the next one starts in a new one. So does TRL with
+Liger's kernels, which stay in transformers' classes: only such checks may follow in the same process. Every check
 prints one JSON line: `check`, `ok`, `seconds`, its figures, or the end of its traceback. Writes OUT/checks.jsonl.
 """
 
@@ -11,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -24,8 +26,6 @@ CHECKS = (
     ("speed", "engine_hh_64", 90),
     ("profile", "profile", 60),
     ("speed", "engine_hh_fused", 60),
-    ("speed", "trl_hh", 90),
-    ("speed", "trl_hh_64", 90),
     ("agree", "compiled_bfloat16", 90),
     ("agree", "shared_bfloat16", 60),
     ("agree", "shared_float32", 60),
@@ -35,14 +35,16 @@ CHECKS = (
     ("types", "types", 120),
     ("trl", "trl_losses", 90),
     ("speed", "engine_long", 90),
+    ("speed", "engine_1_4", 60),
+    ("speed", "engine_4_1", 60),
+    ("speed", "trl_hh", 90),
+    ("speed", "trl_hh_64", 90),
     ("speed", "trl_long", 120),
+    ("speed", "trl_1_4", 90),
+    ("speed", "trl_4_1", 90),
+    ("ranks", "ranks", 120),
     ("speed", "engine_full", 90),
     ("speed", "trl_full", 120),
-    ("speed", "engine_1_4", 60),
-    ("speed", "trl_1_4", 90),
-    ("speed", "engine_4_1", 60),
-    ("speed", "trl_4_1", 90),
-    ("ranks", "ranks", 90),
     ("speed", "trl_hh_plain", 90),
     ("attention", "attention_variants", 90),
     ("attention", "attention_speed", 90),
@@ -51,6 +53,10 @@ CHECKS = (
     ("models", "engine_models", 120),
     ("large", "pairs_5000", 150),
 )
+
+
+# Checks of TRL with Liger's kernels alone.
+WITH_LIGER = frozenset({"trl_hh", "trl_hh_64", "trl_long", "trl_full", "trl_1_4", "trl_4_1"})
 
 
 class TooLong(BaseException):
@@ -63,12 +69,18 @@ def main() -> None:
     if args.child:
         child(args)
         return
+    with tempfile.TemporaryDirectory(prefix="prefloop-gpu-") as made:
+        run_all(args, made)
+
+
+def run_all(args: argparse.Namespace, made: str) -> None:
+    """The checks, in as many processes as it takes. made: a folder for models and data, which all of them use."""
     wanted, silent = chosen(args.sections), 0
     while wanted:
         left = args.began + args.budget - time.time()
         if left < 5:
             break
-        command = [sys.executable, "-m", "bench.gpu.check", *sys.argv[1:], "--child", ",".join(wanted)]
+        command = [sys.executable, "-m", "bench.gpu.check", *sys.argv[1:], "--made", made, "--child", ",".join(wanted)]
         with (args.out / "errors.log").open("w+", encoding="utf-8") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
             try:
@@ -110,6 +122,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="toy models and few pairs: to try the script itself")
     parser.add_argument("--began", type=float, default=time.time(), help=argparse.SUPPRESS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--made", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -156,13 +169,18 @@ def child(args: argparse.Namespace) -> None:
     from bench.gpu.place import Place
 
     limits = {name: limit for _, name, limit in CHECKS}
-    place = Place(device=args.device, tiny=args.tiny, shared=args.shared.resolve(), out=args.out.resolve())
+    place = Place(device=args.device, tiny=args.tiny, shared=args.shared.resolve(), folder=args.made)
 
     def give_up(*_: Any) -> None:
         raise TooLong("it took longer than it may")
 
     signal.signal(signal.SIGALRM, give_up)
+    liger = False
     for name in args.child.split(","):
+        if liger and name not in WITH_LIGER:
+            # 75: start a new process for the rest.
+            os._exit(75)
+        liger = liger or name in WITH_LIGER
         began = time.time()
         left = args.began + args.budget - began - 3
         if left < 3:
@@ -182,7 +200,6 @@ def child(args: argparse.Namespace) -> None:
             result["ok"] = problem is None and bool(result.pop("ok_if"))
         print(json.dumps(result, default=str), flush=True)
         if problem is not None and not place.usable():
-            # 75: start a new process for the rest.
             os._exit(75)
         place.tidy()
 

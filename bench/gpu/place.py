@@ -3,7 +3,6 @@
 import gc
 import json
 import random
-import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,17 +45,13 @@ WORDS = ["time", "year", "way", "day", "thing", "life", "world", "school", "stat
 
 @dataclass
 class Place:
-    """device: cuda or cpu. tiny: every model two layers of 64 numbers, every data set some pairs."""
+    """device: cuda or cpu. tiny: every model two layers of 64 numbers, every data set some pairs. folder: for what is made."""
 
     device: str
     tiny: bool
     shared: Path
-    out: Path
+    folder: Path
     kept: dict[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def folder(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix="prefloop-gpu-"))
 
     @property
     def is_gpu(self) -> bool:

@@ -256,7 +256,7 @@ def engine_hh(place: Place) -> dict[str, Any]:
 
 
 def trl_hh(place: Place) -> dict[str, Any]:
-    return trl_speed(place, "hh", 128, at_once=(16,), plain=False)
+    return trl_speed(place, "hh", 256, at_once=(16,), plain=False)
 
 
 def trl_hh_plain(place: Place) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def engine_hh_64(place: Place) -> dict[str, Any]:
 
 
 def trl_hh_64(place: Place) -> dict[str, Any]:
-    return trl_speed(place, "hh", 320, batch=64, at_once=(32,), plain=False)
+    return trl_speed(place, "hh", 320, batch=64, at_once=(16,), plain=False)
 
 
 def engine_hh_fused(place: Place) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def score(
     start: Any = loading.load_adapter(base, config.adapter) if config.adapter else base
     scorer = _scorer(start, pairs, config, log)
     stop.check()
-    dtype = config.dtype + (" 4-bit" if config.load_in_4bit else "")
+    dtype = config.dtype + (" and 4-bit weights" if config.load_in_4bit else "")
     key = scorer_key(scorer, weights=loading.weights_hash(start), dtype=dtype, autocast=config.mixed_precision)
     folder = Path(config.reference_cache) if config.reference_cache else cache_folder() / "reference"
     cache = ReferenceCache(folder, key)

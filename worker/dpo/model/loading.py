@@ -110,10 +110,6 @@ def prepare_policy(base: PreTrainedModel, config: TrainConfig) -> PreTrainedMode
     if not config.is_lora:
         base.requires_grad_(True)
         return base
-    if config.load_in_4bit:
-        from peft import prepare_model_for_kbit_training
-
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     if config.adapter is not None:
         return load_adapter(base, config.adapter, trainable=True)
     torch.manual_seed(config.seed)

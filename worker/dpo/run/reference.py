@@ -238,7 +238,7 @@ def _setup_key(setup: RunSetup) -> str:
         setup.scorer,
         # A new adapter, like none, leaves the base weights as they were hashed on loading.
         weights=weights_hash(setup.policy) if config.adapter else setup.weights,
-        dtype=config.dtype + (" 4-bit" if config.load_in_4bit else ""),
+        dtype=config.dtype + (" and 4-bit weights" if config.load_in_4bit else ""),
         autocast=config.mixed_precision,
     )
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.worker.dpo.model.test_architectures import PLAIN, SHARED, tiny_model
 from tests.worker.dpo.tiny import save_tiny, tiny_llama
-from worker.dpo.model.loading import ModelError, load_adapter, load_base
+from worker.dpo.ground.config import from_mapping
+from worker.dpo.model.loading import ModelError, load_adapter, load_base, prepare_policy
 
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -99,3 +100,13 @@ def test_whole_models_and_adapters_of_every_architecture_load(name, tmp_path):
     policy = get_peft_model(loaded, LoraConfig(r=2, target_modules="all-linear", exclude_modules=excluded))
     policy.save_pretrained(tmp_path / "adapter")
     load_adapter(load_base(str(tmp_path / "model"), dtype="float32"), str(tmp_path / "adapter"))
+
+
+def test_what_is_not_held_in_4_bits_keeps_the_type_that_the_run_computes_in():
+    """Cast to float32, as PEFT's preparation has it, the head and the attention would be computed in float32, too."""
+    base = tiny_llama().to(torch.bfloat16)
+    policy = prepare_policy(base, from_mapping({"load_in_4bit": True, "dtype": "bfloat16"}))
+    lora = {name: weight for name, weight in policy.named_parameters() if "lora_" in name}
+    assert {weight.dtype for weight in lora.values()} == {torch.float32}
+    assert {weight.dtype for name, weight in policy.named_parameters() if name not in lora} == {torch.bfloat16}
+    assert [name for name, weight in policy.named_parameters() if weight.requires_grad] == list(lora)
