@@ -1,6 +1,7 @@
 """Many rows at once, the quick way of each database: statements of many rows on SQLite, COPY on PostgreSQL."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -24,6 +25,9 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
 AT_ONCE = 100  # rows of one statement on SQLite: more win nothing, and it takes 32,766 parameters
+SENT_AT_ONCE = 250  # rows to PostgreSQL, which stores some while the next are written down
+ESCAPES = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
+WRITTEN = {int, str, bool, datetime, type(None)}  # what COPY reads as `str` writes it
 # The sequence is looked up once, not for each id.
 NEXT_IDS = text(
     "SELECT array_agg(nextval(of_table.sequence)) FROM "
@@ -58,11 +62,15 @@ def insert_rows(
         rows = [tuple(bind(value) for bind, value in zip(binds, row, strict=True)) for row in rows]
     names = ", ".join((*columns, *same))
     if connection.dialect.name == "postgresql":
-        complete = [row + constant for row in rows] if constant else rows
         driver: Any = connection.connection.driver_connection
         with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
-            for row in complete:
-                copy.write_row(row)
+            for begin in range(0, len(rows), SENT_AT_ONCE):
+                some = rows[begin : begin + SENT_AT_ONCE]
+                if text_of_rows := _written(some, constant):
+                    copy.write(text_of_rows)
+                    continue
+                for row in some:
+                    copy.write_row(row + constant)
         return
     into = f"INSERT INTO {table.name} ({names}) VALUES "  # noqa: S608 - names of our own
     whole = len(rows) - len(rows) % AT_ONCE
@@ -73,6 +81,41 @@ def insert_rows(
         connection.exec_driver_sql(
             into + _places(len(constant), len(columns), 1), [constant + row for row in rows[whole:]]
         )
+
+
+def _written(rows: Sequence[tuple[Any, ...]], constant: tuple[Any, ...]) -> str:
+    """Rows as COPY reads them, a column at a time, where the driver would look at each value; empty where one is of a kind that only
+    the driver can write."""
+    columns = [_column(values) for values in zip(*rows, strict=True)]
+    same = [_column((value,)) for value in constant]
+    if any(column is None for column in (*columns, *same)):
+        return ""
+    row = "\t".join(["%s"] * len(columns) + [str(one[0]).replace("%", "%%") for one in same if one]) + "\n"
+    return "".join([row % values for values in zip(*(column for column in columns if column), strict=True)])
+
+
+def _column(values: Sequence[Any]) -> Sequence[Any] | None:
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return values
+    if kinds == {str}:
+        together = "".join(values)
+        return [_escaped(value) for value in values] if any(mark in together for mark in ESCAPES) else values
+    return [_value(value) for value in values] if kinds <= WRITTEN else None
+
+
+def _value(value: Any) -> Any:
+    if value is None:
+        return r"\N"
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return _escaped(value) if isinstance(value, str) else value
+
+
+def _escaped(value: str) -> str:
+    for mark, instead in ESCAPES.items():
+        value = value.replace(mark, instead)
+    return value
 
 
 @lru_cache
@@ -91,11 +134,12 @@ def next_ids(session: Session, model: type[DeclarativeBase], count: int) -> list
     return list(range(last + 1, last + 1 + count))
 
 
-def look_at_sizes(engine: Engine, models: Collection[type[DeclarativeBase]]) -> None:
-    """Has PostgreSQL look at tables that have grown. A plan that it keeps for a connection was made for what a table was, and reads
-    a small one from end to end; autovacuum would look in a minute, if it runs."""
+def look_at_sizes(engine: Engine, models: Mapping[type[DeclarativeBase], Collection[str]]) -> None:
+    """Has PostgreSQL look at tables that have grown, and at these columns of theirs: to sort a sample of long texts takes as long as to
+    import thousands. A plan that it keeps for a connection was made for what a table was, and reads a small one from end
+    to end; autovacuum would look in a minute, if it runs."""
     if engine.dialect.name == "postgresql":
-        names = ", ".join(model.__tablename__ for model in models)
+        names = ", ".join(f"{model.__tablename__} ({', '.join(columns)})" for model, columns in models.items())
         with engine.begin() as connection:
             connection.execute(text(f"ANALYZE {names}"))
 

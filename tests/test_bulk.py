@@ -43,6 +43,24 @@ def test_values_of_every_kind_come_back(session: Session) -> None:
     assert {(row.source_kind, row.created_at) for row in rows} == {(SourceKind.MODEL, MADE)}
 
 
+def test_values_that_are_missing_and_texts_stand_in_one_column(session: Session) -> None:
+    project = _project(session)
+    prompt_id = prompt(session, project)
+    ids = next_ids(session, Response, len(TEXTS))
+    turns = [None, *(f'[{{"role":"assistant","content":"{at}\\\\n 100%s"}}]' for at in range(1, len(TEXTS)))]
+    rows = [
+        (number, str(at), text, told) for at, (number, text, told) in enumerate(zip(ids, TEXTS, turns, strict=True))
+    ]
+    same = {"prompt_id": prompt_id, "characters": 1, "words": 1, "source_kind": SourceKind.MODEL, "created_at": MADE}
+    insert_rows(session, Response, ("id", "content_hash", "text", "turns"), rows, source_name="100%s\t\\", **same)
+    stored = session.scalars(select(Response).order_by(Response.id)).all()
+    assert [row.turns and row.turns[0]["content"] for row in stored] == [
+        None,
+        *(f"{at}\\n 100%s" for at in range(1, len(TEXTS))),
+    ]
+    assert {row.source_name for row in stored} == {"100%s\t\\"}
+
+
 def test_rows_of_several_statements_and_of_a_rest_all_come(session: Session) -> None:
     project = _project(session)
     count = 2 * AT_ONCE + 17

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.bulk import among, given, insert_rows, next_ids
 from app.errors import Invalid
-from app.models import Arm, Choice, Comparison, Project, Prompt, Response, SourceKind, Split
+from app.models import Arm, Choice, Comparison, Project, Prompt, Response, SourceKind, Split, User
 from app.models.base import now as utc_now
 from app.services.collecting import counts, slots
 from app.services.collecting.duplicates import groups
@@ -82,11 +82,13 @@ class Looked:
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a pair ended up. `swapped`: it was there already with its answers the other way round."""
+    """Where a pair ended up. `swapped`: it was there already with its answers the other way round. `slot_id`: the slot that was
+    filled when it was added."""
 
     comparison_id: int
     added: bool
     swapped: bool
+    slot_id: int | None = None
 
 
 def add(
@@ -105,14 +107,8 @@ def add(
     try:
         if len(responses) != 2 or len(sources) != 2:
             raise Unfit("not_two_answers", "A comparison has exactly two answers.")
-        pair = NewPair(
-            prompt_of(prompt),
-            answers_of(responses[0], responses[1], ("The first answer", "The second answer")),
-            (sources[0], sources[1]),
-            priority,
-            gold,
-            external_id,
-        )
+        answers = answers_of(responses[0], responses[1], ("The first answer", "The second answer"))
+        pair = NewPair(prompt_of(prompt), answers, (sources[0], sources[1]), priority, gold, external_id)
     except Unfit as unfit:
         raise Invalid(unfit.message, "Fix the pair and add it again.", reason=unfit.reason) from unfit
     (stored,) = add_many(session, project=project, pairs=[pair], import_id=import_id)
@@ -164,10 +160,13 @@ def add_many(
     pairs: Sequence[NewPair],
     import_id: int | None = None,
     looked: Looked | None = None,
+    filled: Collection[str] = (),
+    by: User | None = None,
 ) -> list[Stored]:
     """Stores pairs in the order given; content that the project has already isn't stored again.
 
     looked: what `look` said of these pairs before this transaction. It is looked again where others stored pairs since.
+    filled: hashes of pairs of which, where they are new, a judgment `by` this person comes in the same transaction.
     """
     # One writer of a project's pairs at a time, so that "look, then insert" holds on PostgreSQL too.
     version = session.scalars(
@@ -183,14 +182,16 @@ def add_many(
     prompts, splits = _store_prompts(session, project, pairs, looked, now)
     responses = _store_responses(session, pairs, prompts, looked, now)
     kept = {prompts[key] for key, split in splits.items() if split is Split.KEPT}
-    comparisons = _store_comparisons(session, project, pairs, prompts, responses, looked, import_id, now, kept)
+    comparisons, asked = _store_comparisons(session, project, pairs, prompts, responses, looked, import_id, now, kept)
     fresh = comparisons.keys() - looked.comparisons.keys()
+    done = {comparisons[key][0] for key in filled if key in fresh}
+    filled_slots = slots.seed(session, project=project, priorities=asked, filled=done, by=by)
     _count(session, project, fresh, pairs, splits)
     stored = []
     for pair in pairs:
         comparison_id, first_response_id = comparisons[pair.hashes.pair]
         swapped = first_response_id != responses[prompts[pair.hashes.prompt], pair.hashes.answers[0]]
-        stored.append(Stored(comparison_id, pair.hashes.pair in fresh, swapped))
+        stored.append(Stored(comparison_id, pair.hashes.pair in fresh, swapped, filled_slots.get(comparison_id)))
         fresh.discard(pair.hashes.pair)  # the same pair twice in one call: the second is a duplicate
     return stored
 
@@ -259,8 +260,9 @@ def _store_comparisons(
     import_id: int | None,
     now: datetime,
     kept: Collection[int],
-) -> dict[str, tuple[int, int]]:
-    """(comparison id, its first response's id) by pair hash. Nobody is asked about pairs of `kept` prompts."""
+) -> tuple[dict[str, tuple[int, int]], dict[int, int]]:
+    """(comparison id, its first response's id) by pair hash, and the priorities of new comparisons. Nobody is asked about pairs of
+    `kept` prompts."""
     new: dict[str, tuple[Any, ...]] = {}
     for pair in pairs:
         if pair.hashes.pair in looked.comparisons or pair.hashes.pair in new:
@@ -271,19 +273,13 @@ def _store_comparisons(
         arm = pair.arm.value if pair.arm else None
         new[pair.hashes.pair] = (prompt_id, first_id, second_id, pair.priority, gold, pair.external_id, arm)
     ids = next_ids(session, Comparison, len(new)) if new else []
-    insert_rows(
-        session,
-        Comparison,
-        ("id", "pair_hash", *OF_COMPARISON),
-        [(number, key, *row) for number, (key, row) in zip(ids, new.items(), strict=True)],
-        project_id=project.id,
-        import_id=import_id,
-        created_at=now,
-    )
+    columns = ("id", "pair_hash", *OF_COMPARISON)
+    rows = [(number, key, *row) for number, (key, row) in zip(ids, new.items(), strict=True)]
+    insert_rows(session, Comparison, columns, rows, project_id=project.id, import_id=import_id, created_at=now)
     asked = {number: row[3] for number, row in zip(ids, new.values(), strict=True) if row[0] not in kept}
-    slots.seed(session, project=project, priorities=asked)
     counts.note(session, project_id=project.id, judged=len(new) - len(asked))  # as `recount` has it: none waits
-    return looked.comparisons | {key: (number, row[1]) for number, (key, row) in zip(ids, new.items(), strict=True)}
+    stored = {key: (number, row[1]) for number, (key, row) in zip(ids, new.items(), strict=True)}
+    return looked.comparisons | stored, asked
 
 
 def _count(

@@ -212,6 +212,22 @@ STANDING = (
     .with_for_update()
 )
 
+LOCKED = (
+    select(
+        Slot.id,
+        Slot.comparison_id,
+        Slot.ordinal,
+        Slot.state,
+        Slot.lease_token,
+        Slot.evaluation_id,
+        func.coalesce(Slot.holder_id == USER, False).label("is_theirs"),
+        or_(Slot.state == SlotState.OPEN, RAN_OUT).label("is_free"),
+    )
+    .where(Slot.comparison_id.in_(bindparam("comparisons", expanding=True)))
+    .order_by(Slot.comparison_id, Slot.id)
+    .with_for_update()
+)
+
 
 def by_comparison(session: Session, comparison_ids: Collection[int]) -> dict[int, tuple[int, int]]:
     """(judgments that are wanted, how many of these are there) of each comparison."""

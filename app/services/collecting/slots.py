@@ -10,29 +10,17 @@ CHECKs hold that. A judgment fills a slot wherever it comes from: an imported on
 fills none. A late judgment, for which no slot was left, is kept without one. Evaluations' slots are opened by `blind.slots`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, cast
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Integer,
-    String,
-    Table,
-    bindparam,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import BigInteger, ColumnElement, Integer, String, Table, bindparam, insert, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
-from app.bulk import insert_rows
+from app.bulk import insert_rows, next_ids
 from app.db import connection_of
 from app.models import Comparison, Project, Slot, SlotState, User
 from app.models.base import UTCDateTime
@@ -67,17 +55,36 @@ def one_at_a_time(session: Session, user: User) -> None:
         session.info[PASSING] = passing
 
 
-def seed(session: Session, *, project: Project, priorities: Mapping[int, int]) -> None:
-    """Opens the slots that a project wants for new comparisons, given the priority of each by its id."""
+def seed(
+    session: Session,
+    *,
+    project: Project,
+    priorities: Mapping[int, int],
+    filled: Set[int] = frozenset(),
+    by: User | None = None,
+) -> dict[int, int]:
+    """Opens the slots that a project wants for new comparisons, given the priority of each by its id. The first one of those that are
+    `filled` is done at once, by a person whose judgment comes in this transaction; their ids by comparison."""
+    wanted = project.judgments_per_comparison
     rows = [
         (comparison_id, ordinal, priority, places.place_of(priority, ordinal, comparison_id))
         for comparison_id, priority in priorities.items()
-        for ordinal in range(1, project.judgments_per_comparison + 1)
+        for ordinal in range(1, wanted + 1)
     ]
+    done = [row for row in rows if row[1] == 1 and row[0] in filled]
+    opened = [row for row in rows if row[1] > 1 or row[0] not in filled] if done else rows
+    columns = "comparison_id", "ordinal", "priority", "place"
+    insert_rows(session, Slot, columns, opened, project_id=project.id, state=SlotState.OPEN)
     if rows:
-        columns = "comparison_id", "ordinal", "priority", "place"
-        insert_rows(session, Slot, columns, rows, project_id=project.id, state=SlotState.OPEN)
         counts.note(session, project_id=project.id, wanted=len(rows), offered=len(priorities), arrivals=1)
+    if by is None or not done:
+        return {}
+    ids = next_ids(session, Slot, len(done))
+    numbered = [(number, *row) for number, row in zip(ids, done, strict=True)]
+    insert_rows(session, Slot, ("id", *columns), numbered, project_id=project.id, state=SlotState.DONE, holder_id=by.id)
+    judged = len(done) if wanted == 1 else 0  # nothing waits any more, and nobody knew the comparison
+    counts.note(session, project_id=project.id, user_id=by.id, done=len(done), judged=judged, offered=-judged)
+    return {row[0]: number for number, row in zip(ids, done, strict=True)}
 
 
 def want_one_more(session: Session, *, comparison: Comparison, user: User) -> None:
@@ -273,21 +280,6 @@ def _standing(session: Session, comparison_ids: Collection[int]) -> counts.Stand
     return dict.fromkeys(comparison_ids, ()) | by_comparison
 
 
-LOCKED = (
-    select(
-        Slot.id,
-        Slot.comparison_id,
-        Slot.ordinal,
-        Slot.state,
-        Slot.lease_token,
-        Slot.evaluation_id,
-        func.coalesce(Slot.holder_id == USER, False).label("is_theirs"),
-        or_(Slot.state == SlotState.OPEN, places.RAN_OUT).label("is_free"),
-    )
-    .where(Slot.comparison_id.in_(bindparam("comparisons", expanding=True)))
-    .order_by(Slot.comparison_id, Slot.id)
-    .with_for_update()
-)
 FILL = (
     update(TABLE)
     .where(TABLE.c.id.in_(bindparam("slots", expanding=True)))
@@ -297,4 +289,4 @@ FILL = (
 
 def _locked(session: Session, comparison_ids: Collection[int], user: User, now: datetime) -> Any:
     where = {"comparisons": list(comparison_ids), "user": user.id, "now": now}
-    return connection_of(session).execute(LOCKED, where)
+    return connection_of(session).execute(places.LOCKED, where)

@@ -66,7 +66,7 @@ def look(
 def _filed(session: Session, project: Project, keys: set[int]) -> dict[int, list[tuple[Key, int]]]:
     rows = session.execute(
         select(PromptKey.key, PromptKey.prompt_id, PromptKey.fingerprint)
-        .where(PromptKey.project_id == project.id, among(session, PromptKey.key, keys))
+        .where(PromptKey.project_id == project.id, among(session, PromptKey.key, sorted(keys)))
         .order_by(PromptKey.prompt_id)
     )
     filed: dict[int, list[tuple[Key, int]]] = {}
@@ -121,7 +121,7 @@ def place(
         session,
         PromptKey,
         ("key", "prompt_id", "fingerprint"),
-        [(key, ids[prompt], seen.fingerprint) for prompt, seen in looked.seen.items() for key in seen.filed],
+        sorted((key, ids[prompt], seen.fingerprint) for prompt, seen in looked.seen.items() for key in seen.filed),
         project_id=project.id,
     )
     return {prompt: Place(splits[prompt], grouped[prompt].number) for prompt in looked.seen}

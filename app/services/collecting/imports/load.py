@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import BinaryIO
 
 from sqlalchemy import Engine, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 
 from app import bulk, writer
 from app.config import Settings
@@ -28,7 +28,15 @@ REPORTED_REJECTIONS = 1_000
 HOPELESS = 1_000
 # After so many new pairs the database looks at its tables, and again whenever an import has doubled.
 FIRST_SIZE = 1_000
-GROWING = (Prompt, Response, Comparison, Slot, PromptKey, Judgment)
+# Columns by which an import and the desk look rows up.
+GROWING: dict[type[DeclarativeBase], tuple[str, ...]] = {
+    Prompt: ("project_id", "content_hash", "split", "group_id"),
+    Response: ("prompt_id", "content_hash"),
+    Comparison: ("project_id", "prompt_id", "pair_hash", "import_id", "evaluation_id"),
+    Slot: ("project_id", "comparison_id", "state", "holder_id", "place", "evaluation_id"),
+    PromptKey: ("project_id", "key", "prompt_id"),
+    Judgment: ("project_id", "comparison_id", "user_id", "superseded"),
+}
 STALLED_AFTER = timedelta(minutes=10)
 QUIET_AFTER = timedelta(seconds=30)
 

@@ -18,6 +18,11 @@ def is_superseded(vote: Vote) -> bool:
     return bool(vote.details and vote.details.get("superseded"))
 
 
+def fills(vote: Vote) -> bool:
+    """Whether a vote fills a slot, where its comparison has a free one."""
+    return vote.choice != Choice.SKIP.value and not is_superseded(vote) and not (vote.details or {}).get("late")
+
+
 def record(
     session: Session,
     *,
@@ -26,23 +31,26 @@ def record(
     votes: Mapping[int, Sequence[Vote]],
     import_id: int | None = None,
     by: User | None = None,
+    filled: Mapping[int, int] | None = None,
 ) -> None:
     """Records what a person said of comparisons that they haven't judged: of each one vote, or, the last one in force,
-    several of which the earlier ones were changed. by: who brings them."""
+    several of which the earlier ones were changed. by: who brings them. filled: slots that are theirs already, by comparison."""
     if not votes:
         return
     now = utc_now()
     last = {number: of_one[-1] for number, of_one in votes.items()}
-    settled = [
-        number
-        for number, vote in last.items()
-        if vote.choice != Choice.SKIP.value and not is_superseded(vote) and not (vote.details or {}).get("late")
-    ]
-    others = last.keys() - set(settled)
+    known = dict(filled or {})
+    settled = [number for number, vote in last.items() if number not in known and fills(vote)]
+    others = last.keys() - known.keys() - set(settled)
     offered = places.offered(session, others) if others else set()
-    changed = slots.settle(session, project_id=project.id, comparison_ids=settled, user=user, now=now)
+    if project.judgments_per_comparison > 1:  # each filled one has another that is open
+        offered |= known.keys()
+    changed = slots.Changed()
+    if settled:
+        changed = slots.settle(session, project_id=project.id, comparison_ids=settled, user=user, now=now)
+    in_slots = known | changed.slots
     rows = {
-        number: _row(vote, project, user, number, now, import_id) | {"slot_id": changed.slots.get(number)}
+        number: _row(vote, project, user, number, now, import_id) | {"slot_id": in_slots.get(number)}
         for number, vote in last.items()
     }
     for number in [number for number, of_one in votes.items() if len(of_one) > 1]:

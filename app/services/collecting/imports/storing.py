@@ -54,10 +54,16 @@ def store(session: Session, row: Import, batch: Looked, outcome: Outcome) -> Non
     user = session.get_one(User, row.user_id)
     slots.one_at_a_time(session, user)
     stored = pairs.add_many(
-        session, project=project, pairs=[one.pair for _, one in parsed], import_id=row.id, looked=batch.looked
+        session,
+        project=project,
+        pairs=[one.pair for _, one in parsed],
+        import_id=row.id,
+        looked=batch.looked,
+        filled=_filling(parsed),
+        by=user,
     )
     stored, parsed = _apart(session, stored, parsed, outcome)
-    own = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if _own_vote(one)}
+    own = {at.comparison_id for at, (_, one) in zip(stored, parsed, strict=True) if not at.added and _own_vote(one)}
     earlier = _earlier_choices(session, user, own) if own else {}
     rated: list[tuple[int, Stored, Parsed]] = []
     fresh: dict[int, Vote] = {}
@@ -77,7 +83,8 @@ def store(session: Session, row: Import, batch: Looked, outcome: Outcome) -> Non
         outcome.added += at.added
         outcome.duplicates += not at.added
     own_votes = {number: [vote] for number, vote in fresh.items()}
-    recording.record(session, user=user, project=project, votes=own_votes, import_id=row.id, by=user)
+    filled = {at.comparison_id: at.slot_id for at in stored if at.slot_id is not None}
+    recording.record(session, user=user, project=project, votes=own_votes, import_id=row.id, by=user, filled=filled)
     of_raters = raters.judge(session, project=project, rated=rated, outcome=outcome, import_id=row.id, by=user)
     outcome.judged += len(fresh) + of_raters
     filling.fill(session, project=project, stored=stored, parsed=parsed, outcome=outcome)
@@ -126,6 +133,15 @@ def _apart(
         else:
             fit.append((at, line))
     return [at for at, _ in fit], [line for _, line in fit]
+
+
+def _filling(parsed: Sequence[Numbered]) -> list[str]:
+    """The pairs, by their hash, of which the importing person's first vote fills a slot."""
+    first: dict[str, Vote] = {}
+    for _, one in parsed:
+        if (vote := _own_vote(one)) is not None:
+            first.setdefault(one.pair.hashes.pair, vote)
+    return [key for key, vote in first.items() if recording.fills(vote)]
 
 
 def _own_vote(one: Parsed) -> Vote | None:

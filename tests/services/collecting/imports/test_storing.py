@@ -2,7 +2,12 @@
 
 import json
 
-from app.models import ImportState
+import pytest
+from sqlalchemy import select
+
+from app.db import read_session
+from app.models import Choice, ImportState, Judgment, Slot, SlotState
+from app.services.collecting import counts, recount
 from tests.factory import Factory
 from tests.services.collecting.imports.test_load import load
 
@@ -20,3 +25,33 @@ def test_a_named_vote_never_contradicts_the_importing_persons(factory: Factory) 
 def test_a_tie_that_a_file_tells_is_a_judgment(factory: Factory) -> None:
     row = load(factory, factory.project(), b'{"prompt": "q", "response_a": "a", "response_b": "b", "winner": "tie"}')
     assert (row.added, row.judged) == (1, 1)
+
+
+@pytest.mark.parametrize("wanted", [1, 2])
+def test_a_vote_on_a_new_pair_fills_its_slot(factory: Factory, wanted: int) -> None:
+    project, engineer = factory.project(judgments_per_comparison=wanted), factory.engineer()
+    pair = {"response_a": "a", "response_b": "b"}
+    lines = [
+        {"prompt": "judged", **pair, "winner": "a"},
+        {"prompt": "judged", **pair, "winner": "b"},  # contradicts the line before
+        {"prompt": "judged later", **pair},
+        {"prompt": "judged later", **pair, "winner": "tie"},
+        {"prompt": "of a rater", **pair, "winner": "a", "judge": "Ada"},
+        {"prompt": "waits", **pair},
+    ]
+    row = load(factory, project, "\n".join(map(json.dumps, lines)).encode(), engineer)
+    assert (row.added, row.judged, row.duplicates, row.rejected) == (4, 3, 1, 1)
+    with read_session(factory.engine) as session:
+        judgments = session.scalars(select(Judgment).order_by(Judgment.id)).all()
+        slots = {slot.id: slot for slot in session.scalars(select(Slot))}
+        assert len(slots) == 4 * wanted
+        filled = [(slots[one.slot_id or 0], one) for one in judgments]
+        assert [one.choice for one in judgments] == [Choice.FIRST, Choice.TIE, Choice.FIRST]
+        for slot, one in filled:
+            assert (slot.state, slot.holder_id, slot.ordinal) == (SlotState.DONE, one.user_id, 1)
+            assert slot.comparison_id == one.comparison_id
+        assert sum(slot.state is SlotState.OPEN for slot in slots.values()) == 4 * wanted - 3
+        figures = counts.figures(session, project_id=project.id, user_id=engineer.id)
+        assert (figures.wanted, figures.done, figures.judged) == (4 * wanted, 3, 3 if wanted == 1 else 0)
+        assert (figures.offered, figures.known_offered) == ((1, 0) if wanted == 1 else (4, 2))
+        assert recount.check(session) == []
