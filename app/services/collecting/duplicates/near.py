@@ -12,6 +12,7 @@ seen is compared exactly.
 
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,18 +42,19 @@ Filed = Mapping[int, Sequence[tuple[Key, int]]]  # (prompt, its fingerprint) by 
 
 
 class Wording(NamedTuple):
-    """A prompt's words as 64-bit signed hashes: of all of them in order, of its smallest shingles in order, of each shingle.
-    `marks` are a byte of each shingle in the sketch."""
+    """A prompt's words as 64-bit signed hashes: of all of them in order, and of its smallest shingles in order. `packed` are the hashes
+    of each shingle, eight bytes one: few prompts are compared exactly, and all come from one process to another. `marks` are a byte of
+    each shingle in the sketch, `fingerprint` these in a number: few others are compared for having some in common."""
 
     whole: int
     sketch: tuple[int, ...]
-    shingles: frozenset[int]
+    packed: bytes
     marks: frozenset[int]
+    fingerprint: int
 
     @property
-    def fingerprint(self) -> int:
-        """The marks in a number. Few others are compared for having some in common."""
-        return int.from_bytes(bytes(self.marks).ljust(LOOKED_UP, b"\0"), signed=True)
+    def shingles(self) -> frozenset[int]:
+        return frozenset(memoryview(self.packed).cast("Q"))
 
     def is_like(self, fingerprint: int) -> bool:
         """Whether the prompt with this fingerprint may be a near duplicate."""
@@ -61,8 +63,9 @@ class Wording(NamedTuple):
 
     def is_near(self, other: "Wording") -> bool:
         """Whether the other prompt is a near duplicate."""
-        common = len(self.shingles & other.shingles)
-        return 5 * common >= FIFTHS * (len(self.shingles) + len(other.shingles) - common)
+        mine, theirs = self.shingles, other.shingles
+        common = len(mine & theirs)
+        return 5 * common >= FIFTHS * (len(mine) + len(theirs) - common)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,13 @@ def wordings(prompts: Iterable[Sequence[Message]]) -> Iterator[Wording]:
         shingles = frozenset(runs)
         smallest = sorted(shingles)[:LOOKED_UP]
         marks = frozenset(shingle & 255 or 1 for shingle in smallest)
-        yield Wording(whole - SIGN, tuple(shingle - SIGN for shingle in smallest), shingles, marks)
+        yield Wording(
+            whole - SIGN,
+            tuple([shingle - SIGN for shingle in smallest]),
+            array("Q", shingles).tobytes(),
+            marks,
+            int.from_bytes(bytes(marks).ljust(LOOKED_UP, b"\0"), signed=True),
+        )
 
 
 def find(
@@ -122,7 +131,7 @@ def find(
         places: list[int] = []
         if all(known[key].whole != wording.whole for key in near):  # else whoever finds this one finds that one
             free = [key for key in wording.sketch if len(filed.get(key, ())) < CROWD]
-            places = [wording.whole, *free[: FILED if len(wording.shingles) >= FEWEST else 1]]
+            places = [wording.whole, *free[: FILED if len(wording.packed) >= 8 * FEWEST else 1]]
         known[prompt] = wording
         fingerprint = wording.fingerprint
         seen[prompt] = Found(near, places, fingerprint)
