@@ -2,11 +2,11 @@
 
 Plain ASGI, so that streams stay streams."""
 
+import logging
 import re
 import secrets
 import time
 
-import structlog
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,7 +23,7 @@ from app.web.admission import is_import
 from app.web.failures import respond
 from app.web.request_state import RequestState
 
-log = structlog.get_logger("app.requests")
+log = logging.getLogger("app.requests")  # not structlog's, which passes each line twice
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 API = "/api/v1"
@@ -140,16 +140,16 @@ class Frame:
             return
         state = request_state.of_scope(scope)
         # Never the query, nor a path that holds a link's token.
-        log.info(
-            "request",
-            method=scope["method"],
-            path=_loggable(scope["path"]),
-            status=status,
-            ms=round(1000 * seconds, 1),
-            user=state.viewer.username if state.viewer else None,
-            request_id=state.request_id,
-            address=scope["client"][0] if scope.get("client") else None,
-        )
+        facts = {
+            "method": scope["method"],
+            "path": _loggable(scope["path"]),
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+            "user": state.viewer.username if state.viewer else None,
+            "request_id": state.request_id,
+            "address": scope["client"][0] if scope.get("client") else None,
+        }
+        log.info("request", extra=facts)
 
 
 class Guard:

@@ -253,7 +253,7 @@ def test_the_log_names_requests_but_never_tokens(
         client.get("/LINK//secret-token-3")
         client.get("/api/v1/me", headers=token)
         client.get("/healthz")
-    told = "\n".join(record.getMessage() for record in caplog.records if record.name == "app.requests")
+    told = "\n".join(str(vars(record)) for record in caplog.records if record.name == "app.requests")
     assert "/link/…" in told
     assert "/invitation/…" in told
     assert "ada" in told
