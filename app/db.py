@@ -175,11 +175,32 @@ def read_session(engine: Engine | None = None) -> Iterator[Session]:
     It ends with a commit of nothing: at a rollback psycopg forgets every statement that PostgreSQL has prepared for the connection,
     and each is planned anew, which takes longer than to carry it out.
     """
-    engine = (engine or get_engine()).execution_options(read_only=True)
-    with Session(engine, expire_on_commit=False) as session:
+    with Session(_that_reads(engine or get_engine()), expire_on_commit=False) as session:
         yield session
         session.expunge_all()
         session.commit()
+
+
+@contextmanager
+def look_session(engine: Engine) -> Iterator[Session]:
+    """As `read_session`, for one short look such as who asks. PostgreSQL is told of no transaction, whose begin and end cost as much
+    as the look: each statement stands for itself, and none may be read in parts (`yield_per`)."""
+    with Session(_that_looks(engine), expire_on_commit=False) as session:
+        yield session
+        session.expunge_all()
+        session.commit()
+
+
+# Made once, for every request looks.
+@lru_cache(16)
+def _that_reads(engine: Engine) -> Engine:
+    return engine.execution_options(read_only=True)
+
+
+@lru_cache(16)
+def _that_looks(engine: Engine) -> Engine:
+    reading = engine.execution_options(read_only=True)
+    return reading if engine.dialect.name == "sqlite" else reading.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def connection_of(session: Session) -> Connection:

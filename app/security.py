@@ -37,7 +37,7 @@ def new_token(prefix: str = "") -> str:
 
 def hash_token(secret: bytes, token: str) -> str:
     """What is stored instead of a token: HMAC-SHA256, hex. A copied database alone signs nobody in."""
-    return hmac.new(secret, token.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(secret, token.encode(), "sha256").hex()
 
 
 def hash_password(password: str) -> str:

@@ -1,16 +1,17 @@
 """Units of work: what is wished for in one is carried out once, after its commit, and never after a rollback."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app import db
 from app.config import Settings
-from app.db import after_commit, get_engine, make_engine, read_session, settings_of, write_session
+from app.db import after_commit, get_engine, look_session, make_engine, read_session, settings_of, write_session
 from app.models import User
 from app.services.collecting import slots
 from tests.factory import Factory
@@ -120,6 +121,29 @@ def test_what_a_reading_session_changes_in_its_objects_is_not_stored(factory: Fa
     with read_session(factory.engine) as session:
         assert session.get_one(User, user.id).display_name == user.display_name
         assert session.query(User).count() == 1
+
+
+def test_after_a_look_a_connection_is_as_before(engine: Engine, factory: Factory) -> None:
+    factory.user(username="ada")
+    with look_session(engine) as session:
+        session.scalars(select(User)).one().display_name = "Changed"
+    for scope in (read_session, write_session):  # the pool gives the connection that was used last
+        with scope(engine) as session:
+            assert session.scalars(select(User.display_name)).one() != "Changed"
+    with suppress(ZeroDivisionError), write_session(engine) as session:
+        session.execute(update(User).values(display_name="Lost"))
+        raise ZeroDivisionError
+    with read_session(engine) as session:
+        assert session.scalars(select(User.display_name)).one() != "Lost"
+
+
+@postgresql_only
+def test_a_look_is_no_transaction_for_postgresql(database_url: str) -> None:
+    engine = make_engine(database_url)
+    with look_session(engine) as session:
+        first, second = (session.scalar(select(func.transaction_timestamp())) for _ in range(2))
+    assert first < second
+    engine.dispose()
 
 
 @postgresql_only

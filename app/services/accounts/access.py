@@ -2,12 +2,14 @@
 project is looked up through `OF`, so what isn't in it can't be guarded, and the access test says so."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, bindparam, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.config import Settings
 from app.errors import NotFound, ProjectArchived
 from app.models import (
     Checkpoint,
@@ -24,7 +26,9 @@ from app.models import (
     Snapshot,
     TokenProject,
     User,
+    UserSession,
 )
+from app.services.accounts import sessions
 
 LARGEST_ID = 2**31 - 1
 # What each account role makes of somebody in a project that is open to everybody.
@@ -46,6 +50,14 @@ class Caller:
     @classmethod
     def of(cls, user: User) -> "Caller":
         return cls(user.id, user.role)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The project that a value leads to, None where there is none, and somebody's membership in it."""
+
+    project: Project | None
+    membership: ProjectRole | None
 
 
 def _of_row(column: InstrumentedAttribute[int], key: Any, value: object) -> ScalarSelect[Any]:
@@ -105,17 +117,44 @@ def find(session: Session, *, caller: Caller, of: str, value: str | int) -> tupl
         return None
     asked = {"value": known, "user": caller.user_id, "token": caller.token_id}
     row = session.execute(_one(of, caller.token_id is not None), asked).tuples().first()
-    role = role_in(row[0], row[1], caller) if row else None
-    return (row[0], role) if row and role else None
+    return _of_place(Place(*row), caller) if row else None
 
 
-def get(session: Session, *, caller: Caller, of: str, value: str | int) -> tuple[Project, ProjectRole]:
-    """As `find`. Raises NotFound, with the same words for what is hidden and for what isn't there."""
-    place = find(session, caller=caller, of=of, value=value)
-    if place is None:
+@cache
+def _arriving(of: str) -> Select[int, datetime, User, Project | None, ProjectRole | None]:
+    """The query of `arrive`, built once, for every page of a project asks it. The session's row isn't made: an object costs more
+    than a column."""
+    there = and_(Project.id == OF[of](bindparam("value")), Project.deleting_at.is_(None))
+    mine = and_(Membership.project_id == Project.id, Membership.user_id == User.id)
+    query = select(UserSession.id, UserSession.last_used_at, User, Project, Membership.role).where(*sessions.LIVES)
+    return (
+        query.select_from(UserSession)
+        .join(User, User.id == UserSession.user_id)
+        .outerjoin(Project, there)
+        .outerjoin(Membership, mine)
+    )
+
+
+def arrive(
+    session: Session, *, token: str, of: str, value: str | int, settings: Settings
+) -> tuple[int, datetime, User, Place] | None:
+    """Whom a browser's token speaks for and where they want to go, in one query: the sign-in session's id, its last use, its user and
+    the place. None where the session has ended."""
+    asked = sessions.asked(token, settings) | {"value": _known(of, value)}
+    row = session.execute(_arriving(of), asked).tuples().first()
+    return (row[0], row[1], row[2], Place(row[3], row[4])) if row else None
+
+
+def get(
+    session: Session, *, caller: Caller, of: str, value: str | int, place: Place | None = None
+) -> tuple[Project, ProjectRole]:
+    """As `find`, or without a query where the place was looked up along with the session. Raises NotFound, with the same words
+    for what is hidden and for what isn't there."""
+    here = find(session, caller=caller, of=of, value=value) if place is None else _of_place(place, caller)
+    if here is None:
         what, next_step = MISSING[of]
         raise NotFound(what.format(str(value)[:64]), next_step)
-    return place
+    return here
 
 
 def require_open(project: Project) -> None:
@@ -124,6 +163,11 @@ def require_open(project: Project) -> None:
         raise ProjectArchived(
             f"“{project.name}” is archived: it can only be looked at.", "Bring it back in its settings first."
         )
+
+
+def _of_place(place: Place, caller: Caller) -> tuple[Project, ProjectRole] | None:
+    role = role_in(place.project, place.membership, caller) if place.project is not None else None
+    return (place.project, role) if place.project is not None and role is not None else None
 
 
 def role_in(project: Project, membership: ProjectRole | None, caller: Caller) -> ProjectRole | None:

@@ -14,17 +14,14 @@ from app.models.base import now as clock
 from app.services.accounts import audit
 
 TOUCH_AFTER = timedelta(minutes=1)
-FIND = (  # built once, for every request asks it
-    select(UserSession)
-    .join(UserSession.user)
-    .options(contains_eager(UserSession.user))
-    .where(
-        UserSession.token_hash == bindparam("hash"),
-        UserSession.revoked_at.is_(None),
-        UserSession.expires_at > bindparam("now"),
-        User.active,
-    )
+LIVES = (  # the session of `asked`, joined to its user
+    UserSession.token_hash == bindparam("hash"),
+    UserSession.revoked_at.is_(None),
+    UserSession.expires_at > bindparam("now"),
+    User.active,
 )
+# Built once, for every request asks it.
+FIND = select(UserSession).join(UserSession.user).options(contains_eager(UserSession.user)).where(*LIVES)
 
 
 def start(
@@ -59,13 +56,17 @@ def find(
     session: Session, *, token: str, settings: Settings | None = None, now: datetime | None = None
 ) -> UserSession | None:
     """The living session of a token with its active user, or None."""
-    settings, now = settings or get_settings(), now or clock()
-    return session.scalar(FIND, {"hash": security.hash_token(settings.secret, token), "now": now})
+    return session.scalar(FIND, asked(token, settings or get_settings(), now))
 
 
-def is_stale(row: UserSession, now: datetime | None = None) -> bool:
-    """Whether its last use was noted so long ago that it should be noted again."""
-    return (now or clock()) - row.last_used_at >= TOUCH_AFTER
+def asked(token: str, settings: Settings, now: datetime | None = None) -> dict[str, object]:
+    """What LIVES is to look for."""
+    return {"hash": security.hash_token(settings.secret, token), "now": now or clock()}
+
+
+def is_stale(last_used_at: datetime, now: datetime | None = None) -> bool:
+    """Whether a session's last use was noted so long ago that it should be noted again."""
+    return (now or clock()) - last_used_at >= TOUCH_AFTER
 
 
 def touch(session: Session, *, session_id: int, settings: Settings | None = None, now: datetime | None = None) -> None:

@@ -27,9 +27,9 @@ FLAGS = {
 }
 
 SAME, CURRENT = aliased(Judgment), aliased(Judgment)
-# The showing behind a token of this person's, its project, the judgment that has the token already, and their current one.
+# The showing behind a token of this person's, its project, the ids of the judgment that has the token already and of their current one.
 ASKED = (
-    select(Showing, Comparison.project_id, SAME, CURRENT)
+    select(Showing, Comparison.project_id, SAME.id, CURRENT.id)
     .join(Comparison, Comparison.id == Showing.comparison_id)
     .outerjoin(SAME, SAME.lease_token == Showing.token)
     .outerjoin(
@@ -97,7 +97,8 @@ def record(
     asked = None if "\0" in token else session.execute(query, {"token": token, "user": user.id}).one_or_none()
     if asked is None or (project is not None and asked.project_id != project.id):
         raise desk.not_yours()
-    showing, project_id, recorded, previous = asked
+    showing, project_id, recorded_id, previous_id = asked
+    recorded, previous = (session.get_one(Judgment, id_) if id_ else None for id_ in (recorded_id, previous_id))
     if choice not in SIDE_CHOICES:
         raise Invalid(
             f"“{str(choice)[:40]}” isn't a choice.", f"Choose one of {', '.join(SIDE_CHOICES)}.", field="choice"

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
@@ -10,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import read_session
+from app.db import look_session
 from app.errors import NotAllowed, SecondFactorNeeded, SignInNeeded
 from app.models import ApiToken, Role, User, UserSession
 from app.services.accounts import second_factor, sessions, tokens
@@ -40,18 +41,23 @@ def signed_in_user(request: Request, session: Session, settings: Settings) -> Us
     """The user of the request's session cookie, if that session lives; the request's state then knows them too."""
     token = session_token(request, settings.site)
     row = sessions.find(session, token=token, settings=settings) if token else None
-    if row is None or token is None:
-        return None
+    return known_by(request, settings, token, row.user, row.id, row.last_used_at) if token and row else None
+
+
+def known_by(
+    request: Request, settings: Settings, token: str, user: User, session_id: int, last_used_at: datetime
+) -> User:
+    """The user of a living session; the request's state then knows them too."""
     state = request_state.of(request)
-    state.viewer = viewer = Viewer.of(row.user)
-    state.caller = Caller.of(row.user)
-    state.session_id = row.id
+    state.viewer = viewer = Viewer.of(user)
+    state.caller = Caller.of(user)
+    state.session_id = session_id
     if settings.site.session_cookie not in request.cookies:
         state.adopted = token
     state.still_in = lambda later: _is_still(sessions.find(later, token=token, settings=settings), viewer)
-    if sessions.is_stale(row):
-        state.note_use = lambda later: sessions.touch(later, session_id=row.id, settings=settings)
-    return row.user
+    if sessions.is_stale(last_used_at):
+        state.note_use = lambda later: sessions.touch(later, session_id=session_id, settings=settings)
+    return user
 
 
 def token_user(
@@ -84,7 +90,7 @@ def looked_up(request: Request, session: Session, engine: Engine, look: Callable
     may write isn't a reason to keep others from writing. The rows that it finds are then still to be merged."""
     if request.method in ("GET", "HEAD"):
         return look(session)
-    with read_session(engine) as looking:
+    with look_session(engine) as looking:
         return look(looking)
 
 
@@ -175,7 +181,7 @@ async def _api_caller(request: Request, _: ApiNarrowUserDep) -> Caller:
 def _api_caller_apart(
     request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted, bearer: BearerDep
 ) -> Caller:
-    with read_session(engine) as session:
+    with look_session(engine) as session:
         token_user(request, session, settings, bearer)
     return caller_of(request)
 
@@ -198,14 +204,14 @@ BrowserSessionDep = Annotated[int, Depends(_browser_session)]
 
 
 def _admin_apart(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> User:
-    with read_session(engine) as session:
+    with look_session(engine) as session:
         return check_second_factor(request, allowed(signed_in_user(request, session, settings), ADMINS))
 
 
 def _api_admin_apart(
     request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted, bearer: BearerDep
 ) -> User:
-    with read_session(engine) as session:
+    with look_session(engine) as session:
         user = token_user(request, session, settings, bearer)
     if caller_of(request).token_id is not None:
         raise NotAllowed("This token is for some projects only.", "Use one that isn't narrowed to projects.")
@@ -226,7 +232,7 @@ class Browser:
 
 
 def _browser(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> Browser:
-    with read_session(engine) as session:
+    with look_session(engine) as session:
         user = check_second_factor(request, allowed(signed_in_user(request, session, settings), EVERYBODY))
     session_id = request_state.of(request).session_id
     assert session_id is not None  # a page's user always comes with one

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import read_session, write_session
+from app.db import look_session, write_session
 from app.errors import NotAllowed
 from app.models import Project, ProjectRole, User
 from app.services.accounts import access
@@ -25,11 +25,12 @@ from app.web.deps.people import (
     allowed,
     caller_of,
     check_second_factor,
+    known_by,
     looked_up,
-    signed_in_user,
     token_user,
 )
 from app.web.deps.work import BearerDep, EngineDep, SessionDep, SettingsDep, UseNoted, client_address
+from app.web.request_state import session_token
 
 # What may be done in an archived project: bring it back, delete it, end what still runs.
 OPEN_WHILE_ARCHIVED = ("/archive", "/bring-back", "/delete", "/cancel", "/stop")
@@ -48,13 +49,32 @@ class Here:
         return Here(session.merge(self.project, load=False), session.merge(self.user, load=False), self.role)
 
 
-def _here(request: Request, session: Session, user: User | None, least: ProjectRole) -> Here:
+def _arrived(request: Request, session: Session, settings: Settings, least: ProjectRole) -> Here:
+    """Who the browser's cookie speaks for, in the project of the address. One query. Raises as `_here`."""
+    token = session_token(request, settings.site)
+    of, value = _address(request)
+    arrived = access.arrive(session, token=token, of=of, value=value, settings=settings) if token else None
+    if token is None or arrived is None:
+        return _here(request, session, None, least)
+    session_id, last_used_at, user, place = arrived
+    return _here(request, session, known_by(request, settings, token, user, session_id, last_used_at), least, place)
+
+
+def _address(request: Request) -> tuple[str, str]:
+    """The value in the address that leads to its project, after its name."""
+    ((of, value),) = [(name, value) for name, value in request.path_params.items() if name in access.OF]
+    return of, value
+
+
+def _here(
+    request: Request, session: Session, user: User | None, least: ProjectRole, place: access.Place | None = None
+) -> Here:
     """Raises NotFound where the project is hidden or isn't there, NotAllowed where the role doesn't do, ProjectArchived for a
     change of an archived one."""
     user = check_second_factor(request, allowed(user, EVERYBODY))
     state, caller = request_state.of(request), caller_of(request)
-    ((of, value),) = [(name, value) for name, value in request.path_params.items() if name in access.OF]
-    project, role = access.get(session, caller=caller, of=of, value=value)
+    of, value = _address(request)
+    project, role = access.get(session, caller=caller, of=of, value=value, place=place)
     require(role, least)
     if request.method not in ("GET", "HEAD") and not request.url.path.endswith(OPEN_WHILE_ARCHIVED):
         access.require_open(project)
@@ -98,7 +118,7 @@ def require(role: ProjectRole, least: ProjectRole) -> None:
 def _here_guard(least: ProjectRole) -> Callable[..., Here]:
     def here(request: Request, session: SessionDep, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> Here:
         def look(looking: Session) -> Here:
-            return _here(request, looking, signed_in_user(request, looking, settings), least)
+            return _arrived(request, looking, settings, least)
 
         return looked_up(request, session, engine, look).within(session)
 
@@ -122,15 +142,15 @@ def _uploader_guard(least: ProjectRole) -> Callable[..., Here]:
     writer at a time."""
 
     def uploader(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted) -> Here:
-        with read_session(engine) as session:
-            return _here(request, session, signed_in_user(request, session, settings), least)
+        with look_session(engine) as session:
+            return _arrived(request, session, settings, least)
 
     return uploader
 
 
 def _api_uploader_guard(least: ProjectRole) -> Callable[..., Here]:
     def uploader(request: Request, engine: EngineDep, settings: SettingsDep, _: UseNoted, bearer: BearerDep) -> Here:
-        with read_session(engine) as session:
+        with look_session(engine) as session:
             return _here(request, session, token_user(request, session, settings, bearer), least)
 
     return uploader
@@ -160,8 +180,8 @@ class Work:
     @contextmanager
     def writing(self, least: ProjectRole = ProjectRole.EVALUATOR) -> Iterator[tuple[Session, Here]]:
         """(the unit of work, who asks where). Committed at its end: render what it gives after that."""
-        with read_session(self.engine) as looking:
-            here = _here(self.request, looking, signed_in_user(self.request, looking, self.settings), least)
+        with look_session(self.engine) as looking:
+            here = _arrived(self.request, looking, self.settings, least)
         with write_session(self.engine) as session:
             session.info["address"] = client_address(self.request)
             session.add_all((here.project, here.user))  # the session that found them is over
