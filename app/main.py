@@ -9,6 +9,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -111,6 +112,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.import_places = ImportPlaces(settings.data_dir / "importing")
     app.state.metrics = Metrics(settings, app.state.engine)
     failures.install(app)
+    app.router.routes.append(Route(compare.JUDGE.path, compare.JUDGE, methods=["POST"], include_in_schema=False))
     for page in PAGES:
         app.include_router(page.router, include_in_schema=False)
     app.include_router(api.router)

@@ -1,9 +1,8 @@
 """The comparison desk: one pair, one choice, the next pair in the same reply."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
@@ -13,7 +12,8 @@ from app.models import Guideline, Judgment, Project, User
 from app.services.collecting import desk, guidelines, judgments, listing
 from app.services.collecting.desk import ShownPair
 from app.services.collecting.listing import Progress
-from app.web.deps import WorkDep
+from app.web.deps import Work, WorkDep
+from app.web.direct import Direct
 from app.web.templating import PageResponse, is_fragment, redirect, render
 
 router = APIRouter()
@@ -75,11 +75,13 @@ def show(request: Request, work: WorkDep, edit: int | None = None) -> Response:
     return render(request, "collecting/compare/show.html", page).make()
 
 
-@router.post("/projects/{slug}/compare")
-def judge(request: Request, work: WorkDep, form: Annotated[JudgmentForm, Form()]) -> Response:
+def judge(request: Request, work: Work, form: JudgmentForm) -> Response:
     with work.writing() as (session, here):
         response = _judged(request, session, here.project, here.user, form)
     return response.make() if isinstance(response, PageResponse) else response
+
+
+JUDGE = Direct("/projects/{slug}/compare", JudgmentForm, judge)
 
 
 @router.post("/projects/{slug}/compare/undo")

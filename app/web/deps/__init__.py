@@ -43,7 +43,17 @@ from app.web.deps.projects import (
     project_to_train,
     require,
 )
-from app.web.deps.work import BearerDep, EngineDep, RowId, SessionDep, SettingsDep, StorageDep, UseNoted, client_address
+from app.web.deps.work import (
+    BearerDep,
+    EngineDep,
+    RowId,
+    SessionDep,
+    SettingsDep,
+    StorageDep,
+    UseNoted,
+    client_address,
+    note_use,
+)
 
 __all__ = [
     "AdminApartDep",
@@ -84,6 +94,7 @@ __all__ = [
     "Work",
     "WorkDep",
     "client_address",
+    "note_use",
     "parent_to_train",
     "project_to_train",
     "require",

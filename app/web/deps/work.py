@@ -70,18 +70,22 @@ def _session(
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
 
-async def _note_use(request: Request, engine: EngineDep) -> AsyncIterator[None]:
+async def note_use(request: Request) -> None:
     """After the reply: writes down that the session or token was used, if that is due (once a minute)."""
-    yield
     due = request_state.of(request).note_use
     if due is None:
         return
     turns: Turns = request.app.state.turns
     try:
         async with turns.one(client_of(request.scope)):  # the request's own turn ended when its answer began
-            await run_in_threadpool(_write, engine, due)
+            await run_in_threadpool(_write, request.app.state.engine, due)
     except (SQLAlchemyError, ServerFull):  # an answered request doesn't fail over a note lost to a busy database
         log.warning("couldn't note the use of a session", exc_info=True)
+
+
+async def _note_use(request: Request) -> AsyncIterator[None]:
+    yield
+    await note_use(request)
 
 
 def _write(engine: Engine, change: Callable[[Session], None]) -> None:
