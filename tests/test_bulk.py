@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, String, select
+import pytest
+from sqlalchemy import BigInteger, String, select, text
 from sqlalchemy.orm import Session
 
-from app.bulk import AT_ONCE, among, given, insert_rows, next_ids
+from app.bulk import AT_ONCE, PAGES_KIB, among, given, insert_rows, next_ids, room
 from app.models import Project, Prompt, Response, SourceKind, Split, User
 
 TEXTS = ["plain", "tab\tline\nreturn\r", "back\\slash \\N \\.", "quote ' \" ,", "umlaut ä € \U0001f600", ""]
@@ -128,3 +129,12 @@ def test_rows_are_found_by_any_number_of_values(session: Session) -> None:
     assert session.scalars(both).all() == [number]
     nothing = given(session, [], one=BigInteger, two=String)
     assert session.execute(select(nothing.c.one)).all() == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_connection_has_more_pages_for_many_rows_alone(session: Session) -> None:
+    pages = text("PRAGMA cache_size")
+    before = session.scalar(pages)
+    with room(session):
+        assert session.scalar(pages) == -PAGES_KIB != before
+    assert session.scalar(pages) == before

@@ -152,7 +152,7 @@ def _store(engine: Engine, import_id: int, project_id: int, batch: Batch) -> Imp
     while len(parsed) > (at_once := _pairs_at_once(engine)):
         looked = storing.look(engine, project_id=project_id, parsed=parsed[:at_once], worded=worded)
         writer.give_way()
-        with write_session(engine) as session:
+        with write_session(engine) as session, bulk.room(session):
             storing.store(session, session.get_one(Import, import_id), looked, outcome)
         parsed = parsed[at_once:]
         writer.give_way()
@@ -162,7 +162,8 @@ def _store(engine: Engine, import_id: int, project_id: int, batch: Batch) -> Imp
     with write_session(engine) as session:
         row = session.get_one(Import, import_id)
         if parsed:
-            storing.store(session, row, looked, outcome)
+            with bulk.room(session):
+                storing.store(session, row, looked, outcome)
         outcome.rejections.sort(key=lambda rejection: rejection["line"])
         row.lines += batch.lines
         row.added += outcome.added
