@@ -40,11 +40,12 @@ def main() -> None:
     kept = args.out.with_suffix(".json")
     earlier = json.loads(kept.read_text()) if args.only and kept.exists() else {}
     seconds = earlier["seconds"] if earlier.get("tokens") == args.tokens else {}
-    for setting in settings:
-        if not args.only or setting in args.only:
-            # An empty value is no number, and PyTorch's OpenMP falls back to its own.
-            long = setting == waits_long
-            seconds[setting] = child(setting.partition(",")[0], {"GOMP_SPINCOUNT": ""} if long else {})
+    # An empty value is no number, and PyTorch's OpenMP falls back to its own.
+    environments = {waits_long: {"GOMP_SPINCOUNT": ""}}
+    environments |= {f"{cores}, {spins} looks": {"GOMP_SPINCOUNT": str(spins)} for spins in args.spins}
+    for setting in dict.fromkeys([*settings, *environments]):
+        if not args.only or setting in args.only or (setting in environments and setting != waits_long):
+            seconds[setting] = child(setting.partition(",")[0], environments.get(setting, {}))
     machine = machine_facts()
     publish(args.out, {"seconds": seconds, "tokens": args.tokens, "machine": machine}, report(seconds, machine))
 
@@ -57,6 +58,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lora-r", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10, help="steps of auto beside each number of programs")
     parser.add_argument("--only", nargs="+", default=[], help="settings to measure, as the table names them")
+    parser.add_argument(
+        "--spins", nargs="+", type=int, default=[], help="how often waiting threads look, to be compared too"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/results/busy_machine"))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,6 +1,6 @@
 """Tokens a second of `generate`, against transformers' `generate(num_return_sequences=…)` in left-padded batches, turn about.
 
-    GOMP_SPINCOUNT=800 python -m bench.generate_vs_transformers --model MODEL_FOLDER [--prompts 8] [--samples 4] [--tokens 128] [--batches 2 4 8]
+    GOMP_SPINCOUNT=10000 python -m bench.generate_vs_transformers --model MODEL_FOLDER [--prompts 8] [--samples 4] [--tokens 128] [--batches 2 4 8]
         [--rounds 2] [--most 256] [--ended]
 
 Both answer the same prompts of the HH pairs (of up to `--most` tokens) with draws from the whole softmax, float32 on a CPU. First each

@@ -18,8 +18,9 @@ import psutil
 from worker.dpo.ground.values import changes_text, thread_changes
 
 # How often a thread looks for its next work before it sleeps. GNU's OpenMP, which PyTorch brings on Linux, looks some 300,000
-# times; of the counts tried (`bench.busy_machine`) this one costs least alone and beside other programs.
-SPINS = "800"
+# times. Where to wake a thread is slow, as in a virtual machine, 800 make a step 1.4 times as long; where another program has a core,
+# two threads that look longer lose more, and one thread is the faster (`bench.busy_machine --spins`).
+SPINS = "10000"
 # Cores that others may keep busy before they count: the system itself always takes something.
 FREE = 0.25
 # A load of others, in cores, or a rate of ours, as a factor, that has changed by so much calls for a new comparison.

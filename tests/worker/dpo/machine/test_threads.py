@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from worker.dpo.ground.values import read_threads, thread_changes
-from worker.dpo.machine.threads import Chooser, Others, Threads, usable_cores
+from worker.dpo.machine.threads import SPINS, Chooser, Others, Threads, usable_cores
 
 # Work a second of 1 and of 2 threads on 2 cores, by the number of busy programs beside them.
 RATES = {0: {1: 1.0, 2: 1.8}, 1: {1: 0.98, 2: 0.85}, 2: {1: 0.65, 2: 0.85}}
@@ -148,7 +148,7 @@ def test_a_container_s_limit_counts(texts, expected, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [({}, "800"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")]
+    ("given", "expected"), [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "")]
 )
 def test_threads_spin_briefly_unless_the_environment_says_how_to_wait(given, expected):
     code = (
