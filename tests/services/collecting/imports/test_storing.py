@@ -1,6 +1,7 @@
 """One batch into a project: whose a vote is, and what contradicts what was said before."""
 
 import json
+import random
 
 import pytest
 from sqlalchemy import select
@@ -55,3 +56,35 @@ def test_a_vote_on_a_new_pair_fills_its_slot(factory: Factory, wanted: int) -> N
         assert (figures.wanted, figures.done, figures.judged) == (4 * wanted, 3, 3 if wanted == 1 else 0)
         assert (figures.offered, figures.known_offered) == ((1, 0) if wanted == 1 else (4, 2))
         assert recount.check(session) == []
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_a_file_says_of_pairs_again_and_again_slots_and_counts_agree(
+    factory: Factory, seed: int, wanted: int
+) -> None:
+    drawn = random.Random(seed)
+    project, engineer = factory.project(judgments_per_comparison=wanted), factory.engineer()
+    for _ in range(2):
+        lines = [drawn_line(drawn) for _ in range(60)]
+        load(factory, project, "\n".join(map(json.dumps, lines)).encode(), engineer)
+    with read_session(factory.engine) as session:
+        judged = set(
+            session.scalars(select(Judgment.slot_id).where(Judgment.slot_id.is_not(None), ~Judgment.superseded))
+        )
+        done = set(session.scalars(select(Slot.id).where(Slot.state == SlotState.DONE)))
+        assert done and done == judged
+        assert recount.check(session) == []
+
+
+def drawn_line(drawn: random.Random) -> dict[str, object]:
+    """One of few pairs, either way round, with or without a vote, the importing person's or somebody else's."""
+    answers = ["a", "b"]
+    if drawn.random() < 0.3:
+        answers.reverse()
+    line: dict[str, object] = {"prompt": f"q{drawn.randrange(12)}", "response_a": answers[0], "response_b": answers[1]}
+    if drawn.random() < 0.7:
+        line["winner"] = drawn.choice(["a", "b", "tie", "skip"])
+    if drawn.random() < 0.4:
+        line["judge"] = drawn.choice(["Ada", "Bo", "Cy"])
+    return line
