@@ -10,6 +10,12 @@ from app import writer
 from app.web.turns import Turns
 
 
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is being answered but whom a test says."""
+    monkeypatch.setattr(writer.Answering, "count", 0)
+
+
 def test_who_works_long_waits_until_nobody_is_being_answered() -> None:
     went_on = threading.Event()
 
