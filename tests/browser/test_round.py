@@ -39,7 +39,7 @@ TELLS = re.compile(r"evaluation|verdict|checkpoint|opponent|smollm|generation|bl
 QUESTIONS = [
     f"Write one short sentence about {what}."
     for what in (
-        "rain", "bread", "trains", "chess", "rivers", "winter", "tea", "bicycles",
+        "rain", "bread", "trains", "apples", "rivers", "winter", "tea", "bicycles",
         "moss", "clocks", "paper", "bees", "salt", "bridges", "wool", "lamps",
     )
 ]  # fmt: skip
