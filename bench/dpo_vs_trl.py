@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from bench.machine import HH_FILE, choose_pairs, machine_facts, publish, write_rows
+from bench.machine import HH_FILE, choose_pairs, fastest, machine_facts, publish, write_rows
 from worker.dpo.data.pairs import TokenPair
 from worker.dpo.data.reading import load_dataset
 from worker.dpo.ground.matmul import product
@@ -327,14 +327,8 @@ def matmul_rates(model: str, dtype: torch.dtype, *, tokens: int = 1024, repeats:
                 else (lambda x=x, w=weight: product(x, w)),
                 (lambda g=g, w=weight: g @ w) if name == "torch" else (lambda g=g, w=weight: product(g, w.t())),
             ):
-                call()
-                times = []
-                for _ in range(repeats):
-                    started = time.perf_counter()
-                    call()
-                    times.append(time.perf_counter() - started)
                 flops += 2 * tokens * out * into
-                seconds += min(times)
+                seconds += fastest(call, repeats)
         rates[name] = flops / seconds / 1e9
     return rates
 

@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import random
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -77,6 +79,17 @@ def mean_tokens(path: Path, model: str) -> dict[str, float]:
     pairs = load_dataset(path, AutoTokenizer.from_pretrained(model), max_length=None).pairs
     sides = {"prompt": "prompt_ids", "chosen": "chosen_ids", "rejected": "rejected_ids"}
     return {name: round(fmean(len(getattr(pair, ids)) for pair in pairs), 1) for name, ids in sides.items()}
+
+
+def fastest(call: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of so many calls, after one that warms up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 def publish(out: Path, result: dict[str, Any], text: str) -> None:

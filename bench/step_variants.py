@@ -12,7 +12,7 @@ Each figure is the fastest of two steps a round, over all rounds. Writes OUT.jso
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from transformers import AutoConfig
 
 from bench import step_profile
-from bench.machine import HH_FILE, machine_facts, publish
+from bench.machine import HH_FILE, fastest, machine_facts, publish
 from worker.dpo.ground.matmul import product
 from worker.dpo.ground.memory import keep_freed_memory
 from worker.dpo.model import pointwise
@@ -117,16 +117,6 @@ def rate(model: str, tokens: int, dtype: torch.dtype, *, same: bool, repeats: in
 
     flops = 4 * tokens * count * sum(out * into for out, into in shapes)
     return flops / fastest(all_products, repeats) / 1e9
-
-
-def fastest(call: Callable[[], None], repeats: int) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def report(result: dict[str, Any]) -> str:
